@@ -1,0 +1,1 @@
+"""Alembic migrations, packaged so that `ratchet db upgrade` works from an installed wheel."""

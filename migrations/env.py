@@ -1,0 +1,30 @@
+"""How Alembic reaches the database: the URL comes from `store.database.alembic_config`.
+
+The `alembic` command at the desk (`alembic check`, `alembic revision --autogenerate`) reads
+`RATCHET_DATABASE_URL` through the settings instead.
+"""
+
+from alembic import context
+
+from store.database import create_database_engine
+from store.settings import load_settings
+from store.tables import Base
+
+
+def run() -> None:
+    """Migrate inside one transaction, so that a failure leaves the schema as it was."""
+    url = context.config.attributes.get("url") or load_settings().database
+    engine = create_database_engine(url, foreign_keys=False)
+    with engine.connect() as connection:
+        context.configure(
+            connection=connection,
+            target_metadata=Base.metadata,
+            render_as_batch=connection.dialect.name == "sqlite",
+            compare_server_default=True,
+        )
+        with context.begin_transaction():
+            context.run_migrations()
+    engine.dispose()
+
+
+run()

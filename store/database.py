@@ -1,0 +1,145 @@
+"""Opens the database: the engine, the session scope, and whether the schema is at head.
+
+SQLite runs in WAL mode with foreign keys on, so that readers never wait for the writer. Sessions
+are for threads: coroutines call repositories through `asyncio.to_thread`.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import create_engine, event
+from sqlalchemy.engine import Engine, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy.orm import Session, sessionmaker
+
+from store.errors import DatabaseUnavailable, SchemaNotAtHead
+
+BUSY_TIMEOUT_SECONDS = 30
+"""How long a writer waits for another before the database counts as locked."""
+
+Clock = Callable[[], datetime]
+
+
+def utc_now() -> datetime:
+    """The clock that repositories are given outside tests."""
+    return datetime.now(UTC)
+
+
+class Database:
+    """One database: hands out sessions, and knows its schema's revision."""
+
+    def __init__(self, url: str, *, clock: Clock = utc_now) -> None:
+        self.url = url
+        self.now = clock
+        self.engine = create_database_engine(url)
+        self._writers = sessionmaker(self.engine, expire_on_commit=False)
+        self._readers = sessionmaker(self.engine.execution_options(reads_only=True))
+
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        """A transaction that may write: committed at the end of the block, undone if it raises."""
+        with self._writers.begin() as session:
+            yield session
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """A transaction that only reads, and so never waits for a writer."""
+        with self._readers.begin() as session:
+            yield session
+
+    def revision(self) -> str | None:
+        """The schema's revision; None for an empty database. Raises `DatabaseUnavailable`."""
+        try:
+            with self.engine.connect() as connection:
+                return MigrationContext.configure(connection).get_current_revision()
+        except DBAPIError as error:
+            raise DatabaseUnavailable(
+                f"cannot open the database {self.engine.url!r}: {_first_line(error)}; "
+                "check RATCHET_DATABASE_URL and RATCHET_DATA_DIR"
+            ) from error
+
+    def check_at_head(self) -> None:
+        """Raise `SchemaNotAtHead` unless the schema is what this code was written for."""
+        found, head = self.revision(), head_revision()
+        if found != head:
+            raise SchemaNotAtHead(found, head)
+
+    def upgrade(self) -> None:
+        """Bring the schema to head; does nothing when it is there."""
+        if self.revision() != head_revision():
+            command.upgrade(alembic_config(self.url), "head")
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self.engine.dispose()
+
+
+def alembic_config(url: str) -> Config:
+    """Alembic's configuration, built from the installed package instead of an ini file."""
+    config = Config()
+    config.set_main_option("script_location", "migrations:")
+    config.set_main_option("path_separator", "os")
+    config.attributes["url"] = url
+    return config
+
+
+def head_revision() -> str:
+    """The newest revision that this installation knows."""
+    head = ScriptDirectory.from_config(alembic_config("")).get_current_head()
+    assert head is not None, "the package holds its migrations"
+    return head
+
+
+def create_database_engine(url: str, *, foreign_keys: bool = True) -> Engine:
+    """SQLAlchemy's engine for a URL. Raises `DatabaseUnavailable`, or makes SQLite's folder.
+
+    Migrations switch `foreign_keys` off: SQLite alters a table by dropping it, which would take
+    along every row that refers to it.
+    """
+    try:
+        parsed = make_url(url)
+        if parsed.get_backend_name() != "sqlite":
+            return create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": 10})
+        if parsed.database:
+            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+        engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_SECONDS})
+    except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
+        raise DatabaseUnavailable(
+            f"RATCHET_DATABASE_URL is not a database URL that can be used: {_first_line(error)}"
+        ) from error
+    except OSError as error:
+        raise DatabaseUnavailable(
+            f"cannot make the folder of the database: {error}; check RATCHET_DATA_DIR"
+        ) from error
+    event.listen(engine, "connect", partial(_set_pragmas, foreign_keys=foreign_keys))
+    event.listen(engine, "begin", _begin)
+    return engine
+
+
+def _set_pragmas(connection: Any, _record: object, *, foreign_keys: bool) -> None:
+    connection.isolation_level = None  # transactions are begun by _begin, not by the driver
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=FULL")  # a committed rating survives a power cut
+    cursor.execute(f"PRAGMA foreign_keys={'ON' if foreign_keys else 'OFF'}")
+    cursor.close()
+
+
+def _begin(connection: Any) -> None:
+    # A transaction that reads first and writes later would fail at once when another has written
+    # between; taking the write lock at the start makes it wait for its place instead.
+    reads_only = connection.get_execution_options().get("reads_only", False)
+    connection.exec_driver_sql("BEGIN" if reads_only else "BEGIN IMMEDIATE")
+
+
+def _first_line(error: Exception) -> str:
+    cause = getattr(error, "orig", None) or error
+    return str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__

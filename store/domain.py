@@ -1,0 +1,240 @@
+"""The words: frozen records and enums that the three packages share. Standard library only.
+
+Times are aware UTC. Text is what people wrote; token ids never leave the engine.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import IntEnum, StrEnum
+from typing import Literal, TypeAlias
+
+Role: TypeAlias = Literal["system", "user", "assistant"]
+
+TERMINAL_PERSON_ID = 0
+"""Who types in the terminal: Telegram gives no person this id."""
+
+TERMINAL_CHAT_ID = 0
+"""Where they type; no Telegram chat has this id either."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Message:
+    """One message of a prompt, as chat templates take them."""
+
+    role: Role
+    content: str
+
+
+class Access(StrEnum):
+    """What an admin decided about a person; `UNDECIDED` follows `RATCHET_ACCESS`."""
+
+    UNDECIDED = "undecided"
+    ALLOWED = "allowed"
+    DENIED = "denied"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Person:
+    """Somebody who talks to the bot. `id` is Telegram's user id, or `TERMINAL_PERSON_ID`."""
+
+    id: int
+    name: str
+    access: Access
+    opted_out: bool
+    """Nothing they wrote or rated may be trained on."""
+    first_seen: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a conversation is held: a Telegram chat and, in a forum, its topic (0 elsewhere)."""
+
+    chat_id: int
+    thread_id: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conversation:
+    """A stretch of turns in one place that share a history; `/new` starts the next."""
+
+    id: int
+    place: Place
+    started_at: datetime
+
+
+class TurnState(StrEnum):
+    """How far a turn got; only `FINAL` turns are history."""
+
+    PENDING = "pending"
+    FINAL = "final"
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+
+
+class FinishReason(StrEnum):
+    """Why the engine stopped writing."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Passage:
+    """A chunk that was retrieved for a question."""
+
+    chunk_id: int
+    document_id: int
+    title: str
+    section: str
+    """The headings above it joined with " › "; "" where there are none."""
+    text: str
+    score: float
+    """Cosine similarity to the question, −1 to 1."""
+
+    @property
+    def source(self) -> str:
+        """Title and section, as people are shown them."""
+        return f"{self.title} › {self.section}" if self.section else self.title
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """One question and its reply, with everything that went into the reply."""
+
+    id: int
+    conversation_id: int
+    place: Place
+    person_id: int
+    state: TurnState
+    question: str
+    """What the person wrote."""
+    messages: tuple[Message, ...]
+    """The prompt exactly as the model was given it; empty until it is built."""
+    completion: str
+    adapter: str | None
+    """The adapter's content name; None is the base model."""
+    model: str
+    sampling: Mapping[str, object]
+    passages: tuple[Passage, ...]
+    prompt_tokens: int
+    completion_tokens: int
+    seconds: float
+    finish_reason: FinishReason | None
+    regenerates_id: int | None
+    """The turn whose question this one answers again."""
+    created_at: datetime
+
+
+class Rating(IntEnum):
+    """A thumb."""
+
+    UP = 1
+    DOWN = -1
+
+
+class RatingSource(StrEnum):
+    """By which way a rating came."""
+
+    BUTTON = "button"
+    REACTION = "reaction"
+    TERMINAL = "terminal"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Feedback:
+    """One person's last word on one turn."""
+
+    turn_id: int
+    person_id: int
+    rating: Rating
+    source: RatingSource
+    created_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tally:
+    """How many people rated a turn each way."""
+
+    up: int = 0
+    down: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Correction:
+    """What a reply should have been, by one person."""
+
+    id: int
+    turn_id: int
+    person_id: int
+    text: str
+    created_at: datetime
+
+
+class SentKind(StrEnum):
+    """What a Telegram message of the bot is to its turn."""
+
+    REPLY = "reply"
+    CORRECTION_PROMPT = "correction_prompt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Document:
+    """A file in the knowledge base. `name` tells versions of one file from other files."""
+
+    id: int
+    name: str
+    title: str
+    media_type: str
+    sha256: str
+    size_bytes: int
+    chunks: int
+    indexed: bool
+    """Whether its chunks are in the index that is in use now."""
+    added_by: int
+    created_at: datetime
+
+
+class AddOutcome(StrEnum):
+    """What became of a document that was handed in."""
+
+    ADDED = "added"
+    REPLACED = "replaced"
+    UNCHANGED = "unchanged"
+
+
+class AdapterStatus(StrEnum):
+    """Where a version stands; at most one is active."""
+
+    CANDIDATE = "candidate"
+    ACTIVE = "active"
+    RETIRED = "retired"
+    REJECTED = "rejected"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapter:
+    """A LoRA adapter, known by its content: `a<sequence>-<first 8 hex of sha256>`."""
+
+    name: str
+    sha256: str
+    """Of its weights and configuration; checked at every load."""
+    base_model: str
+    path: str
+    run_id: int | None
+    status: AdapterStatus
+    metrics: Mapping[str, object]
+    created_at: datetime
+
+
+class RunStatus(StrEnum):
+    """The life of a training run."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    PROMOTED = "promoted"
+    REJECTED = "rejected"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    SKIPPED = "skipped"

@@ -1,0 +1,113 @@
+"""What can go wrong in the store.
+
+    StoreError
+    ├── SettingsError             a setting that cannot be used
+    ├── SchemaNotAtHead           the database needs `ratchet db upgrade`
+    ├── DatabaseUnavailable       the database cannot be opened or reached
+    ├── TurnNotFound              no such turn, or not one this chat may touch
+    ├── DocumentError
+    │   ├── UnsupportedDocument   a type that nothing here reads
+    │   ├── UnreadableDocument    damaged, encrypted, or not what its name says
+    │   ├── EmptyDocument         nothing in it to read
+    │   ├── DocumentTooLarge      more than the limits allow, packed or unpacked
+    │   └── DocumentNotFound      no such document
+    ├── EmbedderNotFound          no sentence embedder under that name
+    ├── IndexUnavailable          Chroma cannot be opened, reached or read
+    ├── IndexInUse                another process has the embedded index open
+    └── AdapterError
+        ├── AdapterNotFound       no such adapter
+        └── AdapterDamaged        its files are not what its name says
+
+Every message names the thing and says what to do about it, in one line.
+"""
+
+
+class StoreError(Exception):
+    """Base of everything the store raises on purpose."""
+
+
+class SettingsError(StoreError):
+    """A setting that cannot be used."""
+
+
+class SchemaNotAtHead(StoreError):
+    """The database was made by another version of the schema."""
+
+    def __init__(self, found: str | None, head: str) -> None:
+        super().__init__(
+            f"the database schema is at {found or 'nothing'}, this version needs {head}: "
+            "run `ratchet db upgrade`"
+        )
+
+
+class DatabaseUnavailable(StoreError):
+    """The database cannot be opened or reached."""
+
+
+class TurnNotFound(StoreError):
+    """No such turn, or not one that this chat may touch."""
+
+    def __init__(self, turn_id: int) -> None:
+        super().__init__(f"there is no turn {turn_id} here")
+
+
+class DocumentError(StoreError):
+    """A document that cannot be taken in; the message is fit to be shown to whoever sent it."""
+
+
+class UnsupportedDocument(DocumentError):
+    """A type that nothing here reads."""
+
+
+class UnreadableDocument(DocumentError):
+    """Damaged, encrypted, or not what its name says."""
+
+
+class EmptyDocument(DocumentError):
+    """Nothing in it to read."""
+
+
+class DocumentTooLarge(DocumentError):
+    """More than the limits allow, packed or unpacked."""
+
+
+class DocumentNotFound(DocumentError):
+    """No such document."""
+
+    def __init__(self, document_id: int) -> None:
+        super().__init__(
+            f"there is no document {document_id}: `ratchet knowledge list` shows what there is"
+        )
+
+
+class EmbedderNotFound(StoreError):
+    """No sentence embedder under that name."""
+
+
+class IndexUnavailable(StoreError):
+    """Chroma cannot be opened, reached or read."""
+
+
+class IndexInUse(StoreError):
+    """Another process has the embedded index open; it is not safe to open it twice."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(
+            f"the knowledge index in {path} is open in another process; "
+            "leave the work to that one, or set RATCHET_CHROMA_URL to share a Chroma server"
+        )
+
+
+class AdapterError(StoreError):
+    """An adapter that cannot be used."""
+
+
+class AdapterNotFound(AdapterError):
+    """No such adapter."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"there is no adapter {name}")
+
+
+class AdapterDamaged(AdapterError):
+    """Its files are not what its name says."""

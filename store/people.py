@@ -1,0 +1,171 @@
+"""Who talks to the bot: names, access, consent to training, and what is held about them.
+
+A person's rows are theirs: `export` gives all of them, `erase` takes all of them out. Other
+people's turns in a group keep their own words; what an erased person wrote is blanked in the
+prompts that those turns were served with.
+"""
+
+from typing import Any
+
+from sqlalchemy import Select, delete, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from store.database import Database
+from store.domain import Access, Person
+from store.tables import (
+    ConversationRow,
+    CorrectionRow,
+    FeedbackRow,
+    PersonRow,
+    TurnRow,
+)
+
+ERASED = "[erased]"
+"""Stands in other people's served prompts where an erased person's words were."""
+
+
+class People:
+    """The people of one database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def see(self, person_id: int, name: str) -> Person:
+        """The person, remembered from now on if they are new; a changed name is kept."""
+        known = self.find(person_id)
+        if known is not None and known.name == name:
+            return known
+        try:
+            with self._database.session() as session:
+                return _person(self._upsert(session, person_id, name))
+        except IntegrityError:  # somebody else remembered them in the same moment
+            with self._database.session() as session:
+                return _person(self._upsert(session, person_id, name))
+
+    def find(self, person_id: int) -> Person | None:
+        """The person, if they were ever seen."""
+        with self._database.reading() as session:
+            row = session.get(PersonRow, person_id)
+            return _person(row) if row else None
+
+    def decide(self, person_id: int, access: Access) -> Person:
+        """Record an admin's decision, also about somebody who has not written yet."""
+        with self._database.session() as session:
+            row = self._upsert(session, person_id, None)
+            row.access = access
+            return _person(row)
+
+    def opt_out(self, person_id: int, opted_out: bool) -> Person:
+        """Keep what they write and rate out of training, or let it in again."""
+        with self._database.session() as session:
+            row = self._upsert(session, person_id, None)
+            row.opted_out = opted_out
+            return _person(row)
+
+    def export(self, person_id: int) -> dict[str, Any]:
+        """Everything that is held about them, as plain JSON values."""
+        with self._database.reading() as session:
+            row = session.get(PersonRow, person_id)
+            return {
+                "person": _plain(row) if row else None,
+                "turns": _all(session, select(TurnRow).where(TurnRow.person_id == person_id)),
+                "feedback": _all(
+                    session, select(FeedbackRow).where(FeedbackRow.person_id == person_id)
+                ),
+                "corrections": _all(
+                    session, select(CorrectionRow).where(CorrectionRow.person_id == person_id)
+                ),
+            }
+
+    def erase(self, person_id: int) -> int:
+        """Delete their turns, ratings and corrections, and what others said of those turns.
+
+        What an admin decided about them stays, without their name, so that erasing is no way
+        around a denial; so does their wish not to be trained on. Returns the number of turns.
+        """
+        with self._database.session() as session:
+            turns = session.scalars(select(TurnRow).where(TurnRow.person_id == person_id)).all()
+            _blank(session, turns)
+            conversations = {turn.conversation_id for turn in turns}
+            for row in turns:
+                session.delete(row)
+            for table in (FeedbackRow, CorrectionRow):
+                session.execute(delete(table).where(table.person_id == person_id))
+            session.flush()
+            self._forget_person(session, person_id)
+            _drop_empty(session, conversations)
+            return len(turns)
+
+    def _upsert(self, session: Session, person_id: int, name: str | None) -> PersonRow:
+        row = session.get(PersonRow, person_id)
+        if row is None:
+            row = PersonRow(
+                id=person_id,
+                name=name or "",
+                access=Access.UNDECIDED,
+                opted_out=False,
+                first_seen=self._database.now(),
+            )
+            session.add(row)
+        elif name is not None:
+            row.name = name
+        session.flush()
+        return row
+
+    @staticmethod
+    def _forget_person(session: Session, person_id: int) -> None:
+        person = session.get(PersonRow, person_id)
+        if person is None:
+            return
+        if person.access == Access.UNDECIDED and not person.opted_out:
+            session.delete(person)
+        else:
+            person.name = ""
+
+
+def _blank(session: Session, erased: Any) -> None:
+    words = {text for turn in erased for text in (turn.question, turn.completion) if text}
+    ids = {turn.id for turn in erased}
+    conversations = {turn.conversation_id for turn in erased}
+    if not words:
+        return
+    others = session.scalars(
+        select(TurnRow).where(TurnRow.conversation_id.in_(conversations), TurnRow.id.not_in(ids))
+    )
+    for turn in others:
+        turn.messages = [
+            {**message, "content": ERASED} if message["content"] in words else message
+            for message in turn.messages
+        ]
+
+
+def _drop_empty(session: Session, conversation_ids: set[int]) -> None:
+    kept = select(TurnRow.conversation_id).where(TurnRow.conversation_id.in_(conversation_ids))
+    session.execute(
+        delete(ConversationRow).where(
+            ConversationRow.id.in_(conversation_ids), ConversationRow.id.not_in(kept)
+        )
+    )
+
+
+def _all(session: Session, query: Select[Any]) -> list[dict[str, Any]]:
+    return [_plain(row) for row in session.scalars(query)]
+
+
+def _plain(row: Any) -> dict[str, Any]:
+    values = {column.name: getattr(row, column.name) for column in row.__table__.columns}
+    return {
+        name: value.isoformat() if hasattr(value, "isoformat") else value
+        for name, value in values.items()
+    }
+
+
+def _person(row: PersonRow) -> Person:
+    return Person(
+        id=row.id,
+        name=row.name,
+        access=Access(row.access),
+        opted_out=row.opted_out,
+        first_seen=row.first_seen,
+    )

@@ -1,0 +1,163 @@
+"""Every setting, read once at start-up from `RATCHET_*` variables or a `.env` file.
+
+`.env.example` lists them with their defaults and one line of meaning; a test keeps the two equal.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from store.errors import SettingsError
+
+DEFAULT_SYSTEM_PROMPT = "You are a helpful assistant. Answer briefly and plainly."
+
+
+class Settings(BaseSettings):
+    """Field names are the variables' names in lower case, without the prefix."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="RATCHET_", env_file=".env", extra="forbid", frozen=True, env_ignore_empty=True
+    )
+
+    data_dir: Path = Field(
+        Path("data"), description="Folder for the database, the index, models and adapters."
+    )
+    database_url: str = Field(
+        "",
+        description="SQLAlchemy URL; empty is SQLite in the data folder. Postgres: postgresql://",
+    )
+    chroma_url: str = Field(
+        "", description="A Chroma server, such as http://127.0.0.1:8000; empty is the embedded one."
+    )
+
+    model: str = Field(
+        "starter", description="starter, a Hugging Face id, or a folder with a causal chat model."
+    )
+    embedder: str = Field(
+        "starter", description="starter, or a sentence-transformers id or folder."
+    )
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        "auto", description="Where the model runs; auto takes cuda, then mps, then cpu."
+    )
+    queue_size: int = Field(
+        64, ge=1, le=10_000, description="Replies that may wait for the model before it is busy."
+    )
+
+    system_prompt: str = Field(
+        DEFAULT_SYSTEM_PROMPT, description="What the model is told before every conversation."
+    )
+    prompt_tokens: int = Field(
+        2048, ge=256, description="Tokens of history, passages and question; oldest turns go first."
+    )
+    max_new_tokens: int = Field(400, ge=1, description="Tokens that a reply may have.")
+    temperature: float = Field(
+        0.3, ge=0, le=2, description="Sampling temperature; 0 always takes the likeliest token."
+    )
+    top_p: float = Field(
+        0.9, gt=0, le=1, description="Nucleus sampling: share of probability kept."
+    )
+    repetition_penalty: float = Field(
+        1.1, ge=1, le=2, description="Above 1 makes a model repeat itself less; 1 is off."
+    )
+
+    passages: int = Field(3, ge=0, le=20, description="Passages put in a prompt at most.")
+    passage_floor: float = Field(
+        0.4, ge=-1, le=1, description="Cosine similarity below which a passage does not fit."
+    )
+
+    telegram_token: SecretStr | None = Field(
+        None, description="From @BotFather; without it Ratchet talks in the terminal."
+    )
+    telegram_api_url: str = Field(
+        "https://api.telegram.org", description="A self-hosted Bot API server, if you run one."
+    )
+    telegram_file_url: str = Field(
+        "", description="Where that server gives files; empty derives it from the API URL."
+    )
+    webhook_url: str = Field(
+        "", description="Public https URL that Telegram posts updates to; empty is polling."
+    )
+    webhook_listen: str = Field(
+        "127.0.0.1:8443", description="Address and port the webhook listens on, behind your proxy."
+    )
+    webhook_secret: SecretStr | None = Field(
+        None, description="Shared with Telegram so that nobody else can post updates."
+    )
+    admins: Annotated[frozenset[int], NoDecode] = Field(
+        frozenset(), description="Telegram user ids of the admins, separated by commas."
+    )
+    access: Literal["open", "allowlist"] = Field(
+        "open", description="Who may talk: everybody not denied, or only those allowed."
+    )
+    positive_reactions: str = Field(
+        "👍❤🔥🥰👏😁🎉🤩🙏👌😍💯🤣⚡🏆🤗🫡😘🆒", description="Reactions that count as 👍."
+    )
+    negative_reactions: str = Field(
+        "👎🤬😢🤮💩🥱😡🤡💔🖕🤨😐🥴", description="Reactions that count as 👎."
+    )
+
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="How much is logged."
+    )
+
+    @field_validator("admins", mode="before")
+    @classmethod
+    def _split_admins(cls, value: object) -> object:
+        return value.replace(",", " ").split() if isinstance(value, str) else value
+
+    @field_validator("webhook_listen")
+    @classmethod
+    def _has_a_port(cls, value: str) -> str:
+        host, _, port = value.rpartition(":")
+        if not host or not port.isdigit() or not 0 < int(port) < 65536:
+            raise ValueError("must be HOST:PORT, such as 127.0.0.1:8443")
+        return value
+
+    @field_validator("chroma_url", "telegram_api_url", "telegram_file_url", "webhook_url")
+    @classmethod
+    def _is_a_url(cls, value: str) -> str:
+        if value and not value.startswith(("http://", "https://")):
+            raise ValueError("must start with http:// or https://")
+        return value.rstrip("/")
+
+    @model_validator(mode="after")
+    def _webhook_has_a_secret(self) -> "Settings":
+        if self.webhook_url and self.webhook_secret is None:
+            raise ValueError("RATCHET_WEBHOOK_SECRET must be set when RATCHET_WEBHOOK_URL is")
+        return self
+
+    @property
+    def database(self) -> str:
+        """The SQLAlchemy URL in use; Postgres goes through psycopg 3."""
+        if not self.database_url:
+            return f"sqlite:///{self.data_dir.absolute() / 'ratchet.db'}"
+        for prefix in ("postgresql://", "postgres://"):
+            if self.database_url.startswith(prefix):
+                return "postgresql+psycopg://" + self.database_url.removeprefix(prefix)
+        return self.database_url
+
+    @property
+    def chroma_path(self) -> Path:
+        """Where the embedded index lies."""
+        return self.data_dir / "chroma"
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Read the settings, or raise `SettingsError` with one line that names the variable."""
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type]  # values are checked by pydantic
+    except ValidationError as error:
+        raise SettingsError("; ".join(_in_words(problem) for problem in error.errors())) from error
+
+
+def _in_words(problem: object) -> str:
+    assert isinstance(problem, dict)
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    if not problem["loc"]:
+        return message
+    name = str(problem["loc"][0]).lower().removeprefix("ratchet_")
+    if problem["type"] == "extra_forbidden":
+        return f"RATCHET_{name.upper()} in .env is not a setting; .env.example lists them"
+    return f"RATCHET_{name.upper()}: {message}"

@@ -1,0 +1,249 @@
+"""The SQL tables, and nothing else. Repositories beside this file turn rows into domain records.
+
+Rows refer to each other by id with real foreign keys; deleting a person, a conversation or a
+document takes everything that hangs on it along.
+"""
+
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.types import TypeDecorator
+
+BigId = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up only INTEGER keys
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """Aware UTC in, aware UTC out, also on SQLite, which forgets the zone."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """To UTC; a naive time is a bug of ours."""
+        if value is None:
+            return None
+        assert value.tzinfo is not None, "times are aware"
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Give the zone back."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Base(DeclarativeBase):
+    """Names constraints, so that a migration can name them too."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(column_0_label)s",
+            "uq": "uq_%(table_name)s_%(column_0_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map: ClassVar[dict[Any, Any]] = {
+        datetime: UtcDateTime(),
+        str: Text(),
+        dict[str, Any]: JSON(),
+        list[dict[str, Any]]: JSON(),
+    }
+
+
+def _id() -> Mapped[int]:
+    return mapped_column(BigId, primary_key=True, autoincrement=True)
+
+
+def _owner(target: str, *, nullable: bool = False, index: bool = True) -> Mapped[Any]:
+    return mapped_column(
+        ForeignKey(target, ondelete="CASCADE"), nullable=nullable, index=index, type_=BigId
+    )
+
+
+class PersonRow(Base):
+    """`id` is given by Telegram, never counted up here."""
+
+    __tablename__ = "people"
+    id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=False)
+    name: Mapped[str]
+    access: Mapped[str]
+    opted_out: Mapped[bool]
+    first_seen: Mapped[datetime]
+
+
+class ConversationRow(Base):
+    """The newest one in a place is the one that goes on."""
+
+    __tablename__ = "conversations"
+    __table_args__ = (Index("ix_conversations_place", "chat_id", "thread_id", "id"),)
+    id: Mapped[int] = _id()
+    chat_id: Mapped[int] = mapped_column(BigInteger)
+    thread_id: Mapped[int] = mapped_column(BigInteger)
+    started_at: Mapped[datetime]
+
+
+class TurnRow(Base):
+    """`messages`, `sampling` and `passages` are as served, whatever changes later."""
+
+    __tablename__ = "turns"
+    id: Mapped[int] = _id()
+    conversation_id: Mapped[int] = _owner("conversations.id")
+    person_id: Mapped[int] = _owner("people.id")
+    regenerates_id: Mapped[int | None] = mapped_column(
+        ForeignKey("turns.id", ondelete="SET NULL"), index=True, type_=BigId
+    )
+    state: Mapped[str]
+    question: Mapped[str]
+    messages: Mapped[list[dict[str, Any]]]
+    completion: Mapped[str]
+    adapter: Mapped[str | None] = mapped_column(index=True)
+    model: Mapped[str]
+    sampling: Mapped[dict[str, Any]]
+    passages: Mapped[list[dict[str, Any]]]
+    prompt_tokens: Mapped[int]
+    completion_tokens: Mapped[int]
+    seconds: Mapped[float]
+    finish_reason: Mapped[str | None]
+    created_at: Mapped[datetime]
+
+
+class SentMessageRow(Base):
+    """Which Telegram message shows which turn, so that a reaction or a reply finds it."""
+
+    __tablename__ = "sent_messages"
+    chat_id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    message_id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    turn_id: Mapped[int] = _owner("turns.id")
+    kind: Mapped[str]
+
+
+class FeedbackRow(Base):
+    """Every word of every person; the one with no `replaced_at` is the last."""
+
+    __tablename__ = "feedback"
+    __table_args__ = (
+        Index(
+            "uq_feedback_last_word",
+            "turn_id",
+            "person_id",
+            unique=True,
+            sqlite_where=text("replaced_at IS NULL"),
+            postgresql_where=text("replaced_at IS NULL"),
+        ),
+    )
+    id: Mapped[int] = _id()
+    turn_id: Mapped[int] = _owner("turns.id")
+    person_id: Mapped[int] = _owner("people.id")
+    rating: Mapped[int]
+    source: Mapped[str]
+    created_at: Mapped[datetime]
+    replaced_at: Mapped[datetime | None]
+
+
+class CorrectionRow(Base):
+    """What a reply should have been."""
+
+    __tablename__ = "corrections"
+    id: Mapped[int] = _id()
+    turn_id: Mapped[int] = _owner("turns.id")
+    person_id: Mapped[int] = _owner("people.id")
+    text: Mapped[str]
+    created_at: Mapped[datetime]
+
+
+class DocumentRow(Base):
+    """`indexed_in` names the index that holds its vectors; any other means it is pending."""
+
+    __tablename__ = "documents"
+    id: Mapped[int] = _id()
+    name: Mapped[str] = mapped_column(unique=True)
+    title: Mapped[str]
+    media_type: Mapped[str]
+    sha256: Mapped[str] = mapped_column(index=True)
+    size_bytes: Mapped[int]
+    indexed_in: Mapped[str | None] = mapped_column(index=True)
+    added_by: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[datetime]
+
+
+class ChunkRow(Base):
+    """A piece of a document; its id is its id in Chroma too, and is never given twice."""
+
+    __tablename__ = "chunks"
+    __table_args__ = (UniqueConstraint("document_id", "ordinal"), {"sqlite_autoincrement": True})
+    id: Mapped[int] = _id()
+    document_id: Mapped[int] = _owner("documents.id", index=False)
+    ordinal: Mapped[int]
+    section: Mapped[str]
+    text: Mapped[str]
+
+
+class RunRow(Base):
+    """A training run, from the queue to its outcome."""
+
+    __tablename__ = "training_runs"
+    id: Mapped[int] = _id()
+    status: Mapped[str] = mapped_column(index=True)
+    requested_by: Mapped[int | None] = mapped_column(BigInteger)
+    reason: Mapped[str]
+    examples: Mapped[dict[str, Any]]
+    metrics: Mapped[dict[str, Any]]
+    log: Mapped[str]
+    created_at: Mapped[datetime]
+    started_at: Mapped[datetime | None]
+    heartbeat_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+
+class AdapterRow(Base):
+    """A version; the unique index makes two active ones impossible."""
+
+    __tablename__ = "adapters"
+    __table_args__ = (
+        Index(
+            "uq_adapters_one_active",
+            "status",
+            unique=True,
+            sqlite_where=text("status = 'active'"),
+            postgresql_where=text("status = 'active'"),
+        ),
+    )
+    id: Mapped[int] = _id()
+    name: Mapped[str] = mapped_column(unique=True)
+    sha256: Mapped[str]
+    base_model: Mapped[str]
+    path: Mapped[str]
+    run_id: Mapped[int | None] = mapped_column(
+        ForeignKey("training_runs.id", ondelete="SET NULL"), type_=BigId
+    )
+    status: Mapped[str]
+    metrics: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
+
+
+class EvaluationRow(Base):
+    """What was measured of an adapter, and the gate's report on it."""
+
+    __tablename__ = "evaluations"
+    id: Mapped[int] = _id()
+    adapter_id: Mapped[int] = _owner("adapters.id")
+    run_id: Mapped[int | None] = mapped_column(
+        ForeignKey("training_runs.id", ondelete="SET NULL"), type_=BigId
+    )
+    report: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
