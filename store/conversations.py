@@ -143,14 +143,15 @@ class Conversations:
             if before is not None:
                 query = query.where(TurnRow.id < before)
             rows = session.scalars(query.limit(limit)).all()
-        replaced = {row.regenerates_id for row in rows}
-        kept = [row for row in reversed(rows) if row.id not in replaced]
+        by_root: dict[int, TurnRow] = {}
+        for row in reversed(rows):  # a later version takes the place of the one before it
+            by_root[row.regenerates_id or row.id] = row
         return tuple(
             (
                 Message(role="user", content=row.question),
                 Message(role="assistant", content=row.completion),
             )
-            for row in kept
+            for row in by_root.values()
         )
 
     def versions(self, turn_id: int) -> tuple[Turn, ...]:

@@ -1,0 +1,195 @@
+"""Answers one message: history → retrieve → prompt → generate → log. No Telegram, no torch.
+
+Invariant: the question is stored before anything is done about it, the prompt before the model
+sees it, and the reply before the caller gets it as final.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, aclosing
+from dataclasses import asdict, replace
+
+from bot.engine.base import Completion, Engine, SamplingParams
+from bot.engine.errors import EngineBusy, EngineError
+from bot.errors import BotError, ReplyFailed
+from bot.lanes import Lanes
+from bot.prompt import build_prompt
+from store.conversations import Conversations
+from store.domain import Adapter, FinishReason, Message, Passage, Place, Turn, TurnState
+from store.errors import StoreError
+from store.knowledge import Knowledge
+from store.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+REGENERATE_TEMPERATURE = 0.8
+"""Answering again at a low temperature would mostly say the same again."""
+
+
+class Chat:
+    """Answers messages of any number of people at once, in order within each place."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        conversations: Conversations,
+        knowledge: Knowledge,
+        engine: Engine,
+        choose_adapter: Callable[[], Adapter | None],
+    ) -> None:
+        self._settings = settings
+        self._conversations = conversations
+        self._knowledge = knowledge
+        self._engine = engine
+        self._choose_adapter = choose_adapter
+        self._lanes = Lanes()
+
+    def in_order(self, place: Place) -> AbstractAsyncContextManager[None]:
+        """Enter a place's lane; what is done inside waits for what came before it there."""
+        return self._lanes.enter(place)
+
+    async def start_new(self, place: Place) -> None:
+        """Begin a conversation that remembers nothing of the ones before."""
+        await asyncio.to_thread(self._conversations.start_new, place)
+
+    async def answer(
+        self, place: Place, person_id: int, question: str
+    ) -> AsyncGenerator[str | Turn, None]:
+        """Yield the reply piece by piece, then the turn as stored. To be called in order.
+
+        Raises `QuestionTooLong`, `EngineBusy` or `ReplyFailed`; the turn is then kept as failed.
+        Closing the generator cancels the reply; what there was of it is kept.
+        """
+        conversation = await asyncio.to_thread(self._conversations.current, place)
+        turn_id = await asyncio.to_thread(
+            self._conversations.begin_turn,
+            conversation.id,
+            person_id,
+            question,
+            model=self._engine.model,
+        )
+        async with aclosing(self._reply(turn_id, conversation.id, question)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    async def regenerate(self, turn: Turn, person_id: int) -> AsyncGenerator[str | Turn, None]:
+        """Answer a turn's question again, in the light of what came before it; like `answer`.
+
+        The new turn is linked to the first answer, so that a thumb on either makes a pair.
+        """
+        turn_id = await asyncio.to_thread(
+            self._conversations.begin_turn,
+            turn.conversation_id,
+            person_id,
+            turn.question,
+            model=self._engine.model,
+            regenerates_id=turn.regenerates_id or turn.id,
+        )
+        reply = self._reply(turn_id, turn.conversation_id, turn.question, again=turn)
+        async with aclosing(reply) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    async def _reply(
+        self, turn_id: int, conversation_id: int, question: str, again: Turn | None = None
+    ) -> AsyncGenerator[str | Turn, None]:
+        text = ""
+        try:
+            adapter = await self._adapter()
+            messages, sampling = await self._prepare(turn_id, conversation_id, question, again)
+            stream = self._engine.stream(messages, sampling, adapter=adapter)
+            async with aclosing(stream) as pieces:
+                async for piece in pieces:
+                    if isinstance(piece, Completion):
+                        yield await self._finish(turn_id, piece)
+                    else:
+                        text += piece
+                        yield piece
+        except (BotError, EngineBusy):
+            await self._end(turn_id, TurnState.FAILED, text)
+            raise
+        except EngineError as error:
+            await self._end(turn_id, TurnState.FAILED, text)
+            raise ReplyFailed("I could not answer that. Please try again.") from error
+        except (asyncio.CancelledError, GeneratorExit):
+            await self._end(turn_id, TurnState.CANCELLED, text)
+            raise
+
+    async def _prepare(
+        self, turn_id: int, conversation_id: int, question: str, again: Turn | None
+    ) -> tuple[tuple[Message, ...], SamplingParams]:
+        before = turn_id if again is None else again.regenerates_id or again.id
+        history = await asyncio.to_thread(
+            self._conversations.history, conversation_id, before=before
+        )
+        sampling = self._sampling(again=again is not None)
+        messages, passages = await asyncio.to_thread(
+            build_prompt,
+            system_prompt=self._settings.system_prompt,
+            history=history,
+            passages=await asyncio.to_thread(self._retrieve, question),
+            question=question,
+            count_tokens=self._engine.count_tokens,
+            budget_tokens=self._settings.prompt_tokens,
+            limit_tokens=max(1, self._engine.context_tokens - sampling.max_new_tokens),
+        )
+        await asyncio.to_thread(
+            self._conversations.record_prompt,
+            turn_id,
+            messages=messages,
+            passages=passages,
+            sampling=asdict(sampling),
+        )
+        return messages, sampling
+
+    def _retrieve(self, question: str) -> tuple[Passage, ...]:
+        settings = self._settings
+        try:
+            return self._knowledge.search(
+                question, count=settings.passages, floor=settings.passage_floor
+            )
+        except StoreError as error:
+            logger.warning("answering without sources: %s", error)
+            return ()
+
+    def _sampling(self, *, again: bool) -> SamplingParams:
+        settings = self._settings
+        sampling = SamplingParams(
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            repetition_penalty=settings.repetition_penalty,
+            max_new_tokens=min(settings.max_new_tokens, self._engine.context_tokens // 2),
+            seed=random.getrandbits(32),  # kept with the turn, so that it can be made again
+        )
+        if not again:
+            return sampling
+        return replace(sampling, temperature=max(sampling.temperature, REGENERATE_TEMPERATURE))
+
+    async def _adapter(self) -> str | None:
+        adapter = await asyncio.to_thread(self._choose_adapter)
+        if adapter is None:
+            return None
+        await self._engine.load_adapter(adapter)
+        return adapter.name
+
+    async def _finish(self, turn_id: int, completion: Completion) -> Turn:
+        cancelled = completion.finish_reason == FinishReason.CANCELLED
+        return await asyncio.to_thread(
+            self._conversations.finish_turn,
+            turn_id,
+            state=TurnState.CANCELLED if cancelled else TurnState.FINAL,
+            completion=completion.text,
+            adapter=completion.adapter,
+            prompt_tokens=completion.prompt_tokens,
+            completion_tokens=completion.completion_tokens,
+            seconds=completion.seconds,
+            finish_reason=completion.finish_reason,
+        )
+
+    async def _end(self, turn_id: int, state: TurnState, text: str) -> None:
+        await asyncio.to_thread(
+            self._conversations.finish_turn, turn_id, state=state, completion=text
+        )

@@ -1,0 +1,60 @@
+"""What can go wrong in an engine.
+
+EngineError
+├── ModelNotFound       nothing under that name, or nothing in that folder
+├── ModelUnusable       found, but not a causal chat model that can be served
+├── AdapterNotLoaded    a reply was asked of an adapter that the engine does not hold
+├── AdapterRefused      an adapter that does not fit the model, or cannot be read
+├── PromptTooLong       more tokens than the model's context
+├── EngineBusy          the queue is full
+└── EngineStopped       it was closed, or its thread died
+"""
+
+
+class EngineError(Exception):
+    """Base of everything an engine raises on purpose."""
+
+
+class ModelNotFound(EngineError):
+    """Nothing under that name, or nothing in that folder."""
+
+
+class ModelUnusable(EngineError):
+    """Found, but not a causal chat model that can be served."""
+
+
+class AdapterNotLoaded(EngineError):
+    """A reply was asked of an adapter that the engine does not hold."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"the adapter {name} is not loaded")
+
+
+class AdapterRefused(EngineError):
+    """An adapter that does not fit the model, or cannot be read."""
+
+
+class PromptTooLong(EngineError):
+    """More tokens than the model's context."""
+
+    def __init__(self, prompt_tokens: int, limit: int) -> None:
+        super().__init__(
+            f"the prompt has {prompt_tokens} tokens and the model takes {limit}: shorten it"
+        )
+        self.prompt_tokens = prompt_tokens
+        self.limit = limit
+
+
+class EngineBusy(EngineError):
+    """The queue is full."""
+
+    def __init__(self, waiting: int) -> None:
+        super().__init__(f"{waiting} replies are waiting already: try again in a moment")
+        self.waiting = waiting
+
+
+class EngineStopped(EngineError):
+    """It was closed, or its thread died."""
+
+    def __init__(self) -> None:
+        super().__init__("the engine has stopped")

