@@ -53,8 +53,8 @@ def with_passages(question: str, passages: Sequence[Passage]) -> str:
     """The question as the model reads it, with the passages before it, the best one nearest."""
     if not passages:
         return question
-    notes = "\n\n".join(f"{each.source}:\n{each.text}" for each in reversed(passages))
-    return f"Read these notes:\n\n{notes}\n\nAnswer from the notes.\n{question}"
+    text = "\n\n".join(f"{each.source}: {each.text}" for each in reversed(passages))
+    return f"Read this text:\n\n{text}\n\nUse the text to answer this question: {question}"
 
 
 def _most(upper: int, fits: Callable[[int], bool]) -> int:

@@ -186,6 +186,21 @@ class Conversations:
             row = session.get(SentMessageRow, (chat_id, message_id))
             return row.turn_id if row is not None and row.kind == kind else None
 
+    def shown_by(self, turn_id: int, chat_id: int) -> tuple[int, ...]:
+        """The Telegram messages that show a turn's reply, first to last."""
+        with self._database.reading() as session:
+            return tuple(
+                session.scalars(
+                    select(SentMessageRow.message_id)
+                    .where(
+                        SentMessageRow.turn_id == turn_id,
+                        SentMessageRow.chat_id == chat_id,
+                        SentMessageRow.kind == SentKind.REPLY,
+                    )
+                    .order_by(SentMessageRow.message_id)
+                )
+            )
+
     def count(self) -> int:
         """How many turns were finished."""
         with self._database.reading() as session:

@@ -23,14 +23,20 @@ from store.tables import ChunkRow, DocumentRow
 SPARE_HITS = 20
 """Nearest vectors asked for beyond those wanted, since some may belong to removed documents."""
 
+OVERLAP_SHARE = 6
+"""One part in so many of a chunk may repeat the end of the chunk before it."""
+
 
 class Knowledge:
     """The documents of one database, and the index over them. Any thread."""
 
-    def __init__(self, database: Database, index: ChromaIndex, embedder: Embedder) -> None:
+    def __init__(
+        self, database: Database, index: ChromaIndex, embedder: Embedder, *, chunk_chars: int
+    ) -> None:
         self._database = database
         self._index = index
         self._embedder = embedder
+        self._chunk_chars = chunk_chars
 
     def add(self, name: str, data: bytes, *, added_by: int) -> tuple[Document, AddOutcome]:
         """Take a file in. It can be found once `index_pending` has seen it.
@@ -193,7 +199,11 @@ class Knowledge:
             ChunkRow(
                 document_id=row.id, ordinal=piece.ordinal, section=piece.section, text=piece.text
             )
-            for piece in chunk(parsed)
+            for piece in chunk(
+                parsed,
+                max_chars=self._chunk_chars,
+                overlap_chars=self._chunk_chars // OVERLAP_SHARE,
+            )
         )
         session.flush()
         return row

@@ -62,9 +62,16 @@ class Settings(BaseSettings):
         1.1, ge=1, le=2, description="Above 1 makes a model repeat itself less; 1 is off."
     )
 
+    chunk_chars: int = Field(
+        240,
+        ge=80,
+        le=8000,
+        description="Characters of a passage at most; 800 suits models of 1B weights or more. "
+        "Add documents anew after a change.",
+    )
     passages: int = Field(3, ge=0, le=20, description="Passages put in a prompt at most.")
     passage_floor: float = Field(
-        0.4, ge=-1, le=1, description="Cosine similarity below which a passage does not fit."
+        0.3, ge=-1, le=1, description="Cosine similarity below which a passage does not fit."
     )
 
     telegram_token: SecretStr | None = Field(

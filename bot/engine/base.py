@@ -17,7 +17,8 @@ class SamplingParams:
     With `temperature` 0 the likeliest token is always taken and `top_p` and `seed` do nothing.
     `top_p` keeps the smallest set of tokens whose probabilities add up to it (Holtzman et al.
     2020, "The Curious Case of Neural Text Degeneration"). `repetition_penalty` divides the score
-    of tokens that were already there (Keskar et al. 2019, "CTRL"); 1 is off. The same `seed`
+    of tokens that the reply holds already (Keskar et al. 2019, "CTRL"; the prompt's do not count,
+    or a reply could not quote it); 1 is off. The same `seed`
     draws the same tokens on the same machine; None draws anew.
     """
 

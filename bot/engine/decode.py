@@ -31,16 +31,16 @@ def decode(
         generator.manual_seed(sampling.seed)
     processors = _processors(sampling)
     cache = DynamicCache(config=model.config)
-    seen = torch.tensor([list(prompt)], dtype=torch.long, device=device)  # (1, tokens)
-    step = seen
+    step = torch.tensor([list(prompt)], dtype=torch.long, device=device)  # (1, tokens)
+    written = step[:, :0]  # not the prompt: a reply has to be free to repeat what it was told
     while True:
         logits = model(input_ids=step, past_key_values=cache, logits_to_keep=1).logits
-        scores = processors(seen, logits[:, -1].float())  # type: ignore[arg-type]
+        scores = processors(written, logits[:, -1].float())  # type: ignore[arg-type]
         if sampling.temperature == 0:
             step = scores.argmax(dim=-1, keepdim=True)
         else:
             step = torch.multinomial(scores.softmax(dim=-1), 1, generator=generator)
-        seen = torch.cat([seen, step], dim=1)
+        written = torch.cat([written, step], dim=1)
         yield int(step.item())
 
 

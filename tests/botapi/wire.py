@@ -85,7 +85,7 @@ class Upload:
 
     name: str
     mime_type: str
-    data: bytes
+    data: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)

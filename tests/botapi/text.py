@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from html.parser import HTMLParser
 
-from tests.botapi_wire import JsonObject, Params, bad_request
+from tests.botapi.wire import JsonObject, Params, bad_request
 
 MAX_TEXT = 4096
 MAX_CAPTION = 1024
@@ -213,6 +213,6 @@ def _check_button(button: JsonObject) -> None:
         raise bad_request(
             "can't parse inline keyboard button: Text buttons are unallowed in the inline keyboard"
         )
-    if "callback_data" in button:
-        if not 1 <= len(str(button["callback_data"]).encode()) <= MAX_CALLBACK_BYTES:
-            raise bad_request("BUTTON_DATA_INVALID")
+    data = button.get("callback_data")
+    if data is not None and not 1 <= len(str(data).encode()) <= MAX_CALLBACK_BYTES:
+        raise bad_request("BUTTON_DATA_INVALID")

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from tests.botapi_wire import JsonObject
+from tests.botapi.wire import JsonObject
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,178 @@
+"""The composition root: the only place in `bot/` that builds things."""
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+
+from bot.chat import Chat
+from bot.engine.base import Engine
+from bot.indexer import Indexer
+from bot.status import StatusReader
+from store.adapters import Adapters
+from store.conversations import Conversations
+from store.database import Database
+from store.domain import Adapter
+from store.embedder import SentenceEmbedder
+from store.feedback import FeedbackBook
+from store.index import ChromaIndex
+from store.knowledge import Knowledge
+from store.people import People
+from store.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+COLLECTION = "ratchet-chunks"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Store:
+    """Everything that keeps; enough for commands that need no model."""
+
+    settings: Settings
+    database: Database
+    people: People
+    conversations: Conversations
+    feedback: FeedbackBook
+    knowledge: Knowledge
+    adapters: Adapters
+
+    @property
+    def status(self) -> StatusReader:
+        """Reads how things are."""
+        return StatusReader(
+            settings=self.settings,
+            database=self.database,
+            conversations=self.conversations,
+            feedback=self.feedback,
+            knowledge=self.knowledge,
+            adapters=self.adapters,
+        )
+
+
+@contextmanager
+def open_store(settings: Settings) -> Iterator[Store]:
+    """The store, its schema checked. Raises `SchemaNotAtHead` or `DatabaseUnavailable`."""
+    database = Database(settings.database)
+    try:
+        database.check_at_head()
+        knowledge = Knowledge(
+            database,
+            make_index(settings),
+            SentenceEmbedder(settings.embedder),
+            chunk_chars=settings.chunk_chars,
+        )
+        try:
+            yield Store(
+                settings=settings,
+                database=database,
+                people=People(database),
+                conversations=Conversations(database),
+                feedback=FeedbackBook(database),
+                knowledge=knowledge,
+                adapters=Adapters(database, settings.data_dir / "adapters"),
+            )
+        finally:
+            knowledge.close()
+    finally:
+        database.close()
+
+
+def make_index(settings: Settings) -> ChromaIndex:
+    """The index that the settings ask for, not yet opened."""
+    return ChromaIndex(path=settings.chroma_path, url=settings.chroma_url, name=COLLECTION)
+
+
+async def open_engine(settings: Settings) -> Engine:
+    """The engine that the settings ask for, its model loaded. Raises `EngineError`."""
+
+    def load() -> Engine:
+        from bot.engine.local import LocalEngine  # torch takes seconds to import
+        from bot.engine.weights import load_weights
+
+        weights = load_weights(
+            settings.model, models_folder=settings.data_dir / "models", device=settings.device
+        )
+        return LocalEngine(weights, queue_size=settings.queue_size)
+
+    return await asyncio.to_thread(load)
+
+
+@asynccontextmanager
+async def open_chat(
+    store: Store, choose_adapter: Callable[[], Adapter | None] | None = None
+) -> AsyncIterator[Chat]:
+    """A chat over a loaded model.
+
+    `choose_adapter` says what each reply is written with; by default the active adapter.
+    """
+    engine = await open_engine(store.settings)
+    try:
+        yield Chat(
+            settings=store.settings,
+            conversations=store.conversations,
+            knowledge=store.knowledge,
+            engine=engine,
+            choose_adapter=choose_adapter or store.adapters.active,
+        )
+    finally:
+        await engine.close()
+
+
+@asynccontextmanager
+async def indexing(store: Store) -> AsyncIterator[None]:
+    """Documents are indexed in the background, whoever adds them."""
+    task = asyncio.create_task(Indexer(store.knowledge).run(), name="indexer")
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+async def serve_telegram(store: Store) -> None:
+    """Talk in Telegram until SIGTERM or SIGINT. Raises `BotError` for a token nobody knows."""
+    from bot.telegram.admin import AdminHandlers
+    from bot.telegram.application import build_application, serve
+    from bot.telegram.chat import ChatHandlers
+    from bot.telegram.documents import DocumentHandlers
+    from bot.telegram.gate import Gate
+    from bot.telegram.privacy import PrivacyHandlers
+    from bot.telegram.rating import RatingHandlers
+
+    settings, stop = store.settings, asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    logger.info("loading the model %s", settings.model)
+    async with open_chat(store) as chat, indexing(store):
+        talking = ChatHandlers(chat=chat, conversations=store.conversations)
+        application = build_application(
+            settings,
+            chat=chat,
+            gate=Gate(settings=settings, people=store.people),
+            talking=talking,
+            rating=RatingHandlers(
+                settings=settings,
+                conversations=store.conversations,
+                feedback=store.feedback,
+                people=store.people,
+                chat=talking,
+            ),
+            documents=DocumentHandlers(knowledge=store.knowledge),
+            privacy=PrivacyHandlers(people=store.people),
+            admin=AdminHandlers(people=store.people, status=store.status),
+        )
+        await serve(application, settings, stop)
+
+
+def set_up_logging(level: str) -> None:
+    """Log to stderr. Telegram's request URLs carry the token, so httpx stays quiet."""
+    logging.basicConfig(
+        level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    for name in ("httpx", "httpcore", "apscheduler", "chromadb", "sentence_transformers"):
+        logging.getLogger(name).setLevel(logging.WARNING)

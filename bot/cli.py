@@ -1,0 +1,281 @@
+"""The `ratchet` command: reads arguments and settings, calls what does the work, prints.
+
+Exit codes: 0 it worked, 1 it failed, 2 it was used wrongly. Errors are one line on stderr.
+"""
+
+import asyncio
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from bot.app import Store, open_store, serve_telegram, set_up_logging
+from bot.engine.errors import EngineError
+from bot.errors import BotError, UsageError
+from bot.ingest import Ingested, ingest
+from store.database import Database
+from store.domain import Document
+from store.errors import IndexInUse, SettingsError, StoreError
+from store.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from bot.terminal import ChooseAdapter
+
+out = Console(soft_wrap=True)
+"""What was asked for. Advice and progress go to stderr through `click.echo(err=True)`."""
+
+NO_TERMINAL = (
+    "there is no Telegram token and no terminal to talk in: set RATCHET_TELEGRAM_TOKEN, "
+    "or use `ratchet chat --once TEXT`"
+)
+
+
+def main() -> None:
+    """Run the command line; never returns."""
+    try:
+        sys.exit(cli.main(prog_name="ratchet", standalone_mode=False) or 0)
+    except click.ClickException as error:
+        _stop(error.format_message(), code=2)
+    except (UsageError, SettingsError) as error:
+        _stop(str(error), code=2)
+    except (BotError, EngineError, StoreError) as error:
+        _stop(str(error), code=1)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+
+
+def _stop(message: str, *, code: int) -> None:
+    click.echo(f"ratchet: {' '.join(message.split())}", err=True)
+    sys.exit(code)
+
+
+def _example(text: str) -> str:
+    return f"Example: {text}"
+
+
+@contextmanager
+def _store() -> Iterator[Store]:
+    settings = load_settings()
+    set_up_logging("WARNING")
+    with open_store(settings) as store:
+        yield store
+
+
+@click.group(epilog="Settings are RATCHET_* variables or a .env file; .env.example lists them.")
+@click.version_option(package_name="ratchet-assistant")
+def cli() -> None:
+    """A self-hosted assistant that learns from the people who talk to it."""
+
+
+@cli.command(epilog=_example("ratchet run"))
+def run() -> None:
+    """Upgrade the database, then talk: in Telegram when a token is set, else in this terminal."""
+    settings = load_settings()
+    if settings.telegram_token is None and not sys.stdin.isatty():
+        raise UsageError(NO_TERMINAL)
+    _upgrade(settings)
+    _talk(settings)
+
+
+@cli.command(epilog=_example("RATCHET_TELEGRAM_TOKEN=… ratchet bot"))
+def bot() -> None:
+    """Talk in Telegram; the database must be at head."""
+    settings = load_settings()
+    if settings.telegram_token is None:
+        raise UsageError("set RATCHET_TELEGRAM_TOKEN to a token from @BotFather")
+    _talk(settings)
+
+
+def _talk(settings: Settings) -> None:
+    with_telegram = settings.telegram_token is not None
+    set_up_logging(settings.log_level if with_telegram else "WARNING")
+    with open_store(settings) as store:
+        if with_telegram:
+            asyncio.run(serve_telegram(store))
+        else:
+            _terminal(store, None)
+
+
+@cli.command(epilog=_example('ratchet chat --once "What is the capital of France?" --json'))
+@click.option("--once", metavar="TEXT", help="Ask one question and leave.")
+@click.option("--adapter", metavar="NAME", help="Answer with this adapter, or with `base`.")
+@click.option("--json", "as_json", is_flag=True, help="With --once: print one JSON document.")
+def chat(once: str | None, adapter: str | None, as_json: bool) -> None:
+    """Talk in this terminal."""
+    if as_json and once is None:
+        raise UsageError("--json goes with --once TEXT")
+    settings = load_settings()
+    _upgrade(settings)
+    with _store() as store:
+        if once is None:
+            _terminal(store, adapter)
+        else:
+            _once(store, once, adapter, as_json=as_json)
+
+
+def _fixed(store: Store, adapter: str | None) -> "ChooseAdapter | None":
+    """What `--adapter` asks for; without it, whatever is active."""
+    if adapter is None:
+        return None
+    chosen = None if adapter == "base" else store.adapters.get(adapter)
+    return lambda: chosen
+
+
+def _terminal(store: Store, adapter: str | None) -> None:
+    from bot.terminal import Terminal
+
+    Terminal(store, out, _fixed(store, adapter)).run()
+
+
+def _once(store: Store, question: str, adapter: str | None, *, as_json: bool) -> None:
+    from bot.terminal import answer_of, ask_once
+
+    def show(piece: str) -> None:
+        if not as_json:
+            click.echo(piece, nl=False)
+
+    turn = asyncio.run(ask_once(store, question, choose_adapter=_fixed(store, adapter), show=show))
+    if as_json:
+        click.echo(json.dumps(asdict(answer_of(turn)), ensure_ascii=False))
+        return
+    click.echo()
+    for passage in turn.passages:
+        click.echo(f"  [{passage.score:.2f}] {passage.source}")
+
+
+@cli.command("ingest", epilog=_example("ratchet ingest handbook/ prices.csv"))
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+def ingest_(paths: tuple[Path, ...]) -> None:
+    """Take files or folders into the knowledge base."""
+    with _store() as store:
+        results = ingest(store.knowledge, paths, _report)
+        _index(store)
+    failed = sum(result.document is None for result in results)
+    if not results:
+        raise UsageError("there is no file in there that I can read")
+    if failed:
+        raise BotError(f"{failed} of {len(results)} files could not be taken in")
+
+
+def _report(result: Ingested) -> None:
+    if result.document is None:
+        click.echo(f"failed     {result.path}: {result.reason}")
+    else:
+        click.echo(f"{result.outcome:<10} {result.path} ({result.document.chunks} passages)")
+
+
+def _index(store: Store, *, anew: bool = False) -> None:
+    def report(document: Document) -> None:
+        click.echo(f"indexed    {document.name}")
+
+    try:
+        if anew:
+            store.knowledge.reindex(report)
+        else:
+            store.knowledge.index_pending(report)
+    except IndexInUse:
+        click.echo("The running bot has the index open and indexes within seconds.", err=True)
+
+
+@cli.group()
+def knowledge() -> None:
+    """The documents that answers may draw on."""
+
+
+@knowledge.command("list", epilog=_example("ratchet knowledge list"))
+def list_documents() -> None:
+    """Show the documents."""
+    with _store() as store:
+        table = Table("id", "name", "title", "passages", "indexed", "added", box=None)
+        for each in store.knowledge.documents():
+            row = (each.id, each.name, each.title, each.chunks)
+            indexed, added = "yes" if each.indexed else "pending", f"{each.created_at:%Y-%m-%d}"
+            table.add_row(*map(str, row), indexed, added)
+        out.print(table)
+
+
+@knowledge.command(epilog=_example('ratchet knowledge search "opening hours"'))
+@click.argument("text")
+def search(text: str) -> None:
+    """Show the passages that a question would be answered from."""
+    with _store() as store:
+        _index(store)
+        settings = store.settings
+        passages = store.knowledge.search(
+            text, count=settings.passages, floor=settings.passage_floor
+        )
+        for passage in passages:
+            click.echo(f"[{passage.score:.2f}] {passage.source}\n{passage.text}\n")
+        if not passages:
+            click.echo("Nothing fits.")
+
+
+@knowledge.command(epilog=_example("ratchet knowledge remove 3"))
+@click.argument("document_id", metavar="ID", type=int)
+def remove(document_id: int) -> None:
+    """Take a document out."""
+    with _store() as store:
+        document = store.knowledge.remove(document_id)
+        _index(store)
+        click.echo(f"Removed {document.name}.")
+
+
+@knowledge.command(epilog=_example("ratchet knowledge reindex"))
+def reindex() -> None:
+    """Throw the vectors away and make them anew from SQL."""
+    with _store() as store:
+        _index(store, anew=True)
+
+
+@cli.command(epilog=_example("ratchet status --json"))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def status(as_json: bool) -> None:
+    """Show how things are."""
+    with _store() as store:
+        now = store.status.read()
+    if as_json:
+        click.echo(json.dumps(asdict(now), ensure_ascii=False))
+        return
+    for name, value in now.rows():
+        click.echo(f"{name.replace('_', ' '):<18} {value}")
+
+
+@cli.command(epilog=_example("ratchet doctor"))
+def doctor() -> None:
+    """Check that everything needed is there; says what to do where it is not."""
+    from bot.app import make_index
+    from bot.doctor import examine
+
+    settings = load_settings()
+    set_up_logging("ERROR")
+    findings = list(examine(settings, make_index(settings)))
+    for finding in findings:
+        click.echo(f"{'ok' if finding.fine else 'FAILED':<7} {finding.name:<9} {finding.detail}")
+    failed = [finding.name for finding in findings if not finding.fine]
+    if failed:
+        raise BotError(f"not in order: {', '.join(failed)}")
+
+
+@cli.group()
+def db() -> None:
+    """The database's schema."""
+
+
+@db.command(epilog=_example("ratchet db upgrade"))
+def upgrade() -> None:
+    """Bring the schema to the version that this program needs."""
+    _upgrade(load_settings())
+    click.echo("The database schema is at head.")
+
+
+def _upgrade(settings: Settings) -> None:
+    database = Database(settings.database)
+    database.upgrade()
+    database.close()

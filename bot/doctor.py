@@ -1,0 +1,117 @@
+"""Looks whether everything that Ratchet needs is there, without loading the model."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from bot.engine.errors import EngineError
+from bot.engine.starter import MODEL_NAME, find_gguf
+from store.database import Database
+from store.embedder import STARTER_NAME, find_starter
+from store.errors import IndexInUse, StoreError
+from store.index import ChromaIndex
+from store.settings import Settings
+
+MIN_FREE_BYTES = 2_000_000_000
+"""Room for the converted model, the index and some adapters."""
+
+TELEGRAM_SECONDS = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that was looked at."""
+
+    name: str
+    fine: bool
+    detail: str
+
+
+def examine(settings: Settings, index: ChromaIndex) -> Iterator[Finding]:
+    """Every finding, one after another; none of them raises."""
+    yield _database(settings)
+    yield _model(settings)
+    yield _embedder(settings)
+    yield _index(index)
+    yield _disk(settings)
+    if settings.telegram_token is not None:
+        yield _telegram(settings)
+
+
+def _database(settings: Settings) -> Finding:
+    try:
+        database = Database(settings.database)
+        database.check_at_head()
+    except StoreError as error:
+        return Finding(name="database", fine=False, detail=str(error))
+    shown = database.engine.url.render_as_string(hide_password=True)
+    database.close()
+    return Finding(name="database", fine=True, detail=f"{shown}, schema at head")
+
+
+def _model(settings: Settings) -> Finding:
+    if settings.model != "starter":
+        local = Path(settings.model).is_dir()
+        detail = f"{settings.model} ({'a folder' if local else 'from the Hugging Face Hub'})"
+        return Finding(name="model", fine=True, detail=detail)
+    try:
+        find_gguf()
+    except EngineError as error:
+        return Finding(name="model", fine=False, detail=str(error))
+    return Finding(name="model", fine=True, detail=f"{MODEL_NAME} (embedded)")
+
+
+def _embedder(settings: Settings) -> Finding:
+    if settings.embedder != "starter":
+        return Finding(name="embedder", fine=True, detail=settings.embedder)
+    try:
+        find_starter()
+    except StoreError as error:
+        return Finding(name="embedder", fine=False, detail=str(error))
+    return Finding(name="embedder", fine=True, detail=f"{STARTER_NAME} (embedded)")
+
+
+def _index(index: ChromaIndex) -> Finding:
+    try:
+        detail = f"{index.where}, {index.count()} passages"
+    except IndexInUse:
+        detail = f"{index.where}, in use by another process"
+    except StoreError as error:
+        return Finding(name="index", fine=False, detail=str(error))
+    finally:
+        index.close()
+    return Finding(name="index", fine=True, detail=detail)
+
+
+def _disk(settings: Settings) -> Finding:
+    folder = settings.data_dir.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    return Finding(
+        name="disk",
+        fine=free >= MIN_FREE_BYTES,
+        detail=f"{free / 1e9:.1f} GB free for {settings.data_dir}, "
+        f"{MIN_FREE_BYTES / 1e9:.0f} GB needed",
+    )
+
+
+def _telegram(settings: Settings) -> Finding:
+    assert settings.telegram_token is not None
+    token = settings.telegram_token.get_secret_value()
+    try:
+        answer = httpx.get(
+            f"{settings.telegram_api_url}/bot{token}/getMe", timeout=TELEGRAM_SECONDS
+        )
+        body = answer.json()
+    except (httpx.HTTPError, ValueError) as error:
+        # The error's own text may hold the URL, and the URL holds the token.
+        detail = f"cannot reach {settings.telegram_api_url} ({type(error).__name__})"
+        return Finding(name="telegram", fine=False, detail=detail)
+    if not body.get("ok"):
+        detail = f"{body.get('description')}: check RATCHET_TELEGRAM_TOKEN"
+        return Finding(name="telegram", fine=False, detail=detail)
+    return Finding(name="telegram", fine=True, detail=f"@{body['result']['username']}")

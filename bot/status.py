@@ -1,0 +1,82 @@
+"""How Ratchet is: the few facts that `ratchet status` and `/status` show."""
+
+from dataclasses import asdict, dataclass
+
+from sqlalchemy import func, select
+
+from store.adapters import Adapters
+from store.conversations import Conversations
+from store.database import Database
+from store.domain import RunStatus
+from store.feedback import FeedbackBook
+from store.knowledge import Knowledge
+from store.settings import Settings
+from store.tables import RunRow
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """The keys of `ratchet status --json`."""
+
+    adapter: str | None
+    engine: str
+    model: str
+    database: str
+    schema: str | None
+    chroma: str
+    turns: int
+    ratings: dict[str, int]
+    pending_documents: int
+    queue: int
+    """Training runs that wait."""
+    next_run: str | None
+    """When the next training run is due, ISO 8601; None when none is scheduled."""
+
+    def rows(self) -> list[tuple[str, str]]:
+        """The same for people."""
+        shown = asdict(self)
+        shown["adapter"] = self.adapter or "none (the base model)"
+        shown["ratings"] = f"{self.ratings['up']} 👍 {self.ratings['down']} 👎"
+        shown["next_run"] = self.next_run or "none scheduled"
+        return [(name, str(value)) for name, value in shown.items()]
+
+
+class StatusReader:
+    """Reads the status from the store; works beside a running bot."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        database: Database,
+        conversations: Conversations,
+        feedback: FeedbackBook,
+        knowledge: Knowledge,
+        adapters: Adapters,
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._conversations = conversations
+        self._feedback = feedback
+        self._knowledge = knowledge
+        self._adapters = adapters
+
+    def read(self) -> Status:
+        """What holds now."""
+        active = self._adapters.active()
+        tally = self._feedback.count()
+        with self._database.reading() as session:
+            queued = session.scalar(select(func.count()).where(RunRow.status == RunStatus.QUEUED))
+        return Status(
+            adapter=active.name if active else None,
+            engine=f"local ({self._settings.device})",
+            model=self._settings.model,
+            database=self._database.engine.url.render_as_string(hide_password=True),
+            schema=self._database.revision(),
+            chroma=self._settings.chroma_url or str(self._settings.chroma_path),
+            turns=self._conversations.count(),
+            ratings={"up": tally.up, "down": tally.down},
+            pending_documents=self._knowledge.pending(),
+            queue=queued or 0,
+            next_run=None,
+        )

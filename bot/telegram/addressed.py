@@ -1,0 +1,59 @@
+"""Which messages are meant for the bot, and where they were said."""
+
+from telegram import Message, MessageEntity
+
+from store.domain import Place
+
+
+def place_of(message: Message) -> Place:
+    """The chat, and in a forum the topic; a plain reply thread is no topic."""
+    topic = message.message_thread_id if message.is_topic_message else None
+    return Place(chat_id=message.chat_id, thread_id=topic or 0)
+
+
+def is_private(message: Message) -> bool:
+    """Whether nobody but the person reads along."""
+    return message.chat.type == "private"
+
+
+def addressed_text(message: Message) -> str | None:
+    """What the bot is told; None when the message is not for it.
+
+    In a private chat everything is; elsewhere a command (of no other bot), a mention of the bot,
+    or a reply to it. The mention itself is taken out of the text.
+    """
+    bot = message.get_bot()
+    text = message.text or message.caption or ""
+    if text.startswith("/"):
+        _, _, other = text.split()[0].partition("@")
+        return text if not other or other.lower() == bot.username.lower() else None
+    entities = message.entities or message.caption_entities or ()
+    mentions = [
+        entity
+        for entity in entities
+        if entity.type == "mention" and _covered(text, entity).lower() == bot.name.lower()
+    ]
+    for entity in reversed(mentions):
+        text = _without(text, entity)
+    if mentions or is_private(message) or _replies_to(message, bot.id):
+        return text.strip()
+    return None
+
+
+def _replies_to(message: Message, bot_id: int) -> bool:
+    original = message.reply_to_message
+    if original is None or original.from_user is None or original.forum_topic_created:
+        return False
+    return original.from_user.id == bot_id
+
+
+def _covered(text: str, entity: MessageEntity) -> str:
+    units = text.encode("utf-16-le")  # Telegram counts in UTF-16 units
+    covered = units[2 * entity.offset : 2 * (entity.offset + entity.length)]
+    return covered.decode("utf-16-le", "ignore")
+
+
+def _without(text: str, entity: MessageEntity) -> str:
+    units = text.encode("utf-16-le")
+    rest = units[: 2 * entity.offset] + units[2 * (entity.offset + entity.length) :]
+    return rest.decode("utf-16-le", "ignore")

@@ -1,0 +1,61 @@
+"""What admins do, in private: `/status`, `/allow`, `/deny`."""
+
+import asyncio
+
+from telegram import Message, Update
+from telegram.ext import ContextTypes
+
+from bot.status import Status, StatusReader
+from store.domain import Access
+from store.people import People
+
+
+class AdminHandlers:
+    """Commands that the application offers to admins alone."""
+
+    def __init__(self, *, people: People, status: StatusReader) -> None:
+        self._people = people
+        self._status = status
+
+    async def on_status(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
+        """`/status`."""
+        assert update.effective_message is not None
+        status = await asyncio.to_thread(self._status.read)
+        await update.effective_message.reply_text(_in_words(status))
+
+    async def on_allow(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
+        """`/allow ID`."""
+        await self._decide(update, context, Access.ALLOWED, "may talk to me")
+
+    async def on_deny(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
+        """`/deny ID`."""
+        await self._decide(update, context, Access.DENIED, "may not talk to me")
+
+    async def _decide(
+        self, update: Update, context: ContextTypes.DEFAULT_TYPE, access: Access, effect: str
+    ) -> None:
+        message = update.effective_message
+        assert message is not None
+        person_id = _person_meant(message, context.args)
+        if person_id is None:
+            await message.reply_text(
+                "Give me the person's number, as in /allow 123456789, "
+                "or send it as an answer to a message of theirs that you forwarded."
+            )
+            return
+        person = await asyncio.to_thread(self._people.decide, person_id, access)
+        await message.reply_text(f"{person.name or person.id} {effect}.")
+
+
+def _person_meant(message: Message, arguments: list[str] | None) -> int | None:
+    if arguments:
+        is_id = len(arguments) == 1 and arguments[0].isdecimal() and len(arguments[0]) < 16
+        return int(arguments[0]) if is_id else None
+    forwarded = message.reply_to_message
+    origin = forwarded.forward_origin if forwarded is not None else None
+    user = getattr(origin, "sender_user", None)
+    return user.id if user is not None else None
+
+
+def _in_words(status: Status) -> str:
+    return "\n".join(f"{name.replace('_', ' ')}: {value}" for name, value in status.rows())

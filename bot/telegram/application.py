@@ -1,0 +1,279 @@
+"""Wires the conversations into python-telegram-bot, and runs them by polling or webhook."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Coroutine
+from contextlib import suppress
+from typing import Any, TypeAlias
+
+from telegram import (
+    BotCommand,
+    BotCommandScopeAllGroupChats,
+    BotCommandScopeAllPrivateChats,
+    BotCommandScopeChat,
+    Message,
+    Update,
+)
+from telegram.error import BadRequest, InvalidToken, NetworkError, TelegramError
+from telegram.ext import (
+    Application,
+    ApplicationBuilder,
+    BaseUpdateProcessor,
+    CallbackQueryHandler,
+    CommandHandler,
+    MessageHandler,
+    MessageReactionHandler,
+    TypeHandler,
+    filters,
+)
+from telegram.request import HTTPXRequest
+
+from bot.chat import Chat
+from bot.errors import BotError, ConversationBusy
+from bot.telegram.addressed import addressed_text, place_of
+from bot.telegram.admin import AdminHandlers
+from bot.telegram.chat import ChatHandlers
+from bot.telegram.documents import DocumentHandlers
+from bot.telegram.gate import Gate
+from bot.telegram.patience import Patience
+from bot.telegram.privacy import FORGET_PATTERN, PrivacyHandlers
+from bot.telegram.rating import RatingHandlers
+from bot.telegram.trouble import on_error
+from bot.telegram.welcome import WelcomeHandlers
+from store.domain import Place
+from store.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+CONCURRENT_UPDATES = 256
+ALLOWED_UPDATES = ["message", "callback_query", "message_reaction"]
+POLL_SECONDS = 30
+CALL_SECONDS = 20.0
+FINISH_SECONDS = 60.0
+"""How long replies that are being written at the end may take to be finished."""
+
+App: TypeAlias = "Application[Any, Any, Any, Any, Any, Any]"
+
+EVERYBODY = [
+    BotCommand("new", "Start over"),
+    BotCommand("why", "How a reply came about"),
+    BotCommand("help", "What I understand"),
+    BotCommand("privacy", "What is kept about you"),
+    BotCommand("export", "Get everything I hold about you"),
+    BotCommand("forget", "Delete everything I hold about you"),
+    BotCommand("optout", "Keep what you write out of training"),
+    BotCommand("optin", "Let what you write into training"),
+]
+IN_GROUPS = EVERYBODY[:3]
+ADMINS = [
+    BotCommand("status", "How I am"),
+    BotCommand("documents", "What I know"),
+    BotCommand("remove", "Take a document out"),
+    BotCommand("allow", "Let somebody in"),
+    BotCommand("deny", "Keep somebody out"),
+]
+
+
+class InOrder(BaseUpdateProcessor):
+    """Handles updates side by side, but what is to be answered in one place one by one."""
+
+    def __init__(self, chat: Chat) -> None:
+        super().__init__(CONCURRENT_UPDATES)
+        self._chat = chat
+
+    async def do_process_update(self, update: object, coroutine: Awaitable[Any]) -> None:
+        """Wait in the lane of the place, if the update is one that is answered in order."""
+        place = _lane(update) if isinstance(update, Update) else None
+        if place is None:
+            await coroutine
+            return
+        try:
+            async with self._chat.in_order(place):
+                await coroutine
+        except ConversationBusy as busy:
+            if isinstance(coroutine, Coroutine):
+                coroutine.close()  # or Python warns that it was never awaited
+            await _tell(update, busy)
+
+    async def initialize(self) -> None:
+        """Nothing to prepare."""
+
+    async def shutdown(self) -> None:
+        """Nothing to give back."""
+
+
+def build_application(
+    settings: Settings,
+    *,
+    chat: Chat,
+    gate: Gate,
+    talking: ChatHandlers,
+    rating: RatingHandlers,
+    documents: DocumentHandlers,
+    privacy: PrivacyHandlers,
+    admin: AdminHandlers,
+    request: HTTPXRequest | None = None,
+) -> App:
+    """An application with every handler in place, not yet started."""
+    assert settings.telegram_token is not None
+    application = (
+        ApplicationBuilder()
+        .token(settings.telegram_token.get_secret_value())
+        .base_url(f"{settings.telegram_api_url}/bot")
+        .base_file_url(f"{settings.telegram_file_url or settings.telegram_api_url + '/file'}/bot")
+        .request(request or _request(256))
+        .get_updates_request(_request(1))
+        .rate_limiter(Patience())
+        .update_queue(asyncio.Queue(CONCURRENT_UPDATES))
+        .concurrent_updates(InOrder(chat))
+        .build()
+    )
+    welcome = WelcomeHandlers(admins=settings.admins)
+    by_admin = filters.ChatType.PRIVATE & filters.User(settings.admins)
+    application.add_handler(TypeHandler(Update, gate.check), group=-2)
+    application.add_handler(MessageHandler(filters.REPLY, rating.on_correction), group=-1)
+    for name, callback, who in (
+        ("start", welcome.on_start, None),
+        ("help", welcome.on_help, None),
+        ("new", talking.on_new, None),
+        ("why", talking.on_why, None),
+        ("privacy", privacy.on_privacy, None),
+        ("export", privacy.on_export, None),
+        ("forget", privacy.on_forget, None),
+        ("optout", privacy.on_opt_out, None),
+        ("optin", privacy.on_opt_in, None),
+        ("status", admin.on_status, by_admin),
+        ("allow", admin.on_allow, by_admin),
+        ("deny", admin.on_deny, by_admin),
+        ("documents", documents.on_documents, by_admin),
+        ("remove", documents.on_remove, by_admin),
+    ):
+        application.add_handler(CommandHandler(name, callback, filters=who))
+    application.add_handler(CallbackQueryHandler(privacy.on_forget_button, FORGET_PATTERN))
+    application.add_handler(CallbackQueryHandler(rating.on_button))
+    application.add_handler(MessageReactionHandler(rating.on_reaction))
+    for wanted, on_message in (
+        (filters.Document.ALL & by_admin, documents.on_file),
+        (filters.Document.ALL, documents.on_refused_file),
+        (filters.COMMAND, talking.on_unknown_command),
+        (filters.TEXT, talking.on_text),
+        (~filters.StatusUpdate.ALL, talking.on_other),
+    ):
+        application.add_handler(MessageHandler(wanted, on_message))
+    application.add_error_handler(on_error)
+    return application
+
+
+async def serve(application: App, settings: Settings, stop: asyncio.Event) -> None:
+    """Run until `stop` is set; what is being answered then is finished first.
+
+    Raises `BotError` for a token that Telegram does not know. Waits as long as it takes for a
+    Telegram that cannot be reached.
+    """
+    await _initialize(application, stop)
+    if stop.is_set():
+        return
+    try:
+        await application.start()
+        await set_commands(application, settings)
+        await _listen(application, settings)
+        logger.info("talking as @%s", application.bot.username)
+        await stop.wait()
+    finally:
+        assert application.updater is not None
+        if application.updater.running:
+            await application.updater.stop()
+        if application.running:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(application.stop(), FINISH_SECONDS)
+        await application.shutdown()
+
+
+async def set_commands(application: App, settings: Settings) -> None:
+    """Menus: people see what they may do, admins see what they may do."""
+    bot = application.bot
+    try:
+        await bot.set_my_commands(EVERYBODY, BotCommandScopeAllPrivateChats())
+        await bot.set_my_commands(IN_GROUPS, BotCommandScopeAllGroupChats())
+    except TelegramError as error:
+        logger.warning("the command menus could not be set: %s", error)
+    for admin_id in sorted(settings.admins):
+        try:
+            await bot.set_my_commands(EVERYBODY + ADMINS, BotCommandScopeChat(admin_id))
+        except BadRequest:
+            logger.info("admin %d has not talked to the bot yet: no menu for them", admin_id)
+        except TelegramError as error:
+            logger.warning("the menu of admin %d could not be set: %s", admin_id, error)
+
+
+async def _initialize(application: App, stop: asyncio.Event) -> None:
+    pause = 1.0
+    while not stop.is_set():
+        try:
+            await application.initialize()
+        except InvalidToken:
+            raise BotError(
+                "Telegram does not know this token: check RATCHET_TELEGRAM_TOKEN"
+            ) from None
+        except NetworkError as error:
+            logger.warning("Telegram cannot be reached (%s): again in %.0f s", error, pause)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), pause)
+            pause = min(pause * 2, 60.0)
+        else:
+            return
+
+
+async def _listen(application: App, settings: Settings) -> None:
+    updater = application.updater
+    assert updater is not None
+    if not settings.webhook_url:
+        await updater.start_polling(
+            timeout=POLL_SECONDS, allowed_updates=ALLOWED_UPDATES, bootstrap_retries=-1
+        )
+        return
+    assert settings.webhook_secret is not None
+    host, _, port = settings.webhook_listen.rpartition(":")
+    await updater.start_webhook(
+        listen=host,
+        port=int(port),
+        url_path=settings.webhook_url.partition("://")[2].partition("/")[2],
+        webhook_url=settings.webhook_url,
+        secret_token=settings.webhook_secret.get_secret_value(),
+        allowed_updates=ALLOWED_UPDATES,
+        bootstrap_retries=-1,
+    )
+
+
+def _request(connections: int) -> HTTPXRequest:
+    return HTTPXRequest(
+        connection_pool_size=connections,
+        connect_timeout=CALL_SECONDS,
+        read_timeout=CALL_SECONDS,
+        write_timeout=CALL_SECONDS,
+        pool_timeout=CALL_SECONDS,
+        media_write_timeout=3 * CALL_SECONDS,
+    )
+
+
+def _lane(update: Update) -> Place | None:
+    query = update.callback_query
+    if query is not None:
+        if isinstance(query.message, Message) and (query.data or "").startswith("again:"):
+            return place_of(query.message)
+        return None
+    message = update.message
+    if message is None:
+        return None
+    text = message.text or message.caption or ""
+    if text.startswith("/"):
+        return place_of(message) if text.startswith("/new") else None
+    return place_of(message) if addressed_text(message) is not None else None
+
+
+async def _tell(update: object, busy: ConversationBusy) -> None:
+    assert isinstance(update, Update)
+    if update.callback_query is not None:
+        await update.callback_query.answer(str(busy))
+    elif update.effective_message is not None:
+        await update.effective_message.reply_text(str(busy))

@@ -1,0 +1,113 @@
+"""Talking: a message comes in, a reply is streamed back with its sources and buttons under it."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from telegram import Message, Update
+from telegram.ext import ContextTypes
+
+from bot.chat import Chat
+from bot.engine.errors import EngineError
+from bot.errors import BotError
+from bot.telegram.addressed import addressed_text, is_private, place_of
+from bot.telegram.keyboard import keyboard
+from bot.telegram.render import Part, render
+from bot.telegram.stream import Pace, ReplyStream
+from bot.telegram.trouble import explain
+from bot.why import why
+from store.conversations import Conversations
+from store.domain import SentKind, Tally, Turn
+from store.errors import StoreError
+
+ONLY_TEXT = "I can only read text."
+
+
+class ChatHandlers:
+    """Messages to the bot, and `/new` and `/why`."""
+
+    def __init__(self, *, chat: Chat, conversations: Conversations) -> None:
+        self._chat = chat
+        self._conversations = conversations
+        self._pace = Pace()
+
+    async def on_text(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
+        """Answer a message."""
+        message = update.effective_message
+        assert message is not None
+        assert message.from_user is not None
+        question = addressed_text(message)
+        if not question:
+            await message.reply_text("Yes? Ask me something.")
+            return
+        pieces = self._chat.answer(place_of(message), message.from_user.id, question)
+        await self._show(message, pieces)
+
+    async def on_other(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
+        """A sticker, a voice note, a picture: say so."""
+        message = update.effective_message
+        assert message is not None
+        await message.reply_text(ONLY_TEXT)
+
+    async def on_new(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
+        """`/new`: forget what was said before, as far as answering goes."""
+        message = update.effective_message
+        assert message is not None
+        await self._chat.start_new(place_of(message))
+        await message.reply_text("A new conversation. I start from nothing.")
+
+    async def on_why(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
+        """`/why`: how the reply came about that this answers, or the last one."""
+        message = update.effective_message
+        assert message is not None
+        turn = await asyncio.to_thread(self._asked_about, message)
+        text = why(turn) if turn else "Send /why as an answer to one of my replies."
+        await message.reply_text(text)
+
+    async def on_unknown_command(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
+        """Some other command; in a group it may be meant for another bot."""
+        message = update.effective_message
+        assert message is not None
+        if is_private(message):
+            await message.reply_text("I do not know that command. /help lists those I know.")
+
+    async def regenerate(self, reply: Message, turn: Turn, person_id: int) -> None:
+        """Answer again what `turn` answered; `reply` is the message that showed it."""
+        await self._show(reply, self._chat.regenerate(turn, person_id))
+
+    async def _show(self, message: Message, pieces: AsyncGenerator[str | Turn, None]) -> None:
+        private = is_private(message)
+        stream = ReplyStream(
+            message.get_bot(),
+            self._pace,
+            place_of(message),
+            private=private,
+            reply_to=message.message_id,
+        )
+        async with stream, aclosing(pieces):
+            try:
+                async for piece in pieces:
+                    if isinstance(piece, Turn):
+                        parts = render(piece.completion, piece.passages)
+                        buttons = keyboard(piece.id, Tally(), private=private)
+                        ids = await stream.finish(parts, buttons)
+                        await asyncio.to_thread(
+                            self._conversations.record_sent,
+                            piece.id,
+                            message.chat_id,
+                            ids,
+                            SentKind.REPLY,
+                        )
+                    else:
+                        stream.add(piece)
+            except (BotError, EngineError, StoreError) as error:
+                await stream.finish((Part(text=explain(error)),))
+
+    def _asked_about(self, message: Message) -> Turn | None:
+        if message.reply_to_message is None:
+            conversation = self._conversations.current(place_of(message))
+            return self._conversations.last_turn(conversation.id)
+        turn_id = self._conversations.shown_in(
+            message.chat_id, message.reply_to_message.message_id, SentKind.REPLY
+        )
+        return self._conversations.turn(turn_id) if turn_id is not None else None

@@ -1,0 +1,24 @@
+"""The buttons under a reply."""
+
+from telegram import InlineKeyboardButton, InlineKeyboardMarkup
+
+from store.domain import Tally
+
+
+def keyboard(turn_id: int, tally: Tally, *, private: bool) -> InlineKeyboardMarkup:
+    """The buttons under a reply; they show what was recorded."""
+
+    def label(emoji: str, count: int) -> str:
+        if not count:
+            return emoji
+        return f"{emoji} ✓" if private else f"{emoji} {count}"
+
+    buttons = [
+        InlineKeyboardButton(label("👍", tally.up), callback_data=f"up:{turn_id}"),
+        InlineKeyboardButton(label("👎", tally.down), callback_data=f"down:{turn_id}"),
+        InlineKeyboardButton("🔄", callback_data=f"again:{turn_id}"),
+        InlineKeyboardButton("✏️", callback_data=f"fix:{turn_id}"),
+    ]
+    if tally.up or tally.down:
+        buttons.append(InlineKeyboardButton("✖", callback_data=f"clear:{turn_id}"))
+    return InlineKeyboardMarkup([buttons])

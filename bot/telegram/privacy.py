@@ -1,0 +1,100 @@
+"""What is held about a person: told, given, deleted, kept out of training."""
+
+import asyncio
+import json
+
+from telegram import InlineKeyboardButton, InlineKeyboardMarkup, Message, Update
+from telegram.ext import ContextTypes
+
+from store.people import People
+
+FORGET_PATTERN = r"^forget:(yes|no):\d{1,18}$"
+
+PRIVACY = """\
+On the machine that I run on, and nowhere else, I keep: your Telegram id and name; your messages \
+to me and my replies, with the passages I used; your ratings and corrections.
+
+They are used to answer you, and to train me on what people rated. You are {state}.
+
+/export gives you everything as a file. /forget deletes everything. /optout and /optin decide \
+about training."""
+
+
+class PrivacyHandlers:
+    """`/privacy`, `/export`, `/forget`, `/optout` and `/optin`."""
+
+    def __init__(self, *, people: People) -> None:
+        self._people = people
+
+    async def on_privacy(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
+        """`/privacy`."""
+        message, person_id = _who(update)
+        person = await asyncio.to_thread(self._people.find, person_id)
+        opted_out = person is not None and person.opted_out
+        state = "opted out of training" if opted_out else "taking part in training"
+        await message.reply_text(PRIVACY.format(state=state))
+
+    async def on_export(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
+        """`/export`: to the person in private, wherever they asked."""
+        message, person_id = _who(update)
+        held = await asyncio.to_thread(self._people.export, person_id)
+        await context.bot.send_document(
+            person_id,
+            json.dumps(held, ensure_ascii=False, indent=2).encode(),
+            filename="ratchet-export.json",
+            caption="Everything I hold about you.",
+        )
+        if message.chat_id != person_id:
+            await message.reply_text("I have sent it to you in private.")
+
+    async def on_forget(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
+        """`/forget`: asks first."""
+        message, person_id = _who(update)
+        await message.reply_text(
+            "Delete everything I hold about you: messages, replies, ratings, corrections? "
+            "This cannot be undone.",
+            reply_markup=InlineKeyboardMarkup(
+                [
+                    [
+                        InlineKeyboardButton("Delete", callback_data=f"forget:yes:{person_id}"),
+                        InlineKeyboardButton("Keep", callback_data=f"forget:no:{person_id}"),
+                    ]
+                ]
+            ),
+        )
+
+    async def on_forget_button(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
+        """The answer to that question; only the person who was asked may give it."""
+        query = update.callback_query
+        assert query is not None
+        assert query.data is not None
+        _, answer, asked_id = query.data.split(":")
+        if int(asked_id) != query.from_user.id:
+            await query.answer("This is not your question to answer.")
+            return
+        await query.answer()
+        if answer == "no":
+            await query.edit_message_text("Nothing was deleted.")
+            return
+        turns = await asyncio.to_thread(self._people.erase, query.from_user.id)
+        await query.edit_message_text(f"Deleted: {turns} messages with everything about them.")
+
+    async def on_opt_out(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
+        """`/optout`."""
+        message, person_id = _who(update)
+        await asyncio.to_thread(self._people.opt_out, person_id, True)
+        await message.reply_text(
+            "What you write and rate will not be trained on. /optin takes this back."
+        )
+
+    async def on_opt_in(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
+        """`/optin`."""
+        message, person_id = _who(update)
+        await asyncio.to_thread(self._people.opt_out, person_id, False)
+        await message.reply_text("What you write and rate may be trained on. Thank you!")
+
+
+def _who(update: Update) -> tuple[Message, int]:
+    assert update.effective_message is not None
+    assert update.effective_user is not None
+    return update.effective_message, update.effective_user.id

@@ -1,0 +1,192 @@
+"""Rating a reply: the buttons under it, Telegram's own reactions, answering again, correcting.
+
+A person has one rating a reply, whichever way it came; the last word counts. Pressing a thumb
+twice records it once; ✖ takes the rating back, and so does taking the reaction away.
+"""
+
+import asyncio
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+
+from telegram import (
+    CallbackQuery,
+    ForceReply,
+    Message,
+    MessageReactionUpdated,
+    ReactionType,
+    ReactionTypeEmoji,
+    ReplyParameters,
+    Update,
+)
+from telegram.error import BadRequest
+from telegram.ext import ApplicationHandlerStop, ContextTypes
+
+from bot.telegram.addressed import is_private, place_of
+from bot.telegram.chat import ChatHandlers
+from bot.telegram.keyboard import keyboard
+from store.conversations import Conversations
+from store.domain import Rating, RatingSource, SentKind
+from store.errors import TurnNotFound
+from store.feedback import FeedbackBook
+from store.people import People
+from store.settings import Settings
+
+CALLBACK_PATTERN = re.compile(r"^(up|down|clear|again|fix):(\d{1,18})$")
+
+_RATINGS = {"up": Rating.UP, "down": Rating.DOWN, "clear": None}
+_ANSWERS = {
+    Rating.UP: "👍 recorded. Thank you!",
+    Rating.DOWN: "👎 recorded. ✏️ tells me what it should have been.",
+    None: "Your rating is taken back.",
+}
+
+
+class RatingHandlers:
+    """What people say of replies."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        conversations: Conversations,
+        feedback: FeedbackBook,
+        people: People,
+        chat: ChatHandlers,
+    ) -> None:
+        self._positive = _emoji(settings.positive_reactions)
+        self._negative = _emoji(settings.negative_reactions)
+        self._conversations = conversations
+        self._feedback = feedback
+        self._people = people
+        self._chat = chat
+
+    async def on_button(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
+        """A button under a reply was pressed."""
+        query = update.callback_query
+        assert query is not None
+        pressed = CALLBACK_PATTERN.match(query.data or "")
+        if pressed is None or not isinstance(query.message, Message):
+            await _answer(query, "That button is too old for me.")
+            return
+        action, turn_id = pressed[1], int(pressed[2])
+        try:
+            turn = await asyncio.to_thread(
+                self._conversations.turn, turn_id, chat_id=query.message.chat_id
+            )
+        except TurnNotFound:
+            await _answer(query, "I no longer have that reply.")
+            return
+        if action == "again":
+            await _answer(query, "🔄")
+            await self._chat.regenerate(query.message, turn, query.from_user.id)
+        elif action == "fix":
+            await _answer(query, "")
+            await self._ask_for_correction(query.message, turn_id)
+        else:
+            await self._rate(query, turn_id, _RATINGS[action])
+
+    async def on_reaction(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
+        """A reaction was put on some message, changed, or taken away."""
+        reaction = update.message_reaction
+        assert reaction is not None
+        if reaction.user is None:  # an anonymous admin or a channel is nobody who can rate
+            return
+        chat_id = reaction.chat.id
+        turn_id = await asyncio.to_thread(
+            self._conversations.shown_in, chat_id, reaction.message_id, SentKind.REPLY
+        )
+        if turn_id is None or not self._speaks(reaction):
+            return
+        rating = self._meaning(reaction.new_reaction)
+        await asyncio.to_thread(self._people.see, reaction.user.id, reaction.user.full_name)
+        changed = await asyncio.to_thread(
+            self._feedback.rate, turn_id, reaction.user.id, rating, RatingSource.REACTION
+        )
+        shown = await asyncio.to_thread(self._conversations.shown_by, turn_id, chat_id)
+        if changed and shown:
+            tally = await asyncio.to_thread(self._feedback.tally, turn_id)
+            markup = keyboard(turn_id, tally, private=reaction.chat.type == "private")
+            with suppress(BadRequest):  # not modified, or deleted meanwhile
+                await context.bot.edit_message_reply_markup(chat_id, shown[-1], reply_markup=markup)
+
+    async def on_correction(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
+        """An answer to one of the bot's messages: if that was ✏️'s question, a correction.
+
+        Other answers go on to be talked about.
+        """
+        message = update.effective_message
+        assert message is not None
+        assert message.reply_to_message is not None
+        assert message.from_user is not None
+        turn_id = await asyncio.to_thread(
+            self._conversations.shown_in,
+            message.chat_id,
+            message.reply_to_message.message_id,
+            SentKind.CORRECTION_PROMPT,
+        )
+        if turn_id is None:
+            return
+        if message.text:
+            await asyncio.to_thread(
+                self._feedback.correct, turn_id, message.from_user.id, message.text.strip()
+            )
+            await message.reply_text("✏️ recorded. I will learn from it.")
+        else:
+            await message.reply_text("A correction has to be text. Press ✏️ to try again.")
+        raise ApplicationHandlerStop
+
+    async def _rate(self, query: CallbackQuery, turn_id: int, rating: Rating | None) -> None:
+        message = query.message
+        assert isinstance(message, Message)
+        changed = await asyncio.to_thread(
+            self._feedback.rate, turn_id, query.from_user.id, rating, RatingSource.BUTTON
+        )
+        await _answer(query, _ANSWERS[rating])
+        if changed:
+            tally = await asyncio.to_thread(self._feedback.tally, turn_id)
+            markup = keyboard(turn_id, tally, private=is_private(message))
+            with suppress(BadRequest):  # not modified, or deleted meanwhile
+                await message.edit_reply_markup(markup)
+
+    async def _ask_for_correction(self, reply: Message, turn_id: int) -> None:
+        sent = await reply.get_bot().send_message(
+            reply.chat_id,
+            "What should that reply have been? Answer this message with it.",
+            message_thread_id=place_of(reply).thread_id or None,
+            reply_parameters=ReplyParameters(reply.message_id, allow_sending_without_reply=True),
+            reply_markup=ForceReply(selective=True, input_field_placeholder="The better reply"),
+        )
+        await asyncio.to_thread(
+            self._conversations.record_sent,
+            turn_id,
+            reply.chat_id,
+            (sent.message_id,),
+            SentKind.CORRECTION_PROMPT,
+        )
+
+    def _speaks(self, reaction: MessageReactionUpdated) -> bool:
+        """Whether it says or takes back anything; 🤔 for one is neither good nor bad."""
+        return any(
+            self._meaning(side) is not None
+            for side in (reaction.old_reaction, reaction.new_reaction)
+        )
+
+    def _meaning(self, reactions: Sequence[ReactionType]) -> Rating | None:
+        emoji = {_plain(each.emoji) for each in reactions if isinstance(each, ReactionTypeEmoji)}
+        if emoji & self._negative:
+            return Rating.DOWN
+        return Rating.UP if emoji & self._positive else None
+
+
+def _emoji(text: str) -> frozenset[str]:
+    return frozenset(_plain(text))
+
+
+def _plain(emoji: str) -> str:
+    return emoji.replace("\ufe0f", "")  # ❤️ and ❤ are one reaction
+
+
+async def _answer(query: CallbackQuery, text: str) -> None:
+    with suppress(BadRequest):  # a query lives for seconds; the press counts all the same
+        await query.answer(text or None)

@@ -1,0 +1,182 @@
+"""Shows a reply while it is written: a draft in a private chat, a message that is edited elsewhere.
+
+What is shown on the way may fail without harm; only the finished reply matters. Nothing is shown
+more often than Telegram allows, however many replies are being written.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from contextlib import suppress
+from types import TracebackType
+
+from telegram import Bot, InlineKeyboardMarkup, ReplyParameters
+from telegram.constants import ChatAction
+from telegram.error import BadRequest, RetryAfter, TelegramError
+
+from bot.telegram.render import Part, preview
+from store.domain import Place
+
+logger = logging.getLogger(__name__)
+
+DRAFT_SECONDS = 1.0
+EDIT_SECONDS = 4.0
+"""A group takes 20 messages a minute, edits counted, and the reply itself needs two of them."""
+
+UPDATES_PER_SECOND = 15
+"""Half of what Telegram allows a bot overall; the rest is for finished replies."""
+
+TYPING_SECONDS = 4.5
+"""A typing action shows for five."""
+
+
+class Pace:
+    """Shared by all streams of a bot, so that together they stay under its overall limit."""
+
+    def __init__(self) -> None:
+        self.live = 0
+
+    def pause_seconds(self, least: float) -> float:
+        """How long a stream waits between two updates."""
+        return max(least, self.live / UPDATES_PER_SECOND)
+
+
+class ReplyStream:
+    """One reply on its way to one chat. Use as an async context manager."""
+
+    def __init__(
+        self, bot: Bot, pace: Pace, place: Place, *, private: bool, reply_to: int | None
+    ) -> None:
+        self._bot = bot
+        self._pace = pace
+        self._place = place
+        self._private = private
+        self._reply_to = reply_to
+        self._draft_id = reply_to or 1
+        self._text = ""
+        self._shown: Part | None = None
+        self._message_id: int | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> "ReplyStream":
+        self._pace.live += 1
+        self._task = asyncio.create_task(self._show_progress(), name="reply-stream")
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._pace.live -= 1
+        await self._stop()
+
+    def add(self, text: str) -> None:
+        """More of the reply has been written."""
+        self._text += text
+
+    async def finish(
+        self, parts: Sequence[Part], keyboard: InlineKeyboardMarkup | None = None
+    ) -> tuple[int, ...]:
+        """Show the finished reply, the keyboard under its last part. Returns the message ids."""
+        await self._stop()
+        ids: list[int] = []
+        for number, part in enumerate(parts, 1):
+            markup = keyboard if number == len(parts) else None
+            if number == 1 and self._message_id is not None and await self._edit(part, markup):
+                ids.append(self._message_id)
+            else:
+                ids.append(await self._send(part, markup, first=number == 1))
+        return tuple(ids)
+
+    async def _stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+
+    async def _show_progress(self) -> None:
+        since_typing = TYPING_SECONDS
+        while True:
+            pause = self._pace.pause_seconds(self._least_pause)
+            try:
+                if self._text.strip():
+                    await self._show(preview(self._text))
+                elif since_typing >= TYPING_SECONDS:
+                    since_typing = 0.0
+                    await self._bot.send_chat_action(
+                        self._place.chat_id, ChatAction.TYPING, self._place.thread_id or None
+                    )
+            except RetryAfter as flood:
+                pause = max(pause, seconds_of(flood))
+            except TelegramError as error:
+                logger.debug("progress was not shown: %s", error)
+            await asyncio.sleep(pause)
+            since_typing += pause
+
+    @property
+    def _least_pause(self) -> float:
+        return DRAFT_SECONDS if self._private or not self._text else EDIT_SECONDS
+
+    async def _show(self, part: Part) -> None:
+        if part == self._shown:
+            return
+        if self._private:
+            await self._bot.send_message_draft(
+                self._place.chat_id,
+                self._draft_id,
+                part.text,
+                message_thread_id=self._place.thread_id or None,
+                entities=part.entities,
+            )
+        elif self._message_id is None:
+            # Never cut off half-way: a message that was sent but not noted would stay behind.
+            sending = asyncio.ensure_future(self._send(part, None, first=True))
+            try:
+                self._message_id = await asyncio.shield(sending)
+            except asyncio.CancelledError:
+                with suppress(TelegramError):
+                    self._message_id = await sending
+                raise
+        else:
+            await self._bot.edit_message_text(
+                part.text, self._place.chat_id, self._message_id, entities=part.entities
+            )
+        self._shown = part
+
+    async def _edit(self, part: Part, markup: InlineKeyboardMarkup | None) -> bool:
+        assert self._message_id is not None
+        try:
+            await self._bot.edit_message_text(
+                part.text,
+                self._place.chat_id,
+                self._message_id,
+                entities=part.entities,
+                reply_markup=markup,
+            )
+        except BadRequest as error:
+            # Not modified: it shows what it should. Anything else: somebody deleted it.
+            return "not modified" in str(error)
+        return True
+
+    async def _send(self, part: Part, markup: InlineKeyboardMarkup | None, *, first: bool) -> int:
+        quoted = self._reply_to if first and not self._private else None
+        message = await self._bot.send_message(
+            self._place.chat_id,
+            part.text,
+            entities=part.entities,
+            reply_markup=markup,
+            message_thread_id=self._place.thread_id or None,
+            reply_parameters=(
+                ReplyParameters(quoted, allow_sending_without_reply=True) if quoted else None
+            ),
+        )
+        return message.message_id
+
+
+def seconds_of(flood: RetryAfter) -> float:
+    """How long Telegram asks to wait; the library gives a number or a timedelta."""
+    wait = flood.retry_after
+    return float(wait) if isinstance(wait, int) else wait.total_seconds()
