@@ -17,7 +17,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, event
 from sqlalchemy.engine import Engine, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy.exc import ArgumentError, DatabaseError, IntegrityError, NoSuchModuleError
 from sqlalchemy.orm import Session, sessionmaker
 
 from store.errors import DatabaseUnavailable, SchemaNotAtHead
@@ -41,30 +41,26 @@ class Database:
         self.now = clock
         self.engine = create_database_engine(url)
         self._writers = sessionmaker(self.engine, expire_on_commit=False)
-        self._readers = sessionmaker(self.engine.execution_options(reads_only=True))
+        self._readers = sessionmaker(
+            self.engine.execution_options(reads_only=True), expire_on_commit=False
+        )
 
     @contextmanager
     def session(self) -> Iterator[Session]:
         """A transaction that may write: committed at the end of the block, undone if it raises."""
-        with self._writers.begin() as session:
+        with self._translated(), self._writers.begin() as session:
             yield session
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
         """A transaction that only reads, and so never waits for a writer."""
-        with self._readers.begin() as session:
+        with self._translated(), self._readers.begin() as session:
             yield session
 
     def revision(self) -> str | None:
         """The schema's revision; None for an empty database. Raises `DatabaseUnavailable`."""
-        try:
-            with self.engine.connect() as connection:
-                return MigrationContext.configure(connection).get_current_revision()
-        except DBAPIError as error:
-            raise DatabaseUnavailable(
-                f"cannot open the database {self.engine.url!r}: {_first_line(error)}; "
-                "check RATCHET_DATABASE_URL and RATCHET_DATA_DIR"
-            ) from error
+        with self._translated(), self.engine.connect() as connection:
+            return MigrationContext.configure(connection).get_current_revision()
 
     def check_at_head(self) -> None:
         """Raise `SchemaNotAtHead` unless the schema is what this code was written for."""
@@ -76,6 +72,18 @@ class Database:
         """Bring the schema to head; does nothing when it is there."""
         if self.revision() != head_revision():
             command.upgrade(alembic_config(self.url), "head")
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except DatabaseError as error:
+            if isinstance(error, IntegrityError):
+                raise
+            raise DatabaseUnavailable(
+                f"the database {self.engine.url!r} cannot be used: {_first_line(error)}; "
+                "check RATCHET_DATABASE_URL and RATCHET_DATA_DIR"
+            ) from error
 
     def close(self) -> None:
         """Give the connections back."""

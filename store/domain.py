@@ -80,6 +80,10 @@ class FinishReason(StrEnum):
     CANCELLED = "cancelled"
 
 
+HEADING_SEPARATOR = " › "
+"""Joins a title and the headings under it into one path."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Passage:
     """A chunk that was retrieved for a question."""
@@ -88,7 +92,7 @@ class Passage:
     document_id: int
     title: str
     section: str
-    """The headings above it joined with " › "; "" where there are none."""
+    """The path of headings below the title; "" where there are none."""
     text: str
     score: float
     """Cosine similarity to the question, −1 to 1."""
@@ -96,7 +100,7 @@ class Passage:
     @property
     def source(self) -> str:
         """Title and section, as people are shown them."""
-        return f"{self.title} › {self.section}" if self.section else self.title
+        return HEADING_SEPARATOR.join(filter(None, (self.title, self.section)))
 
 
 @dataclass(frozen=True, kw_only=True)

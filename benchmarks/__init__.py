@@ -1,0 +1,1 @@
+"""What Ratchet can do, in numbers: each module prints a table and writes JSON."""

