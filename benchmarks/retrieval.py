@@ -77,9 +77,8 @@ async def ask(chat: Chat, questions: Sequence[Question]) -> list[Turn]:
     """Every question in a conversation of its own."""
     turns = []
     for number, question in enumerate(questions, 1):
-        async with aclosing(
-            chat.answer(Place(chat_id=number), PERSON_ID, question.question)
-        ) as all_:
+        await chat.start_new(place := Place(chat_id=number))
+        async with aclosing(chat.answer(place, PERSON_ID, question.question)) as all_:
             turns += [piece async for piece in all_ if isinstance(piece, Turn)]
         print(f"\r{number}/{len(questions)}", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)

