@@ -28,7 +28,7 @@ test: setup
 	$(BIN)/python -m pytest
 
 demo: setup
-	$(BIN)/python -m benchmarks.demo
+	$(BIN)/python -m examples.demo
 
 bench: setup
 	$(BIN)/python -m benchmarks.retrieval

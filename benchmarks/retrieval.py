@@ -11,19 +11,18 @@ import asyncio
 import json
 import re
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.scratch import scratch_settings
 from bot.app import Store, open_chat, open_store
 from bot.chat import Chat
 from bot.ingest import ingest
-from store.database import Database
 from store.domain import HEADING_SEPARATOR, Passage, Place, Turn
-from store.settings import Settings, load_settings
+from store.settings import Settings
 
 HERE = Path(__file__).parent
 HANDBOOK = HERE.parent / "examples" / "handbook"
@@ -87,9 +86,6 @@ async def ask(chat: Chat, questions: Sequence[Question]) -> list[Turn]:
 
 async def measure(settings: Settings) -> dict[str, object]:
     """Both conditions, in a store made for it."""
-    database = Database(settings.database)
-    database.upgrade()
-    database.close()
     questions = load_questions()
     known = [question for question in questions if question.document is not None]
     unknown = [question for question in questions if question.document is None]
@@ -154,11 +150,8 @@ def _share(hits: Sequence[bool]) -> float:
 
 def main() -> None:
     """Measure, print a table, write `results/retrieval.json`."""
-    with tempfile.TemporaryDirectory() as folder:
-        models = load_settings().data_dir / "models"
-        if models.is_dir():  # spare the conversion when it was done before
-            (Path(folder) / "models").symlink_to(models.absolute())
-        result = asyncio.run(measure(load_settings(data_dir=Path(folder), database_url="")))
+    with scratch_settings() as settings:
+        result = asyncio.run(measure(settings))
     for name, value in result.items():
         if not isinstance(value, list):
             print(f"{name:<34} {value}")

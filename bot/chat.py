@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import asdict, replace
 
 from bot.engine.base import Completion, Engine, SamplingParams
-from bot.engine.errors import EngineBusy, EngineError
+from bot.engine.errors import AdapterRefused, EngineBusy, EngineError
 from bot.errors import BotError, ReplyFailed
 from bot.lanes import Lanes
 from bot.prompt import build_prompt
@@ -172,7 +172,11 @@ class Chat:
         adapter = await asyncio.to_thread(self._choose_adapter)
         if adapter is None:
             return None
-        await self._engine.load_adapter(adapter)
+        try:
+            await self._engine.load_adapter(adapter)
+        except AdapterRefused as error:
+            logger.error("answering with the base model: %s", error)
+            return None
         return adapter.name
 
     async def _finish(self, turn_id: int, completion: Completion) -> Turn:

@@ -85,9 +85,7 @@ class FeedbackBook:
                     select(FeedbackRow.rating, func.count())
                     .where(FeedbackRow.replaced_at.is_(None))
                     .group_by(FeedbackRow.rating)
-                )
-                .tuples()
-                .all()
+                ).all()
             )
         return Tally(up=counted.get(Rating.UP, 0), down=counted.get(Rating.DOWN, 0))
 

@@ -130,7 +130,7 @@ class Knowledge:
                     select(ChunkRow, DocumentRow)
                     .join(DocumentRow, DocumentRow.id == ChunkRow.document_id)
                     .where(ChunkRow.id.in_([hit[0] for hit in hits]))
-                ).tuples()
+                )
             }
         found = [_passage(*rows[chunk_id], score) for chunk_id, score in hits if chunk_id in rows]
         return tuple(found[:count])

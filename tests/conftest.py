@@ -1,15 +1,20 @@
 """Fixtures that several packages of tests share. SQL, Chroma and models are real."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
 
+from store.adapters import hash_adapter
 from store.database import Database
+from store.domain import Adapter, AdapterStatus
 from tests.fakes import Clock
-from tests.tiny import make_tiny_model
+from tests.tiny import make_tiny_adapter, make_tiny_model
+
+MakeAdapter = Callable[..., Adapter]
 
 
 @pytest.fixture
@@ -69,3 +74,24 @@ def sqlite(tmp_path: Path, clock: Clock) -> Iterator[Database]:
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A chat model of a few thousand random weights, in the Hub's layout."""
     return make_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture
+def make_adapter(tiny_model: Path, tmp_path: Path) -> MakeAdapter:
+    """Makes adapters of the tiny model; `base_model` is what they claim to be trained on."""
+
+    def make(base_model: str, *, seed: int = 1) -> Adapter:
+        folder = make_tiny_adapter(tiny_model, tmp_path / f"adapter-{seed}", seed=seed)
+        sha256 = hash_adapter(folder)
+        return Adapter(
+            name=f"a{seed}-{sha256[:8]}",
+            sha256=sha256,
+            base_model=base_model,
+            path=str(folder),
+            run_id=None,
+            status=AdapterStatus.CANDIDATE,
+            metrics={},
+            created_at=datetime(2026, 1, 1, tzinfo=UTC),
+        )
+
+    return make

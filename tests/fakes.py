@@ -32,7 +32,8 @@ def echo(messages: Sequence[Message]) -> str:
 class FakeEngine:
     """An `Engine` whose tokens are words. `reply` says what it answers.
 
-    While `hold` is set, replies wait before every word; `prompts` lists what it was given.
+    While `hold` is clear, replies wait before every word. `prompts` lists what it was given, and
+    `asked` is set from the first prompt on.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class FakeEngine:
         self.hold = asyncio.Event()
         self.hold.set()
         self.prompts: list[tuple[Message, ...]] = []
+        self.asked = asyncio.Event()
         self.failure: Exception | None = None
         self._context_tokens = context_tokens
         self._queue_size = queue_size
@@ -75,6 +77,7 @@ class FakeEngine:
             raise EngineBusy(self._waiting)
         started = time.monotonic()
         self.prompts.append(tuple(messages))
+        self.asked.set()
         self._waiting += 1
         try:
             async with self._thread:

@@ -15,7 +15,7 @@ from bot.engine.errors import (
     PromptTooLong,
 )
 from store.domain import FinishReason, Message
-from tests.engine.conftest import MakeAdapter
+from tests.conftest import MakeAdapter
 from tests.fakes import FakeEngine
 
 HELLO = (Message(role="system", content="Be brief."), Message(role="user", content="Hello there"))

@@ -15,7 +15,7 @@ from bot.engine.errors import AdapterRefused, EngineError
 from bot.engine.local import LocalEngine
 from bot.engine.weights import Weights
 from store.domain import FinishReason, Message
-from tests.engine.conftest import MakeAdapter
+from tests.conftest import MakeAdapter
 
 HELLO = (Message(role="user", content="What is the capital of France?"),)
 GREEDY = SamplingParams(max_new_tokens=24)

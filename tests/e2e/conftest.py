@@ -1,0 +1,131 @@
+"""The embedded model, converted once, and the `ratchet` command as a subprocess."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from bot.engine.starter import starter_folder
+from tests.botapi import BotApi
+
+TOKEN = "42:e2e-secret"
+COMMAND_SECONDS = 120
+RATCHET = (sys.executable, "-c", "from bot.cli import main; main()")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """What a command did."""
+
+    code: int
+    out: str
+    err: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Home:
+    """A data folder, and the environment that points there."""
+
+    folder: Path
+    environment: Mapping[str, str]
+
+    @property
+    def database_url(self) -> str:
+        return f"sqlite:///{self.folder / 'ratchet.db'}"
+
+    async def ratchet(self, *arguments: str, stdin: str = "", **settings: str) -> Done:
+        """Run a command to its end."""
+        process = await asyncio.create_subprocess_exec(
+            *RATCHET,
+            *arguments,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=self.settings(settings),
+            cwd=self.folder,
+        )
+        async with asyncio.timeout(COMMAND_SECONDS):
+            out, err = await process.communicate(stdin.encode())
+        assert process.returncode is not None
+        return Done(code=process.returncode, out=out.decode(), err=err.decode())
+
+    def settings(self, settings: Mapping[str, str]) -> dict[str, str]:
+        """The environment with settings, whose names are given without the prefix."""
+        named = {f"RATCHET_{name.upper()}": value for name, value in settings.items()}
+        return {**self.environment, **named}
+
+
+@dataclass(kw_only=True)
+class RunningBot:
+    """A bot process that serves Telegram."""
+
+    process: asyncio.subprocess.Process
+    log: Path
+    code: int | None = None
+
+    async def stop(self) -> int:
+        """SIGTERM, and its exit code."""
+        if self.code is None:
+            self.process.send_signal(signal.SIGTERM)
+            async with asyncio.timeout(60):
+                self.code = await self.process.wait()
+        return self.code
+
+
+StartBot = Callable[..., AbstractAsyncContextManager[RunningBot]]
+
+
+@pytest.fixture(scope="session")
+def models_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the embedded model in it, ready to load."""
+    folder = tmp_path_factory.mktemp("models")
+    starter_folder(folder)
+    return folder
+
+
+@pytest.fixture
+def home(tmp_path: Path, models_folder: Path) -> Home:
+    """An empty data folder, but for the model."""
+    (tmp_path / "models").symlink_to(models_folder)
+    environment = {**os.environ, "RATCHET_DATA_DIR": str(tmp_path), "COLUMNS": "200"}
+    return Home(folder=tmp_path, environment=environment)
+
+
+@pytest.fixture
+async def api() -> AsyncIterator[BotApi]:
+    """A loopback Telegram."""
+    async with BotApi(TOKEN) as api:
+        yield api
+
+
+@pytest.fixture
+def start_bot(home: Home, api: BotApi) -> StartBot:
+    """Starts `ratchet run` against the loopback Telegram, and waits until it listens."""
+
+    @asynccontextmanager
+    async def start(**settings: str) -> AsyncIterator[RunningBot]:
+        log = home.folder / "bot.log"
+        with log.open("ab") as file:
+            process = await asyncio.create_subprocess_exec(
+                *(*RATCHET, "run"),
+                stdin=asyncio.subprocess.DEVNULL,
+                stderr=file,
+                env=home.settings(
+                    {"telegram_token": TOKEN, "telegram_api_url": api.url} | settings
+                ),
+                cwd=home.folder,
+            )
+        running = RunningBot(process=process, log=log)
+        try:
+            await api.wait_polling(timeout=90)
+            yield running
+        finally:
+            assert await running.stop() == 0, log.read_text()
+
+    return start
