@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run setup test demo bench
+.PHONY: run setup test demo bench wheel
 
 run: setup
 	$(BIN)/ratchet run
@@ -33,3 +33,6 @@ demo: setup
 bench: setup
 	$(BIN)/python -m benchmarks.retrieval
 	$(BIN)/python -m benchmarks.decode
+
+wheel: setup
+	$(BIN)/python -m build --wheel --outdir dist .

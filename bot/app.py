@@ -1,6 +1,7 @@
 """The composition root: the only place in `bot/` that builds things."""
 
 import asyncio
+import hashlib
 import logging
 import signal
 import sys
@@ -83,7 +84,10 @@ def open_store(settings: Settings) -> Iterator[Store]:
 
 def make_index(settings: Settings) -> ChromaIndex:
     """The index that the settings ask for, not yet opened."""
-    return ChromaIndex(path=settings.chroma_path, url=settings.chroma_url, name=COLLECTION)
+    digest = hashlib.sha256(settings.embedder.encode()).hexdigest()[:8]
+    return ChromaIndex(
+        path=settings.chroma_path, url=settings.chroma_url, name=f"{COLLECTION}-{digest}"
+    )
 
 
 async def open_engine(settings: Settings) -> Engine:

@@ -18,6 +18,9 @@ from store.tables import AdapterRow
 FILES = ("adapter_config.json", "adapter_model.safetensors")
 """What an adapter consists of, in the order in which it is hashed; PEFT's names."""
 
+ADAPTERS_KEY = -1
+"""Promotions take turns under this key; no Telegram chat has it as its id."""
+
 
 class Adapters:
     """The adapters of one database, with their directories under one folder."""
@@ -40,6 +43,7 @@ class Adapters:
         """
         sha256 = hash_adapter(source)
         with self._database.session() as session:
+            self._database.take_turns(session, ADAPTERS_KEY)
             sequence = (session.scalar(select(func.max(AdapterRow.id))) or 0) + 1
             name = f"a{sequence}-{sha256[:8]}"
             path = self._folder / name
@@ -48,12 +52,12 @@ class Adapters:
             aside.mkdir(parents=True)
             for file in FILES:
                 shutil.copyfile(source / file, aside / file)
+            shutil.rmtree(path, ignore_errors=True)  # of a crash before the row was committed
             aside.rename(path)
             row = AdapterRow(
                 name=name,
                 sha256=sha256,
                 base_model=base_model,
-                path=str(path.absolute()),
                 run_id=run_id,
                 status=AdapterStatus.CANDIDATE,
                 metrics=dict(metrics or {}),
@@ -61,7 +65,7 @@ class Adapters:
             )
             session.add(row)
             session.flush()
-            return _adapter(row)
+            return self._adapter(row)
 
     def get(self, name: str) -> Adapter:
         """The adapter of that name, its files checked.
@@ -72,7 +76,7 @@ class Adapters:
             row = session.scalars(select(AdapterRow).where(AdapterRow.name == name)).first()
             if row is None:
                 raise AdapterNotFound(name)
-            return _checked(_adapter(row))
+            return _checked(self._adapter(row))
 
     def active(self) -> Adapter | None:
         """The adapter that replies are written with; None is the base model.
@@ -83,7 +87,7 @@ class Adapters:
             row = session.scalars(
                 select(AdapterRow).where(AdapterRow.status == AdapterStatus.ACTIVE)
             ).first()
-            return _adapter(row) if row else None
+            return self._adapter(row) if row else None
 
     def activate(self, name: str | None) -> Adapter | None:
         """Make an adapter the active one, or with None go back to the base model.
@@ -91,6 +95,7 @@ class Adapters:
         One transaction: there is never a moment with two. Raises `AdapterNotFound`.
         """
         with self._database.session() as session:
+            self._database.take_turns(session, ADAPTERS_KEY)
             for old in session.scalars(
                 select(AdapterRow).where(AdapterRow.status == AdapterStatus.ACTIVE)
             ):
@@ -102,7 +107,19 @@ class Adapters:
             if row is None:
                 raise AdapterNotFound(name)
             row.status = AdapterStatus.ACTIVE
-            return _adapter(row)
+            return self._adapter(row)
+
+    def _adapter(self, row: AdapterRow) -> Adapter:
+        return Adapter(
+            name=row.name,
+            sha256=row.sha256,
+            base_model=row.base_model,
+            path=str((self._folder / row.name).absolute()),
+            run_id=row.run_id,
+            status=AdapterStatus(row.status),
+            metrics=row.metrics,
+            created_at=row.created_at,
+        )
 
 
 def hash_adapter(folder: Path) -> str:
@@ -122,16 +139,3 @@ def _checked(adapter: Adapter) -> Adapter:
             f"the files of {adapter.name} were changed after it was made: do not use it"
         )
     return adapter
-
-
-def _adapter(row: AdapterRow) -> Adapter:
-    return Adapter(
-        name=row.name,
-        sha256=row.sha256,
-        base_model=row.base_model,
-        path=row.path,
-        run_id=row.run_id,
-        status=AdapterStatus(row.status),
-        metrics=row.metrics,
-        created_at=row.created_at,
-    )

@@ -34,6 +34,7 @@ class Conversations:
     def current(self, place: Place) -> Conversation:
         """The conversation that goes on in a place; begun if there is none."""
         with self._database.session() as session:
+            self._database.take_turns(session, place.chat_id)
             row = _newest(session, place) or self._begin(session, place)
             return _conversation(row)
 
@@ -138,20 +139,26 @@ class Conversations:
 
         `before` leaves out that turn and everything later; `limit` bounds what is read.
         """
+        root = func.coalesce(TurnRow.regenerates_id, TurnRow.id)
+        last_versions = (
+            select(func.max(TurnRow.id))
+            .where(TurnRow.conversation_id == conversation_id, TurnRow.state == TurnState.FINAL)
+            .group_by(root)
+            .order_by(root.desc())
+            .limit(limit)
+        )
+        if before is not None:
+            last_versions = last_versions.where(TurnRow.id < before)
         with self._database.reading() as session:
-            query = _finished(conversation_id)
-            if before is not None:
-                query = query.where(TurnRow.id < before)
-            rows = session.scalars(query.limit(limit)).all()
-        by_root: dict[int, TurnRow] = {}
-        for row in reversed(rows):  # a later version takes the place of the one before it
-            by_root[row.regenerates_id or row.id] = row
+            rows = session.scalars(
+                select(TurnRow).where(TurnRow.id.in_(last_versions)).order_by(root)
+            ).all()
         return tuple(
             (
                 Message(role="user", content=row.question),
                 Message(role="assistant", content=row.completion),
             )
-            for row in by_root.values()
+            for row in rows
         )
 
     def versions(self, turn_id: int) -> tuple[Turn, ...]:

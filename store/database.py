@@ -15,7 +15,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import create_engine, event
+from sqlalchemy import create_engine, event, func, select
 from sqlalchemy.engine import Engine, make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError, IntegrityError, NoSuchModuleError
 from sqlalchemy.orm import Session, sessionmaker
@@ -56,6 +56,15 @@ class Database:
         """A transaction that only reads, and so never waits for a writer."""
         with self._translated(), self._readers.begin() as session:
             yield session
+
+    @staticmethod
+    def take_turns(session: Session, key: int) -> None:
+        """Wait until no other transaction holds `key`, and hold it to the end of this one.
+
+        On SQLite there is nothing to wait for: one transaction writes at a time.
+        """
+        if session.get_bind().dialect.name == "postgresql":
+            session.execute(select(func.pg_advisory_xact_lock(key)))
 
     def revision(self) -> str | None:
         """The schema's revision; None for an empty database. Raises `DatabaseUnavailable`."""
@@ -119,7 +128,7 @@ def create_database_engine(url: str, *, foreign_keys: bool = True) -> Engine:
         if parsed.database:
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
         engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_SECONDS})
-    except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
+    except (ArgumentError, NoSuchModuleError, ModuleNotFoundError, ValueError) as error:
         raise DatabaseUnavailable(
             f"RATCHET_DATABASE_URL is not a database URL that can be used: {_first_line(error)}"
         ) from error

@@ -4,7 +4,6 @@ Invariant: at most one row per person and turn has no `replaced_at`, and that ro
 """
 
 from sqlalchemy import func, select
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from store.database import Database
@@ -26,10 +25,33 @@ class FeedbackBook:
 
         Returns whether anything changed: saying the same twice does not. Raises `TurnNotFound`.
         """
-        try:
-            return self._rate(turn_id, person_id, rating, source)
-        except IntegrityError:  # the same person, twice in the same moment: look again
-            return self._rate(turn_id, person_id, rating, source)
+        with self._database.session() as session:
+            _check_turn(session, turn_id, lock=True)
+            last = session.scalars(
+                select(FeedbackRow).where(
+                    FeedbackRow.turn_id == turn_id,
+                    FeedbackRow.person_id == person_id,
+                    FeedbackRow.replaced_at.is_(None),
+                )
+            ).first()
+            if (last.rating if last else None) == rating:
+                return False
+            now = self._database.now()
+            if last is not None:
+                last.replaced_at = now
+                session.flush()  # before the new row, or the unique index would refuse it
+            if rating is not None:
+                session.add(
+                    FeedbackRow(
+                        turn_id=turn_id,
+                        person_id=person_id,
+                        rating=int(rating),
+                        source=source,
+                        created_at=now,
+                        replaced_at=None,
+                    )
+                )
+            return True
 
     def ratings(self, turn_id: int) -> tuple[Feedback, ...]:
         """Everybody's last word on a turn."""
@@ -89,40 +111,10 @@ class FeedbackBook:
             )
         return Tally(up=counted.get(Rating.UP, 0), down=counted.get(Rating.DOWN, 0))
 
-    def _rate(
-        self, turn_id: int, person_id: int, rating: Rating | None, source: RatingSource
-    ) -> bool:
-        with self._database.session() as session:
-            _check_turn(session, turn_id)
-            last = session.scalars(
-                select(FeedbackRow).where(
-                    FeedbackRow.turn_id == turn_id,
-                    FeedbackRow.person_id == person_id,
-                    FeedbackRow.replaced_at.is_(None),
-                )
-            ).first()
-            if (last.rating if last else None) == rating:
-                return False
-            now = self._database.now()
-            if last is not None:
-                last.replaced_at = now
-                session.flush()  # before the new row, or the unique index would refuse it
-            if rating is not None:
-                session.add(
-                    FeedbackRow(
-                        turn_id=turn_id,
-                        person_id=person_id,
-                        rating=int(rating),
-                        source=source,
-                        created_at=now,
-                        replaced_at=None,
-                    )
-                )
-            return True
 
-
-def _check_turn(session: Session, turn_id: int) -> None:
-    if session.get(TurnRow, turn_id) is None:
+def _check_turn(session: Session, turn_id: int, *, lock: bool = False) -> None:
+    # Locked, the words of one person on one turn come one after another on Postgres too.
+    if session.get(TurnRow, turn_id, with_for_update=lock) is None:
         raise TurnNotFound(turn_id)
 
 

@@ -3,10 +3,13 @@
 Invariant: an id in the index is a chunk's id in SQL; which ids count is for SQL to say.
 """
 
-from collections.abc import Iterator, Sequence
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
     from chromadb.api import ClientAPI
     from chromadb.api.models.Collection import Collection
 
+T = TypeVar("T")
+
 BATCH_SIZE = 500
 """Vectors sent to Chroma at a time; its own limit is in the thousands."""
 
@@ -27,13 +32,17 @@ TIMEOUT_SECONDS = 30.0
 
 
 class ChromaIndex:
-    """One collection of unit vectors, compared by cosine. Opened when it is first used."""
+    """One collection of unit vectors, compared by cosine. Opened when it is first used. Any thread.
+
+    Vectors of different embedders cannot lie in one collection: `name` tells them apart.
+    """
 
     def __init__(self, *, path: Path, url: str, name: str) -> None:
         self._path = path
         self._url = url
         self._name = name
-        self._lock = FileLock(path.with_name("chroma.lock"), thread_local=False)
+        self._claim = FileLock(path.with_name(f"{path.name}.lock"), thread_local=False)
+        self._opening = threading.RLock()
         self._client: ClientAPI | None = None
         self._collection: Collection | None = None
 
@@ -49,39 +58,35 @@ class ChromaIndex:
 
     def open(self) -> None:
         """Raises `IndexInUse`, or `IndexUnavailable`; may be tried again after either."""
-        if self._collection is not None:
-            return
-        if not self._url:
-            self._claim()
-        try:
-            with _translated(self.where):
-                self._client = self._connect()
-                self._collection = self._make_collection(self._client)
-        except IndexUnavailable:
-            self.close()
-            raise
+        with self._opening:
+            if self._collection is not None:
+                return
+            try:
+                with _translated(self.where):
+                    self._client = self._connect()
+                    self._collection = self._make_collection(self._client)
+            except (IndexUnavailable, IndexInUse):
+                self.close()
+                raise
 
     def upsert(self, ids: Sequence[int], vectors: Sequence[Vector]) -> None:
         """Add vectors, or replace those under the same ids."""
-        with self._opened() as collection:
-            for start in range(0, len(ids), BATCH_SIZE):
-                part = slice(start, start + BATCH_SIZE)
-                collection.upsert(
-                    ids=[str(each) for each in ids[part]], embeddings=list(vectors[part])
-                )
+        for start in range(0, len(ids), BATCH_SIZE):
+            part = slice(start, start + BATCH_SIZE)
+            self._ask(partial(_upsert, ids=ids[part], vectors=vectors[part]))
 
     def delete(self, ids: Sequence[int]) -> None:
         """Take vectors out; ids that are not there are no error."""
-        with self._opened() as collection:
-            for start in range(0, len(ids), BATCH_SIZE):
-                collection.delete(ids=[str(each) for each in ids[start : start + BATCH_SIZE]])
+        for start in range(0, len(ids), BATCH_SIZE):
+            self._ask(partial(_delete, ids=ids[start : start + BATCH_SIZE]))
 
     def nearest(self, vector: Vector, count: int) -> list[tuple[int, float]]:
         """The nearest ids with their cosine similarities, nearest first."""
-        with self._opened() as collection:
-            found = collection.query(
+        found = self._ask(
+            lambda chroma: chroma.query(
                 query_embeddings=list(vector), n_results=count, include=["distances"]
             )
+        )
         distances: Any = found["distances"]
         return [
             (int(each), 1.0 - float(distance))
@@ -90,41 +95,46 @@ class ChromaIndex:
 
     def ids(self) -> set[int]:
         """Every id that has a vector here."""
-        with self._opened() as collection:
-            return {int(each) for each in collection.get(include=[])["ids"]}
+        return {int(each) for each in self._ask(lambda chroma: chroma.get(include=[]))["ids"]}
 
     def count(self) -> int:
         """How many vectors lie here."""
-        with self._opened() as collection:
-            return collection.count()
+        return self._ask(lambda chroma: chroma.count())
 
     def drop(self) -> None:
-        """Throw every vector away."""
-        with self._opened():
+        """Throw every vector away; a damaged folder too. Raises `IndexInUse` at worst."""
+        with self._opening:
+            try:
+                self.open()
+            except IndexUnavailable:
+                self._clear_folder()
+                self.open()
+                return
             assert self._client is not None
-            self._client.delete_collection(self._name)
-            self._collection = self._make_collection(self._client)
+            with _translated(self.where):
+                self._client.delete_collection(self._name)
+                self._collection = self._make_collection(self._client)
 
     def close(self) -> None:
         """Let another process have it."""
-        if self._client is not None:
-            self._client.close()  # type: ignore[attr-defined]  # missing in its interface
-        self._collection = self._client = None
-        self._lock.release(force=True)
+        with self._opening:
+            if self._client is not None:
+                self._disconnect(self._client)
+            self._collection = self._client = None
+            self._claim.release(force=True)
 
-    @contextmanager
-    def _opened(self) -> "Iterator[Collection]":
+    def _ask(self, question: "Callable[[Collection], T]") -> T:
+        import chromadb.errors
+
         self.open()
         assert self._collection is not None
         with _translated(self.where):
-            yield self._collection
-
-    def _claim(self) -> None:
-        self._path.mkdir(parents=True, exist_ok=True)
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            raise IndexInUse(str(self._path)) from None
+            try:
+                return question(self._collection)
+            except chromadb.errors.NotFoundError:  # another process has dropped it meanwhile
+                assert self._client is not None
+                self._collection = self._make_collection(self._client)
+                return question(self._collection)
 
     def _connect(self) -> "ClientAPI":
         import chromadb  # half a second, and not every command needs it
@@ -132,18 +142,39 @@ class ChromaIndex:
 
         settings = Settings(anonymized_telemetry=False)
         if not self._url:
+            self._take_folder()
             return chromadb.PersistentClient(str(self._path), settings=settings)
-        parts = urlsplit(self._url)
         httpx.get(f"{self._url}/api/v2/heartbeat", timeout=TIMEOUT_SECONDS).raise_for_status()
+        parts = urlsplit(self._url)
         client = chromadb.HttpClient(
             host=parts.hostname or "",
             port=parts.port or (443 if parts.scheme == "https" else 80),
             ssl=parts.scheme == "https",
             settings=settings,
         )
-        # Chroma's client waits for ever and has no setting for it.
-        client._server._session.timeout = TIMEOUT_SECONDS  # type: ignore[attr-defined]
+        for session in _sessions(client):
+            session.timeout = TIMEOUT_SECONDS  # Chroma waits for ever and has no setting for it
         return client
+
+    def _disconnect(self, client: "ClientAPI") -> None:
+        if self._url:
+            for session in _sessions(client):
+                session.close()  # Chroma leaves its sockets open
+        client.close()  # type: ignore[attr-defined]  # missing in its interface
+
+    def _take_folder(self) -> None:
+        self._path.mkdir(parents=True, exist_ok=True)
+        try:
+            self._claim.acquire(timeout=0)
+        except Timeout:
+            raise IndexInUse(str(self._path)) from None
+
+    def _clear_folder(self) -> None:
+        if self._url:
+            raise IndexUnavailable(f"the Chroma server {self._url} cannot be used")
+        with _translated(self.where):
+            self._take_folder()
+            shutil.rmtree(self._path)
 
     def _make_collection(self, client: "ClientAPI") -> "Collection":
         return client.get_or_create_collection(
@@ -151,16 +182,33 @@ class ChromaIndex:
         )
 
 
+def _upsert(chroma: "Collection", *, ids: Sequence[int], vectors: Sequence[Vector]) -> None:
+    chroma.upsert(ids=[str(each) for each in ids], embeddings=list(vectors))
+
+
+def _delete(chroma: "Collection", *, ids: Sequence[int]) -> None:
+    chroma.delete(ids=[str(each) for each in ids])
+
+
+def _sessions(client: "ClientAPI") -> list[httpx.Client]:
+    admin: Any = getattr(client, "_admin_client")  # noqa: B009  # private, and the only way to it
+    server: Any = getattr(client, "_server")  # noqa: B009
+    return [server._session, admin._server._session]
+
+
 @contextmanager
 def _translated(where: str) -> Iterator[None]:
     import chromadb.errors
+    from chromadb.api.shared_system_client import SharedSystemClient
 
     try:
         yield
     # pyo3's PanicException is how Chroma's core reports a damaged folder; it is no Exception.
     except BaseException as error:
         expected = (chromadb.errors.ChromaError, httpx.HTTPError, ValueError, OSError, RuntimeError)
-        if isinstance(error, expected) or type(error).__name__ == "PanicException":
+        broken = isinstance(error, (*expected, AttributeError))
+        if broken or type(error).__name__ == "PanicException":
+            SharedSystemClient.clear_system_cache()  # or it hands out the broken one again
             raise IndexUnavailable(
                 f"the knowledge index in {where} cannot be used: {error}; "
                 "check RATCHET_CHROMA_URL, or rebuild it with `ratchet knowledge reindex`"

@@ -8,7 +8,7 @@ out. So a crash between the two, a dropped index or another embedder heals by it
 import hashlib
 from collections.abc import Callable
 
-from sqlalchemy import Select, func, or_, select
+from sqlalchemy import Select, delete, func, or_, select
 from sqlalchemy.orm import Session
 
 from store.chunker import chunk
@@ -45,18 +45,28 @@ class Knowledge:
         replace the old version. Raises `DocumentError`, and then nothing has changed.
         """
         sha256 = hashlib.sha256(data).hexdigest()
-        with self._database.reading() as session:
-            same = session.scalars(select(DocumentRow).where(DocumentRow.sha256 == sha256)).first()
+        with self._database.session() as session:
+            same = session.scalars(
+                select(DocumentRow).where(
+                    DocumentRow.sha256 == sha256, DocumentRow.chunk_chars == self._chunk_chars
+                )
+            ).first()
             if same is not None:
+                if same.name != name:
+                    session.execute(delete(DocumentRow).where(DocumentRow.name == name))
                 return self._document(session, same), AddOutcome.UNCHANGED
         parsed = parse(name, data)
         with self._database.session() as session:
-            old = session.scalars(select(DocumentRow).where(DocumentRow.name == name)).first()
-            if old is not None:
-                session.delete(old)
-                session.flush()
+            old = session.scalars(
+                select(DocumentRow).where(
+                    or_(DocumentRow.name == name, DocumentRow.sha256 == sha256)
+                )
+            ).all()
+            for each in old:
+                session.delete(each)
+            session.flush()
             row = self._insert(session, name, parsed, sha256, len(data), added_by)
-            outcome = AddOutcome.REPLACED if old is not None else AddOutcome.ADDED
+            outcome = AddOutcome.REPLACED if old else AddOutcome.ADDED
             return self._document(session, row), outcome
 
     def remove(self, document_id: int) -> Document:
@@ -86,7 +96,7 @@ class Knowledge:
         Raises `IndexInUse`, `IndexUnavailable` or `EmbedderNotFound`; what is done stays done.
         """
         self._index.open()
-        self._recheck_emptied()
+        self._reconcile()
         indexed = 0
         while (row := self._next_pending()) is not None:
             with self._database.reading() as session:
@@ -98,11 +108,12 @@ class Knowledge:
             self._index.upsert([each.id for each in chunks], vectors)
             with self._database.session() as session:
                 kept = session.get(DocumentRow, row.id)
-                if kept is not None:  # it may have been removed meanwhile
+                if kept is not None:
                     kept.indexed_in = self._identity
+            if kept is None:  # removed meanwhile
+                self._index.delete([each.id for each in chunks])
             indexed += 1
             progress(document)
-        self._sweep()
         return indexed
 
     def reindex(self, progress: Callable[[Document], None] = lambda document: None) -> int:
@@ -156,23 +167,26 @@ class Knowledge:
         with self._database.reading() as session:
             return session.scalars(select(ChunkRow.id).limit(1)).first() is not None
 
-    def _recheck_emptied(self) -> None:
-        """Notice an index that was thrown away behind our back: its documents are pending again."""
-        if self._index.count() > 0:
-            return
-        with self._database.session() as session:
-            for row in session.scalars(
-                select(DocumentRow).where(DocumentRow.indexed_in == self._identity)
-            ):
-                row.indexed_in = None
-
-    def _sweep(self) -> None:
+    def _reconcile(self) -> None:
+        """Sweep out vectors whose chunks are gone, and mark documents whose vectors are."""
         with self._database.reading() as session:
-            expected = session.scalar(select(func.count()).select_from(ChunkRow)) or 0
-            if self._index.count() == expected:
-                return
-            known = set(session.scalars(select(ChunkRow.id)))
-        self._index.delete(sorted(self._index.ids() - known))
+            indexed = dict(
+                session.execute(
+                    select(ChunkRow.id, ChunkRow.document_id)
+                    .join(DocumentRow, DocumentRow.id == ChunkRow.document_id)
+                    .where(DocumentRow.indexed_in == self._identity)
+                ).all()
+            )
+        if self._index.count() == len(indexed):
+            return
+        present = self._index.ids()
+        self._index.delete(sorted(present - indexed.keys()))
+        bereft = {indexed[chunk_id] for chunk_id in indexed.keys() - present}
+        with self._database.session() as session:
+            for document_id in bereft:
+                row = session.get(DocumentRow, document_id)
+                if row is not None:
+                    row.indexed_in = None
 
     def _insert(
         self,
@@ -189,6 +203,7 @@ class Knowledge:
             media_type=parsed.media_type,
             sha256=sha256,
             size_bytes=size_bytes,
+            chunk_chars=self._chunk_chars,
             indexed_in=None,
             added_by=added_by,
             created_at=self._database.now(),

@@ -5,6 +5,7 @@ people's turns in a group keep their own words; what an erased person wrote is b
 prompts that those turns were served with.
 """
 
+from itertools import pairwise
 from typing import Any
 
 from sqlalchemy import Select, delete, select
@@ -85,7 +86,7 @@ class People:
         around a denial; so does their wish not to be trained on. Returns the number of turns.
         """
         with self._database.session() as session:
-            turns = session.scalars(select(TurnRow).where(TurnRow.person_id == person_id)).all()
+            turns = _turns_with_words_of(session, person_id)
             _blank(session, turns)
             conversations = {turn.conversation_id for turn in turns}
             for row in turns:
@@ -124,20 +125,32 @@ class People:
             person.name = ""
 
 
-def _blank(session: Session, erased: Any) -> None:
-    words = {text for turn in erased for text in (turn.question, turn.completion) if text}
-    ids = {turn.id for turn in erased}
-    conversations = {turn.conversation_id for turn in erased}
-    if not words:
-        return
-    others = session.scalars(
-        select(TurnRow).where(TurnRow.conversation_id.in_(conversations), TurnRow.id.not_in(ids))
+def _turns_with_words_of(session: Session, person_id: int) -> list[TurnRow]:
+    """The person's turns, and those in which others had the person's questions answered again."""
+    own = list(session.scalars(select(TurnRow).where(TurnRow.person_id == person_id)))
+    ids = select(TurnRow.id).where(TurnRow.person_id == person_id)
+    again = session.scalars(
+        select(TurnRow).where(TurnRow.regenerates_id.in_(ids), TurnRow.person_id != person_id)
     )
-    for turn in others:
-        turn.messages = [
-            {**message, "content": ERASED} if message["content"] in words else message
-            for message in turn.messages
-        ]
+    return [*own, *again]
+
+
+def _blank(session: Session, erased: list[TurnRow]) -> None:
+    """Take erased exchanges out of the histories that other turns were served with."""
+    exchanges = {(turn.question, turn.completion) for turn in erased}
+    conversations = {turn.conversation_id for turn in erased}
+    for turn in session.scalars(select(TurnRow).where(TurnRow.conversation_id.in_(conversations))):
+        turn.messages = _without(turn.messages, exchanges)
+
+
+def _without(
+    messages: list[dict[str, Any]], exchanges: set[tuple[str, str]]
+) -> list[dict[str, Any]]:
+    kept = [dict(message) for message in messages]
+    for asked, said in pairwise(kept):
+        if (asked["content"], said["content"]) in exchanges:
+            asked["content"] = said["content"] = ERASED
+    return kept
 
 
 def _drop_empty(session: Session, conversation_ids: set[int]) -> None:

@@ -3,14 +3,18 @@
 `.env.example` lists them with their defaults and one line of meaning; a test keeps the two equal.
 """
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
+from dotenv import dotenv_values
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from store.errors import SettingsError
 
+PREFIX = "RATCHET_"
+ENV_FILE = ".env"
 DEFAULT_SYSTEM_PROMPT = "You are a helpful assistant. Answer briefly and plainly."
 
 
@@ -18,7 +22,12 @@ class Settings(BaseSettings):
     """Field names are the variables' names in lower case, without the prefix."""
 
     model_config = SettingsConfigDict(
-        env_prefix="RATCHET_", env_file=".env", extra="forbid", frozen=True, env_ignore_empty=True
+        env_prefix=PREFIX,
+        env_file=ENV_FILE,
+        extra="ignore",
+        frozen=True,
+        env_ignore_empty=True,
+        hide_input_in_errors=True,
     )
 
     data_dir: Path = Field(
@@ -26,6 +35,7 @@ class Settings(BaseSettings):
     )
     database_url: str = Field(
         "",
+        repr=False,
         description="SQLAlchemy URL; empty is SQLite in the data folder. Postgres: postgresql://",
     )
     chroma_url: str = Field(
@@ -153,10 +163,19 @@ class Settings(BaseSettings):
 
 def load_settings(**overrides: object) -> Settings:
     """Read the settings, or raise `SettingsError` with one line that names the variable."""
+    _refuse_unknown_names()
     try:
         return Settings(**overrides)  # type: ignore[arg-type]  # values are checked by pydantic
     except ValidationError as error:
         raise SettingsError("; ".join(_in_words(problem) for problem in error.errors())) from error
+
+
+def _refuse_unknown_names() -> None:
+    # A misspelt name would be ignored without a word, and its setting stay at the default.
+    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+    for name in sorted({*os.environ, *dotenv_values(ENV_FILE)}):
+        if name.upper().startswith(PREFIX) and name.upper() not in known:
+            raise SettingsError(f"{name} is no setting; .env.example lists them")
 
 
 def _in_words(problem: object) -> str:
@@ -164,7 +183,4 @@ def _in_words(problem: object) -> str:
     message = str(problem["msg"]).removeprefix("Value error, ")
     if not problem["loc"]:
         return message
-    name = str(problem["loc"][0]).lower().removeprefix("ratchet_")
-    if problem["type"] == "extra_forbidden":
-        return f"RATCHET_{name.upper()} in .env is not a setting; .env.example lists them"
-    return f"RATCHET_{name.upper()}: {message}"
+    return f"{PREFIX}{str(problem['loc'][0]).upper().removeprefix(PREFIX)}: {message}"

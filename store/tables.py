@@ -46,6 +46,19 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
+class PlainText(TypeDecorator[str]):
+    """Text that every database takes: no zero bytes (Postgres refuses them), no lone surrogates."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        """Take out what cannot be kept; a model may write anything."""
+        if value is None:
+            return None
+        return value.encode("utf-8", "replace").decode().replace("\0", "")
+
+
 class Base(DeclarativeBase):
     """Names constraints, so that a migration can name them too."""
 
@@ -59,7 +72,7 @@ class Base(DeclarativeBase):
     )
     type_annotation_map: ClassVar[dict[Any, Any]] = {
         datetime: UtcDateTime(),
-        str: Text(),
+        str: PlainText(),
         dict[str, Any]: JSON(),
         list[dict[str, Any]]: JSON(),
     }
@@ -176,6 +189,7 @@ class DocumentRow(Base):
     media_type: Mapped[str]
     sha256: Mapped[str] = mapped_column(index=True)
     size_bytes: Mapped[int]
+    chunk_chars: Mapped[int]
     indexed_in: Mapped[str | None] = mapped_column(index=True)
     added_by: Mapped[int] = mapped_column(BigInteger)
     created_at: Mapped[datetime]
@@ -227,7 +241,6 @@ class AdapterRow(Base):
     name: Mapped[str] = mapped_column(unique=True)
     sha256: Mapped[str]
     base_model: Mapped[str]
-    path: Mapped[str]
     run_id: Mapped[int | None] = mapped_column(
         ForeignKey("training_runs.id", ondelete="SET NULL"), type_=BigId
     )

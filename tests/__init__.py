@@ -8,4 +8,4 @@ for name in [each for each in os.environ if each.startswith("RATCHET_")]:
     del os.environ[name]
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["PTB_TIMEDELTA"] = "1"
-os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.gettempdir())  # the Postgres package wants one
+os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.mkdtemp())  # the Postgres package wants one

@@ -1,21 +1,13 @@
-"""Files as people send them, good and bad; every one is built here."""
+"""Files as people send them, good and bad; `files.py` builds them."""
 
 import contextlib
-import io
 import json
-import struct
 import tracemalloc
-import zipfile
-import zlib
-from collections.abc import Callable
 from typing import Any
 
-import docx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pypdf import PdfWriter
-from pypdf.generic import DictionaryObject, NameObject, StreamObject
 
 from store import parser
 from store.errors import (
@@ -27,72 +19,7 @@ from store.errors import (
 )
 from store.parser import ParsedDocument, Section, parse
 from store.parsers import pdf, word
-
-TYPES, TEXT = "[Content_Types].xml", "word/document.xml"
-
-
-def pdf_bytes(*pages: str, title: str = "", outline: tuple[tuple[str, int], ...] = ()) -> bytes:
-    """Write a PDF with a line of Helvetica on each page."""
-    writer = PdfWriter()
-    font = {"/Type": "/Font", "/Subtype": "/Type1", "/BaseFont": "/Helvetica"}
-    helvetica = DictionaryObject({NameObject(k): NameObject(v) for k, v in font.items()})
-    fonts = DictionaryObject({NameObject("/F1"): helvetica})
-    for text in pages:
-        page = writer.add_blank_page(612, 792)
-        page[NameObject("/Resources")] = DictionaryObject({NameObject("/Font"): fonts})
-        stream = StreamObject()
-        stream.set_data(f"BT /F1 12 Tf 72 700 Td ({text}) Tj ET".encode() if text else b"")
-        page[NameObject("/Contents")] = writer._add_object(stream)
-    if title:
-        writer.add_metadata({"/Title": title})
-    for entry, number in outline:
-        writer.add_outline_item(title=entry, page_number=number)
-    return written(writer)
-
-
-def locked(data: bytes, password: str) -> bytes:
-    writer = PdfWriter(clone_from=io.BytesIO(data))
-    writer.encrypt(user_password=password, owner_password="owner", algorithm="RC4-128")
-    return written(writer)
-
-
-def written(writer: PdfWriter) -> bytes:
-    stream = io.BytesIO()
-    writer.write(stream)
-    return stream.getvalue()
-
-
-def docx_bytes(fill: Callable[[Any], None]) -> bytes:
-    document = docx.Document()
-    fill(document)
-    stream = io.BytesIO()
-    document.save(stream)
-    return stream.getvalue()
-
-
-def zip_bytes(*names: str, method: int = zipfile.ZIP_DEFLATED) -> bytes:
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", method) as archive:
-        for name in names:
-            archive.writestr(name, "<x/>")
-    return stream.getvalue()
-
-
-def bomb(size: int, *, declared: int | None = None) -> bytes:
-    """Write a docx whose text unfolds to `size` zeros, and may declare another size."""
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-        archive.writestr(TYPES, "<Types/>")
-        with archive.open(TEXT, "w") as member:
-            for _ in range(size // 1_000_000):
-                member.write(bytes(1_000_000))
-        checksum = archive.getinfo(TEXT).CRC
-    data = stream.getvalue()
-    if declared is not None:
-        data = data.replace(struct.pack("<L", size), struct.pack("<L", declared))
-        forged = struct.pack("<L", zlib.crc32(bytes(declared)))
-        data = data.replace(struct.pack("<L", checksum), forged)
-    return data
+from tests.store.files import TEXT, TYPES, bomb, damaged, docx_bytes, locked, pdf_bytes, zip_bytes
 
 
 def texts(document: ParsedDocument) -> dict[str, str]:
@@ -183,11 +110,8 @@ def test_docx_gives_headings_paragraphs_and_tables_in_their_order() -> None:
 
 
 def test_docx_is_called_by_its_title_property_when_it_has_no_heading() -> None:
-    def fill(document: Any) -> None:
-        document.core_properties.title = "Minutes of May"
-        document.add_paragraph("Text.")
-
-    assert parse("x.docx", docx_bytes(fill)).title == "Minutes of May"
+    data = docx_bytes(lambda document: document.add_paragraph("Text."), title="Minutes of May")
+    assert parse("x.docx", data).title == "Minutes of May"
 
 
 def test_pdf_gives_a_section_a_page_and_the_title_of_its_metadata() -> None:
@@ -407,10 +331,7 @@ def test_damaged_files_give_text_or_one_of_our_errors_and_leak_nothing(
     whole = pdf_bytes("Some text.", outline=(("One", 0),))
     if name == "a.docx":
         whole = docx_bytes(lambda document: document.add_paragraph("Some text."))
-    step = len(whole) // 40
-    damaged = [whole[:cut] for cut in range(8, len(whole), step)]
-    damaged += [whole[:cut] + b"\xff<<" + whole[cut + 3 :] for cut in range(8, len(whole), step)]
-    for data in damaged:
+    for data in damaged(whole):
         with contextlib.suppress(DocumentError):
             assert parse(name, data).sections
     assert not caplog.records

@@ -1,0 +1,286 @@
+"""People, and what is held about them: all of it is given, all of it goes. On both databases."""
+
+import json
+
+import pytest
+from sqlalchemy import select
+
+from store.conversations import Conversations
+from store.database import Database
+from store.domain import Access, Place, Rating, RatingSource, SentKind, TurnState
+from store.errors import TurnNotFound
+from store.feedback import FeedbackBook
+from store.people import ERASED, People
+from store.tables import Base
+from tests.fakes import Clock
+from tests.store.talk import ADA, BOB, GROUP, begin, meet, talk
+from tests.store.threads import at_once
+
+SECRET = "xylophone"
+"""Stands in whatever Ada writes and in whatever is said to her, and nowhere else."""
+
+
+@pytest.fixture
+def people(database: Database) -> People:
+    return People(database)
+
+
+def rows(database: Database) -> dict[str, list[dict[str, object]]]:
+    """Everything that lies in the database."""
+    with database.reading() as session:
+        return {
+            name: [dict(row) for row in session.execute(select(table)).mappings()]
+            for name, table in Base.metadata.tables.items()
+        }
+
+
+def orphans(database: Database) -> list[str]:
+    """Rows that refer to a row that is not there."""
+    held = rows(database)
+    return [
+        f"{name}.{column.name} = {row[column.name]}"
+        for name, table in Base.metadata.tables.items()
+        for column in table.columns
+        for key in column.foreign_keys
+        for row in held[name]
+        if row[column.name] is not None
+        and row[column.name] not in {each[key.column.name] for each in held[key.column.table.name]}
+    ]
+
+
+def live(database: Database) -> tuple[int, int]:
+    """Let Ada and Bob talk in a group and rate each other. Returns a turn of each."""
+    conversations, feedback = Conversations(database), FeedbackBook(database)
+    hers = talk(database, f"{SECRET} of Ada?", f"{SECRET} for Ada")
+    his = talk(database, "Bob asks", "Bob is told", person_id=BOB)
+    again = talk(database, f"{SECRET} of Ada?", f"{SECRET} again", regenerates_id=hers)
+    talk(database, f"{SECRET} in private?", place=Place(chat_id=ADA))
+    begin(database, f"{SECRET} pending?")
+    conversations.record_sent(hers, GROUP.chat_id, (1, 2), SentKind.REPLY)
+    conversations.record_sent(his, GROUP.chat_id, (3,), SentKind.REPLY)
+    for turn_id in (hers, his, again):
+        feedback.rate(turn_id, ADA, Rating.DOWN, RatingSource.BUTTON)
+        feedback.rate(turn_id, ADA, Rating.UP, RatingSource.BUTTON)
+        feedback.rate(turn_id, BOB, Rating.UP, RatingSource.BUTTON)
+        feedback.correct(turn_id, ADA, f"{SECRET} correction")
+    feedback.correct(his, BOB, "Bob corrects")
+    return hers, his
+
+
+def test_somebody_new_is_remembered_undecided(people: People, clock: Clock) -> None:
+    person = people.see(ADA, "Ada")
+    assert people.find(ADA) == person
+    assert (person.id, person.name, person.first_seen) == (ADA, "Ada", clock())
+    assert (person.access, person.opted_out) == (Access.UNDECIDED, False)
+
+
+def test_nobody_is_found_who_was_never_seen(people: People) -> None:
+    assert people.find(ADA) is None
+
+
+def test_a_changed_name_is_kept_and_nothing_else_changes(people: People, clock: Clock) -> None:
+    first_seen = people.see(ADA, "Ada").first_seen
+    people.decide(ADA, Access.DENIED)
+    people.opt_out(ADA, True)
+    clock.advance(seconds=60)
+    person = people.see(ADA, "Ada Lovelace")
+    assert people.find(ADA) == person
+    assert (person.name, person.first_seen) == ("Ada Lovelace", first_seen)
+    assert (person.access, person.opted_out) == (Access.DENIED, True)
+
+
+def test_somebody_seen_by_eight_threads_at_once_is_one_person(people: People) -> None:
+    for person_id in range(100, 105):
+        seen = at_once(8, lambda _, person_id=person_id: people.see(person_id, "Ada"))
+        assert set(seen) == {people.find(person_id)}
+
+
+def test_an_admin_can_decide_about_somebody_who_has_not_written(people: People) -> None:
+    assert people.decide(ADA, Access.ALLOWED).access == Access.ALLOWED
+    assert people.see(ADA, "Ada").access == Access.ALLOWED
+
+
+@pytest.mark.parametrize("access", list(Access))
+def test_the_last_decision_counts(people: People, access: Access) -> None:
+    people.decide(ADA, Access.DENIED)
+    people.decide(ADA, access)
+    person = people.find(ADA)
+    assert person is not None
+    assert person.access == access
+
+
+def test_somebody_can_opt_out_of_training_and_in_again(people: People) -> None:
+    assert people.opt_out(ADA, True).opted_out
+    assert people.see(ADA, "Ada").opted_out
+    assert not people.opt_out(ADA, False).opted_out
+
+
+def test_an_export_holds_every_row_about_a_person(database: Database, people: People) -> None:
+    live(database)
+    export = people.export(ADA)
+    held = rows(database)
+    assert export["person"]["name"] == f"person {ADA}"
+    for key, table in (("turns", "turns"), ("feedback", "feedback"), ("corrections",) * 2):
+        theirs = {row["id"] for row in held[table] if row["person_id"] == ADA}
+        assert {row["id"] for row in export[key]} == theirs
+    of_people = {name for name, table in Base.metadata.tables.items() if "person_id" in table.c}
+    assert of_people == {"turns", "feedback", "corrections"}
+
+
+def test_an_export_holds_what_was_written_and_rated_and_when(
+    database: Database, people: People, clock: Clock
+) -> None:
+    turn_id = talk(database, "why?", "because")
+    FeedbackBook(database).rate(turn_id, ADA, Rating.UP, RatingSource.BUTTON)
+    export = people.export(ADA)
+    [turn], [rating] = export["turns"], export["feedback"]
+    assert (turn["question"], turn["completion"]) == ("why?", "because")
+    assert turn["messages"] == [{"role": "user", "content": "why?"}]
+    assert (rating["turn_id"], rating["rating"]) == (turn_id, 1)
+    assert rating["created_at"] == clock().isoformat()
+
+
+def test_an_export_holds_nothing_that_others_wrote_and_rated(
+    database: Database, people: People
+) -> None:
+    _, his = live(database)
+    export = people.export(ADA)
+    assert his not in {turn["id"] for turn in export["turns"]}
+    told = json.dumps([turn["question"] + turn["completion"] for turn in export["turns"]])
+    assert "Bob" not in told + json.dumps([export["feedback"], export["corrections"]])
+
+
+def test_an_export_is_plain_json(database: Database, people: People) -> None:
+    live(database)
+    export = people.export(ADA)
+    assert json.loads(json.dumps(export)) == export
+
+
+def test_an_export_of_a_stranger_is_empty(people: People) -> None:
+    assert people.export(404) == {"person": None, "turns": [], "feedback": [], "corrections": []}
+
+
+def test_erasing_leaves_none_of_their_rows_and_no_orphans(
+    database: Database, people: People
+) -> None:
+    live(database)
+    assert people.erase(ADA) == 4
+    assert people.find(ADA) is None
+    assert orphans(database) == []
+    assert all(row.get("person_id") != ADA for table in rows(database).values() for row in table)
+
+
+def test_erasing_leaves_none_of_their_words_anywhere(database: Database, people: People) -> None:
+    _, his = live(database)
+    assert SECRET in str(Conversations(database).turn(his).messages)
+    people.erase(ADA)
+    assert SECRET not in str(rows(database))
+
+
+def test_erasing_blanks_their_words_in_the_prompts_of_others(
+    database: Database, people: People
+) -> None:
+    _, his = live(database)
+    people.erase(ADA)
+    served = Conversations(database).turn(his).messages
+    assert [message.content for message in served] == [ERASED, ERASED, "Bob asks"]
+    assert [message.role for message in served] == ["user", "assistant", "user"]
+
+
+def test_erasing_leaves_others_what_is_theirs(database: Database, people: People) -> None:
+    hers, his = live(database)
+    people.erase(ADA)
+    turn, feedback = Conversations(database).turn(his), FeedbackBook(database)
+    assert (turn.question, turn.completion) == ("Bob asks", "Bob is told")
+    assert [each.person_id for each in feedback.ratings(his)] == [BOB]
+    assert [each.text for each in feedback.corrections(his)] == ["Bob corrects"]
+    assert Conversations(database).shown_in(GROUP.chat_id, 3, SentKind.REPLY) == his
+    assert Conversations(database).shown_in(GROUP.chat_id, 1, SentKind.REPLY) is None
+    assert feedback.ratings(hers) == ()
+
+
+def test_erasing_leaves_words_of_others_that_are_the_same_as_theirs(
+    database: Database, people: People
+) -> None:
+    talk(database, "hello", "Hello, Ada.")
+    his = talk(database, "hello", "Hello, Bob.", person_id=BOB)
+    people.erase(ADA)
+    served = Conversations(database).turn(his).messages
+    assert [message.content for message in served] == [ERASED, ERASED, "hello"]
+
+
+def test_erasing_reaches_their_question_that_somebody_else_had_answered_again(
+    database: Database, people: People
+) -> None:
+    question = f"{SECRET}?"
+    hers = talk(database, question)
+    talk(database, question, "again", person_id=BOB, regenerates_id=hers)
+    people.erase(ADA)
+    assert SECRET not in str(rows(database))
+
+
+def test_erasing_reaches_their_question_under_the_passages_it_was_served_with(
+    database: Database, people: People
+) -> None:
+    question = f"{SECRET}?"
+    hers = talk(database, question)
+    prompt = f"Read this text:\n\nTea is hot.\n\nUse the text to answer this question: {question}"
+    talk(database, question, "again", person_id=BOB, regenerates_id=hers, prompt=prompt)
+    people.erase(ADA)
+    assert SECRET not in str([row["messages"] for row in rows(database)["turns"]])
+
+
+def test_erasing_ends_conversations_that_nobody_else_had(
+    database: Database, people: People
+) -> None:
+    live(database)
+    people.erase(ADA)
+    assert [row["chat_id"] for row in rows(database)["conversations"]] == [GROUP.chat_id]
+
+
+def test_a_reply_under_way_for_an_erased_person_is_not_kept(
+    database: Database, people: People
+) -> None:
+    turn_id = begin(database)
+    people.erase(ADA)
+    with pytest.raises(TurnNotFound):
+        Conversations(database).finish_turn(turn_id, state=TurnState.FINAL, completion="late")
+
+
+def test_erasing_is_no_way_around_a_denial(database: Database, people: People) -> None:
+    live(database)
+    people.decide(ADA, Access.DENIED)
+    people.erase(ADA)
+    person = people.find(ADA)
+    assert person is not None
+    assert (person.access, person.name) == (Access.DENIED, "")
+
+
+def test_erasing_keeps_the_wish_not_to_be_trained_on(database: Database, people: People) -> None:
+    live(database)
+    people.opt_out(ADA, True)
+    people.erase(ADA)
+    person = people.find(ADA)
+    assert person is not None
+    assert (person.opted_out, person.name) == (True, "")
+
+
+def test_erasing_twice_is_fine(database: Database, people: People) -> None:
+    live(database)
+    people.erase(ADA)
+    before = rows(database)
+    assert people.erase(ADA) == 0
+    assert rows(database) == before
+
+
+def test_erasing_a_stranger_is_fine(database: Database, people: People) -> None:
+    meet(database, BOB)
+    assert people.erase(404) == 0
+    assert people.find(BOB) is not None
+
+
+def test_an_erased_person_can_begin_anew(database: Database, people: People) -> None:
+    live(database)
+    people.erase(ADA)
+    talk(database, "hello again")
+    assert [turn["question"] for turn in people.export(ADA)["turns"]] == ["hello again"]

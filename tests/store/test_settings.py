@@ -1,0 +1,246 @@
+"""Settings: what is read, what is refused and how, and that `.env.example` tells of each."""
+
+import re
+import traceback
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr, ValidationError
+
+from store.errors import SettingsError
+from store.settings import DEFAULT_SYSTEM_PROMPT, Settings, load_settings
+
+EXAMPLE = Path(__file__).parents[2] / ".env.example"
+SETTING = re.compile(r"^(?:# ?)?RATCHET_([A-Z_]+)=(.*)$")
+MEANING = re.compile(r"^# .*\w")
+EMPTY = (None, "", frozenset())
+TOKEN = "123456:not-to-be-told"
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder without a `.env` file, so that only the test's own settings count."""
+    monkeypatch.chdir(tmp_path)
+    for name in Settings.model_fields:
+        monkeypatch.delenv(f"RATCHET_{name.upper()}", raising=False)
+    return tmp_path
+
+
+def problem(**overrides: object) -> str:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(**overrides)
+    return str(caught.value)
+
+
+def test_nothing_needs_to_be_set() -> None:
+    settings = load_settings()
+    assert (settings.model, settings.embedder, settings.device) == ("starter", "starter", "auto")
+    assert settings.system_prompt == DEFAULT_SYSTEM_PROMPT
+    assert (settings.telegram_token, settings.chroma_url, settings.admins) == (
+        None,
+        "",
+        frozenset(),
+    )
+    assert (settings.access, settings.log_level) == ("open", "INFO")
+    assert settings.chroma_path == Path("data/chroma")
+
+
+def test_every_setting_says_what_it_means() -> None:
+    for name, field in Settings.model_fields.items():
+        assert field.description, name
+
+
+def test_settings_are_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RATCHET_PASSAGES", "5")
+    monkeypatch.setenv("ratchet_device", "cpu")
+    settings = load_settings()
+    assert (settings.passages, settings.device) == (5, "cpu")
+
+
+def test_settings_are_read_from_a_file(folder: Path) -> None:
+    (folder / ".env").write_text("# mine\nRATCHET_PASSAGES=5\nRATCHET_SYSTEM_PROMPT='Be kind.'\n")
+    settings = load_settings()
+    assert (settings.passages, settings.system_prompt) == (5, "Be kind.")
+
+
+def test_the_environment_goes_before_the_file(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / ".env").write_text("RATCHET_PASSAGES=5\n")
+    monkeypatch.setenv("RATCHET_PASSAGES", "6")
+    assert load_settings().passages == 6
+    assert load_settings(passages=7).passages == 7
+
+
+def test_a_variable_that_is_set_to_nothing_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("TELEGRAM_TOKEN", "PASSAGES", "ADMINS", "DATABASE_URL"):
+        monkeypatch.setenv(f"RATCHET_{name}", "")
+    assert load_settings() == Settings.model_construct()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("QUEUE_SIZE", "many", "integer"),
+        ("QUEUE_SIZE", "0", "greater than or equal to 1"),
+        ("PROMPT_TOKENS", "10", "greater than or equal to 256"),
+        ("MAX_NEW_TOKENS", "0", "greater than or equal to 1"),
+        ("TEMPERATURE", "2.5", "less than or equal to 2"),
+        ("TEMPERATURE", "nan", ""),
+        ("TOP_P", "0", "greater than 0"),
+        ("REPETITION_PENALTY", "0.5", "greater than or equal to 1"),
+        ("CHUNK_CHARS", "79", "greater than or equal to 80"),
+        ("PASSAGES", "21", "less than or equal to 20"),
+        ("PASSAGE_FLOOR", "1.5", "less than or equal to 1"),
+        ("DEVICE", "tpu", "'auto', 'cpu', 'cuda' or 'mps'"),
+        ("ACCESS", "closed", "'open' or 'allowlist'"),
+        ("LOG_LEVEL", "LOUD", "'DEBUG', 'INFO', 'WARNING' or 'ERROR'"),
+        ("ADMINS", "1, ada", "integer"),
+        ("CHROMA_URL", "127.0.0.1:8000", "must start with http:// or https://"),
+        ("TELEGRAM_API_URL", "ftp://x", "must start with http:// or https://"),
+        ("TELEGRAM_FILE_URL", "x", "must start with http:// or https://"),
+        ("WEBHOOK_URL", "x", "must start with http:// or https://"),
+        ("WEBHOOK_LISTEN", "8443", "must be HOST:PORT"),
+        ("WEBHOOK_LISTEN", "127.0.0.1:", "must be HOST:PORT"),
+        ("WEBHOOK_LISTEN", "127.0.0.1:70000", "must be HOST:PORT"),
+        ("WEBHOOK_URL", "https://example.com/hook", "RATCHET_WEBHOOK_SECRET must be set"),
+    ],
+)
+def test_a_bad_value_is_named_in_one_line_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, reason: str
+) -> None:
+    monkeypatch.setenv(f"RATCHET_{name}", value)
+    told = problem()
+    assert f"RATCHET_{name}" in told
+    assert reason in told
+    assert "\n" not in told
+
+
+def test_every_bad_value_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RATCHET_PASSAGES", "many")
+    monkeypatch.setenv("RATCHET_DEVICE", "tpu")
+    told = problem()
+    assert "RATCHET_PASSAGES" in told
+    assert "RATCHET_DEVICE" in told
+
+
+def test_a_misspelt_variable_in_the_file_is_named(folder: Path) -> None:
+    (folder / ".env").write_text("RATCHET_PASAGES=5\n")
+    assert problem() == "RATCHET_PASAGES in .env is not a setting; .env.example lists them"
+
+
+def test_variables_of_other_programs_in_the_file_are_left_alone(folder: Path) -> None:
+    (folder / ".env").write_text("POSTGRES_PASSWORD=x\nRATCHET_PASSAGES=5\n")
+    assert load_settings().passages == 5
+
+
+@pytest.mark.parametrize(
+    ("value", "admins"),
+    [
+        ("7", {7}),
+        ("7,8", {7, 8}),
+        (" 7, 8 ,9,", {7, 8, 9}),
+        ("7 8\t9", {7, 8, 9}),
+        ("7,7", {7}),
+        ("5000000000", {5_000_000_000}),
+        (" , ", set()),
+    ],
+)
+def test_admins_are_ids_between_commas(
+    monkeypatch: pytest.MonkeyPatch, value: str, admins: set[int]
+) -> None:
+    monkeypatch.setenv("RATCHET_ADMINS", value)
+    assert load_settings().admins == admins
+
+
+def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RATCHET_TELEGRAM_TOKEN", TOKEN)
+    monkeypatch.setenv("RATCHET_WEBHOOK_SECRET", TOKEN)
+    settings = load_settings()
+    assert settings.telegram_token == SecretStr(TOKEN)
+    assert TOKEN not in f"{settings!r} {settings} {settings.model_dump()}"
+    assert TOKEN not in settings.model_dump_json()
+
+
+def test_the_password_of_the_database_is_not_shown() -> None:
+    settings = load_settings(database_url="postgresql://ada:hunter2@db/ratchet")
+    assert "hunter2" not in repr(settings)
+
+
+@pytest.mark.parametrize("bad", [{"passages": "many"}, {"webhook_url": "https://example.com"}])
+def test_secrets_are_not_shown_when_another_setting_is_bad(
+    monkeypatch: pytest.MonkeyPatch, bad: dict[str, object]
+) -> None:
+    monkeypatch.setenv("RATCHET_TELEGRAM_TOKEN", TOKEN)
+    with pytest.raises(SettingsError) as caught:
+        load_settings(**bad)
+    assert TOKEN not in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_secret_under_a_misspelt_name_is_not_shown(folder: Path) -> None:
+    (folder / ".env").write_text(f"RATCHET_TELEGRAM_TOKN={TOKEN}\n")
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert TOKEN not in "".join(traceback.format_exception(caught.value))
+
+
+def test_the_database_is_a_file_in_the_data_folder(folder: Path) -> None:
+    assert load_settings().database == f"sqlite:///{folder}/data/ratchet.db"
+    assert load_settings(data_dir="/srv/r").database == "sqlite:////srv/r/ratchet.db"
+
+
+@pytest.mark.parametrize(
+    ("url", "used"),
+    [
+        ("postgresql://ada@db/x?sslmode=require", "postgresql+psycopg://ada@db/x?sslmode=require"),
+        ("postgres://ada@db/x", "postgresql+psycopg://ada@db/x"),
+        ("postgresql+psycopg://ada@db/x", "postgresql+psycopg://ada@db/x"),
+        ("sqlite:////srv/x.db", "sqlite:////srv/x.db"),
+    ],
+)
+def test_postgres_goes_through_its_one_driver(url: str, used: str) -> None:
+    assert load_settings(database_url=url).database == used
+
+
+def test_a_slash_at_the_end_of_a_url_does_not_matter() -> None:
+    assert load_settings(chroma_url="http://127.0.0.1:8000/").chroma_url == "http://127.0.0.1:8000"
+
+
+def test_a_webhook_with_a_secret_is_taken() -> None:
+    settings = load_settings(webhook_url="https://example.com/hook", webhook_secret="s")
+    assert settings.webhook_url == "https://example.com/hook"
+
+
+def test_settings_do_not_change_once_read() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        load_settings().passages = 9  # type: ignore[misc]
+
+
+def example() -> dict[str, tuple[str, str]]:
+    """Each variable of `.env.example`, with its value and the line above it."""
+    lines = EXAMPLE.read_text(encoding="utf-8").splitlines()
+    return {
+        match[1].lower(): (match[2], above)
+        for above, line in zip(["", *lines], lines, strict=False)
+        if (match := SETTING.match(line))
+    }
+
+
+def test_the_example_lists_every_setting_and_no_other() -> None:
+    assert set(example()) == set(Settings.model_fields)
+
+
+def test_the_example_gives_each_setting_a_line_of_meaning() -> None:
+    for name, (_, above) in example().items():
+        assert MEANING.match(above), name
+        assert not SETTING.match(above), name
+
+
+def test_the_example_gives_the_defaults(folder: Path) -> None:
+    values = {name: value for name, (value, _) in example().items()}
+    (folder / ".env").write_text(
+        "".join(f"RATCHET_{name.upper()}={value}\n" for name, value in values.items())
+    )
+    assert load_settings() == Settings.model_construct()
+    for name, field in Settings.model_fields.items():
+        assert bool(values[name]) == (field.default not in EMPTY), name

@@ -1,0 +1,100 @@
+"""A bot that listens to a loopback Telegram, and the people who write to it."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from telegram.request import HTTPXRequest
+
+from bot.telegram import patience, stream
+from store.database import Database
+from tests.botapi import BotApi, Chat, User
+from tests.fakes import FakeEngine
+from tests.telegram.running import ADMIN_ID, RunningBot, make_settings, make_store, run
+
+GROUP_ID = -1_001_000_000_001
+
+Start = Callable[..., Awaitable[RunningBot]]
+
+
+@pytest.fixture(autouse=True)
+def _hurry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Progress is shown often and failures are tried again soon: tests have no time.
+
+    Every client would read the world's certificates, of which loopback needs none.
+    """
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))
+    monkeypatch.setattr(stream, "DRAFT_SECONDS", 0.05)
+    monkeypatch.setattr(stream, "EDIT_SECONDS", 0.05)
+    monkeypatch.setattr(patience, "FIRST_PAUSE_SECONDS", 0.01)
+
+
+@pytest.fixture
+async def api() -> AsyncIterator[BotApi]:
+    """Telegram."""
+    async with BotApi("42:secret") as api:
+        yield api
+
+
+@pytest.fixture
+async def start(api: BotApi, sqlite: Database, tmp_path: Path) -> AsyncIterator[Start]:
+    """Starts a bot with settings of the test's choice, and waits until it listens."""
+    running: list[RunningBot] = []
+
+    async def start(
+        *,
+        engine: FakeEngine | None = None,
+        request: HTTPXRequest | None = None,
+        wait: bool = True,
+        **overrides: object,
+    ) -> RunningBot:
+        settings = make_settings(api.url, data_dir=tmp_path, **overrides)
+        running.append(run(api, make_store(settings, sqlite), engine, request))
+        if wait:
+            await api.wait_polling()
+        return running[-1]
+
+    yield start
+    for bot in running:
+        await bot.close()
+
+
+@pytest.fixture
+async def bot(start: Start) -> RunningBot:
+    """A bot with the default settings, and `grace` as its admin."""
+    return await start()
+
+
+@pytest.fixture
+def ada(api: BotApi) -> User:
+    return api.user(1, first_name="Ada")
+
+
+@pytest.fixture
+def bob(api: BotApi) -> User:
+    return api.user(2, first_name="Bob")
+
+
+@pytest.fixture
+def grace(api: BotApi) -> User:
+    """The admin."""
+    return api.user(ADMIN_ID, first_name="Grace")
+
+
+@pytest.fixture
+def chat(api: BotApi, ada: User) -> Chat:
+    """Ada's private chat with the bot."""
+    return api.private(ada)
+
+
+@pytest.fixture
+def office(api: BotApi, grace: User) -> Chat:
+    """The admin's private chat with the bot."""
+    return api.private(grace)
+
+
+@pytest.fixture
+def group(api: BotApi, ada: User, bob: User, grace: User) -> Chat:
+    """Ada, Bob, the admin and the bot."""
+    return api.group(GROUP_ID, "Friends", [ada, bob, grace])

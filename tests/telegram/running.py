@@ -1,0 +1,214 @@
+"""A whole bot in the test's own event loop: real handlers and stores, a loopback Telegram."""
+
+import asyncio
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import func, select
+from telegram.request import HTTPXRequest
+
+from bot.app import COLLECTION, Store
+from bot.chat import Chat as Answering
+from bot.telegram.admin import AdminHandlers
+from bot.telegram.application import App, build_application, serve
+from bot.telegram.chat import ChatHandlers
+from bot.telegram.documents import DocumentHandlers
+from bot.telegram.gate import Gate
+from bot.telegram.privacy import PrivacyHandlers
+from bot.telegram.rating import RatingHandlers
+from store.adapters import Adapters
+from store.conversations import Conversations
+from store.database import Database
+from store.domain import Message as PromptMessage
+from store.domain import Rating, SentKind, Turn
+from store.feedback import FeedbackBook
+from store.index import ChromaIndex
+from store.knowledge import Knowledge
+from store.people import People
+from store.settings import Settings, load_settings
+from store.tables import Base
+from tests.botapi import BotApi, Chat, Message, User
+from tests.fakes import FakeEmbedder, FakeEngine, Reply, echo
+
+ADMIN_ID = 99
+
+
+class SteppingEngine(FakeEngine):
+    """Writes `words` words and then waits, as if `hold` had been cleared at that moment."""
+
+    def __init__(self, words: int, reply: Reply = echo) -> None:
+        super().__init__(reply)
+        self._left = words
+
+    async def _held(self) -> None:
+        if self._left == 0:
+            self.hold.clear()
+        self._left -= 1
+        await super()._held()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunningBot:
+    """A bot, and everything around it that a test may look at."""
+
+    api: BotApi
+    engine: FakeEngine
+    settings: Settings
+    store: Store
+    application: App
+    stop: asyncio.Event
+    task: "asyncio.Task[None]"
+
+    async def ask(self, chat: Chat, user: User, text: str, *, thread: int | None = None) -> Message:
+        """Ask, and wait until the reply is shown and known to be that turn's."""
+        asked = await chat.send(user, text, thread=thread)
+        reply = await chat.wait_reply(asked)
+        await self.settle()
+        return chat.message(reply.id)
+
+    async def say(self, chat: Chat, user: User, text: str, **options: int) -> str:
+        """Send something that is answered without buttons; that answer's text."""
+        sent = await chat.send(user, text, **options)
+        await self.settle()
+        return "\n".join(each.text for each in chat.bot_messages if each.id > sent)
+
+    async def settle(self) -> None:
+        """Wait until every update so far is dealt with."""
+        await self.api.wait_for(lambda: not self.api.pending, 10)
+        async with asyncio.timeout(10):
+            await self.application.update_queue.join()
+
+    def turn(self, reply: Message) -> Turn:
+        """The turn that a reply with buttons belongs to."""
+        return self.store.conversations.turn(turn_id(reply))
+
+    def ratings(self, reply: Message) -> dict[int, Rating]:
+        """Who rated a reply, and how."""
+        ratings = self.store.feedback.ratings(turn_id(reply))
+        return {feedback.person_id: feedback.rating for feedback in ratings}
+
+    def shown(self, chat: Chat, turn: int) -> tuple[int, ...]:
+        """The messages that are known to show a turn."""
+        return self.store.conversations.shown_by(turn, chat.id)
+
+    def is_reply(self, chat: Chat, message: Message) -> bool:
+        """Whether a message is known to show some turn."""
+        found = self.store.conversations.shown_in(chat.id, message.id, SentKind.REPLY)
+        return found is not None
+
+    def count(self, table: type[Base]) -> int:
+        """The rows of a table."""
+        with self.store.database.reading() as session:
+            return session.scalar(select(func.count()).select_from(table)) or 0
+
+    async def add_document(self, name: str, text: str) -> None:
+        """Put a document into the knowledge base, to be found at once."""
+        self.store.knowledge.add(name, text.encode(), added_by=ADMIN_ID)
+        await self.index()
+
+    async def index(self) -> None:
+        """What the indexer does once a second."""
+        await asyncio.to_thread(self.store.knowledge.index_pending)
+
+    async def close(self) -> None:
+        """Stop it as SIGTERM would, or as a crash would when it does not stop."""
+        self.stop.set()
+        self.engine.hold.set()
+        try:
+            async with asyncio.timeout(15):
+                await asyncio.gather(self.task, return_exceptions=True)
+        finally:
+            await self.application.bot.shutdown()  # does nothing after an orderly end
+            self.store.knowledge.close()
+
+
+def make_store(settings: Settings, database: Database) -> Store:
+    """Real repositories; only the embedder stands in for a model."""
+    index = ChromaIndex(path=settings.chroma_path, url="", name=COLLECTION)
+    return Store(
+        settings=settings,
+        database=database,
+        people=People(database),
+        conversations=Conversations(database),
+        feedback=FeedbackBook(database),
+        knowledge=Knowledge(database, index, FakeEmbedder(), chunk_chars=settings.chunk_chars),
+        adapters=Adapters(database, settings.data_dir / "adapters"),
+    )
+
+
+def make_settings(api_url: str, **overrides: object) -> Settings:
+    """The defaults, but for the loopback Telegram, one admin, and no `.env`."""
+    values = {"telegram_token": "42:secret", "telegram_api_url": api_url, "admins": {ADMIN_ID}}
+    return load_settings(_env_file=None, **{**values, **overrides})
+
+
+def make_application(store: Store, engine: FakeEngine, request: HTTPXRequest | None = None) -> App:
+    """What `bot.app` builds, over a given engine."""
+    settings = store.settings
+    chat = Answering(
+        settings=settings,
+        conversations=store.conversations,
+        knowledge=store.knowledge,
+        engine=engine,
+        choose_adapter=store.adapters.active,
+    )
+    talking = ChatHandlers(chat=chat, conversations=store.conversations)
+    return build_application(
+        settings,
+        chat=chat,
+        gate=Gate(settings=settings, people=store.people),
+        talking=talking,
+        rating=RatingHandlers(
+            settings=settings,
+            conversations=store.conversations,
+            feedback=store.feedback,
+            people=store.people,
+            chat=talking,
+        ),
+        documents=DocumentHandlers(knowledge=store.knowledge),
+        privacy=PrivacyHandlers(people=store.people),
+        admin=AdminHandlers(people=store.people, status=store.status),
+        request=request,
+    )
+
+
+def run(
+    api: BotApi,
+    store: Store,
+    engine: FakeEngine | None = None,
+    request: HTTPXRequest | None = None,
+) -> RunningBot:
+    """Start a bot; it may take a while until it listens."""
+    engine = engine or FakeEngine()
+    application = make_application(store, engine, request)
+    stop = asyncio.Event()
+    return RunningBot(
+        api=api,
+        engine=engine,
+        settings=store.settings,
+        store=store,
+        application=application,
+        stop=stop,
+        task=asyncio.create_task(serve(application, store.settings, stop), name="bot"),
+    )
+
+
+def turn_id(reply: Message) -> int:
+    """The turn that a reply's buttons speak of."""
+    (found,) = {re.sub(r"\D", "", button["callback_data"]) for button in reply.buttons}
+    return int(found)
+
+
+def prompt_text(prompt: Sequence[PromptMessage]) -> str:
+    """Everything a model was given, in one string."""
+    return "\n".join(f"{message.role}: {message.content}" for message in prompt)
+
+
+async def eventually(predicate: Callable[[], object], timeout_seconds: float = 5) -> None:
+    """Wait for something that the loopback Telegram does not see. Raises TimeoutError."""
+    async with asyncio.timeout(timeout_seconds):
+        while True:
+            if predicate():
+                return
+            await asyncio.sleep(0.01)

@@ -1,0 +1,228 @@
+"""Who may talk to the bot, who decides about it, and what everybody's menu shows."""
+
+import pytest
+
+from bot.telegram.application import ADMINS, EVERYBODY, IN_GROUPS
+from store.domain import Access
+from store.tables import FeedbackRow, TurnRow
+from tests.botapi import BotApi, Chat, User, any_message
+from tests.telegram.conftest import Start
+from tests.telegram.running import ADMIN_ID, RunningBot, turn_id
+
+REFUSED = "I am sorry, I may not talk with you."
+
+
+async def test_an_open_bot_talks_with_everybody(bot: RunningBot, chat: Chat, ada: User) -> None:
+    assert (await bot.ask(chat, ada, "hello")).text == "You said: hello"
+
+
+async def test_an_allowlist_keeps_strangers_out_without_a_generation(
+    start: Start, chat: Chat, ada: User
+) -> None:
+    bot = await start(access="allowlist")
+
+    told = await bot.say(chat, ada, "hello")
+
+    assert told.startswith(REFUSED)
+    assert str(ada.id) in told
+    assert not bot.engine.prompts
+    assert bot.count(TurnRow) == 0
+
+
+async def test_an_allowlist_lets_in_who_was_allowed(start: Start, chat: Chat, ada: User) -> None:
+    bot = await start(access="allowlist")
+    bot.store.people.decide(ada.id, Access.ALLOWED)
+
+    assert (await bot.ask(chat, ada, "hello")).text == "You said: hello"
+
+
+async def test_an_allowlist_lets_admins_in(start: Start, office: Chat, grace: User) -> None:
+    bot = await start(access="allowlist")
+
+    assert (await bot.ask(office, grace, "hello")).text == "You said: hello"
+
+
+async def test_who_was_denied_stays_out_of_an_open_bot(
+    bot: RunningBot, chat: Chat, ada: User
+) -> None:
+    bot.store.people.decide(ada.id, Access.DENIED)
+
+    assert (await bot.say(chat, ada, "hello")).startswith(REFUSED)
+    assert not bot.engine.prompts
+
+
+async def test_an_admin_cannot_be_locked_out(bot: RunningBot, office: Chat, grace: User) -> None:
+    bot.store.people.decide(grace.id, Access.DENIED)
+
+    assert (await bot.ask(office, grace, "hello")).text == "You said: hello"
+
+
+async def test_a_stranger_gets_one_polite_answer_and_then_silence(
+    start: Start, chat: Chat, ada: User
+) -> None:
+    bot = await start(access="allowlist")
+
+    for text in ("hello", "/start", "/export", "hello?"):
+        await bot.say(chat, ada, text)
+
+    assert len(chat.bot_messages) == 1
+
+
+async def test_every_stranger_gets_an_answer(
+    start: Start, api: BotApi, chat: Chat, ada: User, bob: User
+) -> None:
+    bot = await start(access="allowlist")
+    await bot.say(chat, ada, "hello")
+
+    assert (await bot.say(api.private(bob), bob, "hello")).startswith(REFUSED)
+
+
+async def test_strangers_who_talk_among_themselves_in_a_group_are_left_alone(
+    start: Start, group: Chat, ada: User, bob: User
+) -> None:
+    bot = await start(access="allowlist")
+
+    assert await bot.say(group, ada, "good morning") == ""
+    assert await bot.say(group, bob, "/dance@other_bot") == ""
+
+
+async def test_a_stranger_who_commands_another_bot_is_left_alone(
+    start: Start, group: Chat, ada: User
+) -> None:
+    bot = await start(access="allowlist")
+
+    assert await bot.say(group, ada, "/dance") == ""
+
+
+async def test_a_strangers_tap_is_answered_and_records_nothing(
+    start: Start, group: Chat, ada: User, grace: User
+) -> None:
+    bot = await start(access="allowlist")
+    reply = await bot.ask(group, grace, "@ratchet_bot hello")
+
+    answers = [await group.tap(ada, reply.id, button) for button in ("👍", "🔄", "✏️")]
+
+    assert {answer.text for answer in answers} == {"You have no access to this bot."}
+    assert (bot.count(FeedbackRow), bot.count(TurnRow)) == (0, 1)
+
+
+async def test_a_strangers_reaction_records_nothing(
+    start: Start, group: Chat, ada: User, grace: User
+) -> None:
+    bot = await start(access="allowlist")
+    reply = await bot.ask(group, grace, "@ratchet_bot hello")
+
+    await group.react(ada, reply.id, ["👍"])
+    await bot.settle()
+
+    assert bot.ratings(reply) == {}
+    assert bot.store.people.find(ada.id) is None
+
+
+async def test_access_taken_away_ends_ratings_too(bot: RunningBot, chat: Chat, ada: User) -> None:
+    reply = await bot.ask(chat, ada, "hello")
+    bot.store.people.decide(ada.id, Access.DENIED)
+
+    await chat.tap_data(ada, reply.id, f"up:{turn_id(reply)}")
+    await chat.react(ada, reply.id, ["👍"])
+    await bot.settle()
+
+    assert bot.ratings(reply) == {}
+
+
+async def test_an_admin_lets_somebody_in(
+    start: Start, chat: Chat, office: Chat, ada: User, grace: User
+) -> None:
+    bot = await start(access="allowlist")
+    await bot.say(chat, ada, "hello")
+
+    assert await bot.say(office, grace, f"/allow {ada.id}") == "Ada may talk to me."
+    assert (await bot.ask(chat, ada, "hello")).text == "You said: hello"
+
+
+async def test_an_admin_keeps_somebody_out(
+    bot: RunningBot, chat: Chat, office: Chat, ada: User, grace: User
+) -> None:
+    await bot.ask(chat, ada, "hello")
+
+    assert await bot.say(office, grace, f"/deny {ada.id}") == "Ada may not talk to me."
+    assert (await bot.say(chat, ada, "hello")).startswith(REFUSED)
+
+
+async def test_somebody_can_be_allowed_before_they_write(
+    start: Start, office: Chat, chat: Chat, ada: User, grace: User
+) -> None:
+    bot = await start(access="allowlist")
+
+    assert await bot.say(office, grace, f"/allow {ada.id}") == f"{ada.id} may talk to me."
+    await bot.ask(chat, ada, "hello")
+
+
+async def test_a_forwarded_message_says_who_is_meant(
+    bot: RunningBot, api: BotApi, office: Chat, ada: User, grace: User
+) -> None:
+    forwarded = office.add(grace, "hello")
+    sent = office.add(
+        grace,
+        "/deny",
+        entities=({"type": "bot_command", "offset": 0, "length": 5},),
+        reply_to=forwarded.id,
+    )
+    message = office.json(sent)
+    message["reply_to_message"]["forward_origin"] = {
+        "type": "user",
+        "date": 0,
+        "sender_user": ada.json(),
+    }
+    api.push({"message": message})
+
+    await office.wait_reply(sent.id, final=any_message)
+
+    person = bot.store.people.find(ada.id)
+    assert person is not None
+    assert person.access == Access.DENIED
+
+
+@pytest.mark.parametrize("arguments", ["", " Ada", " 1 2", " -5", " 99999999999999999999", " ١٢x"])
+async def test_deciding_about_nobody_says_how_to_do_it(
+    bot: RunningBot, office: Chat, grace: User, arguments: str
+) -> None:
+    assert "Give me the person's number" in await bot.say(office, grace, f"/allow{arguments}")
+
+
+@pytest.mark.parametrize("command", ["/allow", "/deny"])
+async def test_only_admins_decide(
+    bot: RunningBot, chat: Chat, ada: User, bob: User, command: str
+) -> None:
+    assert "do not know that command" in await bot.say(chat, ada, f"{command} {bob.id}")
+    assert bot.store.people.find(bob.id) is None
+
+
+@pytest.mark.parametrize("command", ["/allow 2", "/deny 2", "/status", "/documents", "/remove 1"])
+async def test_admins_decide_in_private_only(
+    bot: RunningBot, group: Chat, grace: User, command: str
+) -> None:
+    assert await bot.say(group, grace, command) == ""
+    assert bot.store.people.find(2) is None
+
+
+async def test_an_admin_sees_how_the_bot_is(
+    bot: RunningBot, chat: Chat, office: Chat, ada: User, grace: User
+) -> None:
+    reply = await bot.ask(chat, ada, "hello")
+    await chat.tap(ada, reply.id, "👍")
+    await bot.settle()
+
+    status = await bot.say(office, grace, "/status")
+
+    assert "turns: 1" in status
+    assert "ratings: 1 👍 0 👎" in status
+    assert "secret" not in status
+
+
+async def test_everybody_has_a_menu_of_what_they_may_do(bot: RunningBot, api: BotApi) -> None:
+    everybody, admins = [each.command for each in EVERYBODY], [each.command for each in ADMINS]
+
+    assert api.commands({"type": "all_private_chats"}) == everybody
+    assert api.commands({"type": "all_group_chats"}) == [each.command for each in IN_GROUPS]
+    assert api.commands({"type": "chat", "chat_id": ADMIN_ID}) == everybody + admins

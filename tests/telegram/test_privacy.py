@@ -1,0 +1,231 @@
+"""What a person can do about what is held of them."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from store.tables import CorrectionRow, FeedbackRow, PersonRow, TurnRow
+from tests.botapi import BotApi, Chat, Message, User, any_message
+from tests.telegram.running import RunningBot, eventually, prompt_text
+
+
+async def asked_to_forget(bot: RunningBot, chat: Chat, user: User) -> Message:
+    """The bot's question whether it should."""
+    return await chat.wait_reply(await chat.send(user, "/forget"))
+
+
+async def talked(bot: RunningBot, chat: Chat, user: User, text: str = "hello") -> Message:
+    """A reply with a rating and a correction of its person."""
+    reply = await bot.ask(chat, user, text)
+    await chat.tap(user, reply.id, "👎")
+    await chat.tap(user, reply.id, "✏️")
+    prompt = await chat.wait_reply(reply.id, final=lambda each: bool(each.reply_to == reply.id))
+    await bot.settle()
+    await bot.say(chat, user, "a better one", reply_to=prompt.id)
+    return reply
+
+
+def exported(api: BotApi, message: Message) -> dict[str, Any]:
+    assert message.attachment is not None
+    data: dict[str, Any] = json.loads(message.attachment.data)
+    return data
+
+
+async def test_privacy_tells_what_is_kept_and_what_can_be_done(
+    bot: RunningBot, chat: Chat, ada: User
+) -> None:
+    told = await bot.say(chat, ada, "/privacy")
+
+    assert all(command in told for command in ("/export", "/forget", "/optout", "/optin"))
+    assert "taking part in training" in told
+
+
+async def test_opting_out_and_in_is_remembered(bot: RunningBot, chat: Chat, ada: User) -> None:
+    assert "will not be trained on" in await bot.say(chat, ada, "/optout")
+    person = bot.store.people.find(ada.id)
+    assert person is not None
+    assert person.opted_out
+    assert "opted out" in await bot.say(chat, ada, "/privacy")
+
+    await bot.say(chat, ada, "/optin")
+    assert "taking part in training" in await bot.say(chat, ada, "/privacy")
+
+
+async def test_an_export_is_a_file_with_everything(
+    bot: RunningBot, api: BotApi, chat: Chat, ada: User
+) -> None:
+    await talked(bot, chat, ada, "grüß Gott 😀")
+
+    sent = await chat.send(ada, "/export")
+    message = await chat.wait_reply(sent, final=lambda each: each.attachment is not None)
+
+    held = exported(api, message)
+    assert held["person"]["name"] == "Ada"
+    assert [turn["question"] for turn in held["turns"]] == ["grüß Gott 😀"]
+    assert [each["rating"] for each in held["feedback"]] == [-1]
+    assert [each["text"] for each in held["corrections"]] == ["a better one"]
+    assert message.attachment is not None
+    assert message.attachment.name == "ratchet-export.json"
+
+
+async def test_an_export_holds_nothing_of_other_peoples(
+    bot: RunningBot, api: BotApi, chat: Chat, ada: User, bob: User
+) -> None:
+    await bot.ask(api.private(bob), bob, "my secret")
+
+    sent = await chat.send(ada, "/export")
+    message = await chat.wait_reply(sent, final=any_message)
+
+    assert "my secret" not in json.dumps(exported(api, message))
+
+
+async def test_an_export_asked_for_in_a_group_is_sent_in_private(
+    bot: RunningBot, chat: Chat, group: Chat, ada: User
+) -> None:
+    told = await bot.say(group, ada, "/export")
+
+    assert told == "I have sent it to you in private."
+    assert [each.attachment is not None for each in chat.bot_messages] == [True]
+    assert not any(each.attachment for each in group.messages)
+
+
+async def test_an_export_that_cannot_be_sent_in_private_says_what_to_do(
+    bot: RunningBot, group: Chat, ada: User
+) -> None:
+    told = await bot.say(group, ada, "/export")  # Ada never wrote to the bot in private
+
+    assert "in private" in told
+    assert "error" not in told
+
+
+async def test_forget_asks_first(bot: RunningBot, chat: Chat, ada: User) -> None:
+    await talked(bot, chat, ada)
+
+    question = await asked_to_forget(bot, chat, ada)
+
+    assert question.labels == ("Delete", "Keep")
+    assert bot.count(TurnRow) == 1
+
+
+async def test_keeping_deletes_nothing(bot: RunningBot, chat: Chat, ada: User) -> None:
+    await talked(bot, chat, ada)
+    question = await asked_to_forget(bot, chat, ada)
+
+    await chat.tap(ada, question.id, "Keep")
+    await bot.settle()
+
+    assert chat.message(question.id).text == "Nothing was deleted."
+    assert not chat.message(question.id).buttons
+    assert bot.count(TurnRow) == 1
+
+
+async def test_deleting_takes_out_everything_of_the_person(
+    bot: RunningBot, chat: Chat, ada: User
+) -> None:
+    await talked(bot, chat, ada)
+    question = await asked_to_forget(bot, chat, ada)
+
+    await chat.tap(ada, question.id, "Delete")
+    await bot.settle()
+
+    assert chat.message(question.id).text.startswith("Deleted: 1 ")
+    tables = (TurnRow, FeedbackRow, CorrectionRow, PersonRow)
+    assert [bot.count(table) for table in tables] == [0, 0, 0, 0]
+
+
+async def test_deleting_leaves_other_people_alone(
+    bot: RunningBot, group: Chat, ada: User, bob: User
+) -> None:
+    await bot.ask(group, ada, "@ratchet_bot from Ada")
+    theirs = await bot.ask(group, bob, "@ratchet_bot from Bob")
+    question = await asked_to_forget(bot, group, ada)
+
+    await group.tap(ada, question.id, "Delete")
+    await bot.settle()
+
+    turn = bot.turn(theirs)
+    assert turn.question == "from Bob"
+    assert "from Ada" not in prompt_text(turn.messages)
+
+
+@pytest.mark.parametrize("button", ["Delete", "Keep"])
+async def test_only_who_was_asked_may_answer(
+    bot: RunningBot, group: Chat, ada: User, bob: User, button: str
+) -> None:
+    await bot.ask(group, ada, "@ratchet_bot from Ada")
+    await bot.ask(group, bob, "@ratchet_bot from Bob")
+    question = await asked_to_forget(bot, group, ada)
+
+    answer = await group.tap(bob, question.id, button)
+    await bot.settle()
+
+    assert answer.text == "This is not your question to answer."
+    assert bot.count(TurnRow) == 2
+    assert group.message(question.id).labels == ("Delete", "Keep")
+
+
+async def test_deleting_twice_at_once_is_deleting_once(
+    bot: RunningBot, chat: Chat, ada: User
+) -> None:
+    await talked(bot, chat, ada)
+    question = await asked_to_forget(bot, chat, ada)
+
+    await asyncio.gather(*(chat.tap(ada, question.id, "Delete") for _ in range(2)))
+    await bot.settle()
+
+    assert "Something went wrong" not in " ".join(each.text for each in chat.bot_messages)
+    assert bot.count(TurnRow) == 0
+
+
+async def test_a_deletion_confirmed_too_late_to_be_answered_is_done(
+    bot: RunningBot, api: BotApi, chat: Chat, ada: User
+) -> None:
+    await talked(bot, chat, ada)
+    question = await asked_to_forget(bot, chat, ada)
+
+    api.push(
+        {
+            "callback_query": {
+                "id": "1",  # Telegram knows it no more
+                "from": ada.json(),
+                "message": chat.json(question),
+                "chat_instance": "1",
+                "data": f"forget:yes:{ada.id}",
+            }
+        }
+    )
+    await bot.settle()
+
+    assert bot.count(TurnRow) == 0
+
+
+async def test_forgetting_while_a_reply_is_written_leaves_nothing_and_ends_calmly(
+    bot: RunningBot, api: BotApi, chat: Chat, ada: User
+) -> None:
+    question = await asked_to_forget(bot, chat, ada)
+    bot.engine.hold.clear()
+    await chat.send(ada, "hello")
+    await eventually(lambda: bot.engine.prompts)
+
+    await chat.tap(ada, question.id, "Delete")
+    await api.wait_for(lambda: chat.message(question.id).text.startswith("Deleted"))
+    bot.engine.hold.set()
+    await bot.settle()
+
+    assert bot.count(TurnRow) == 0
+    assert "Something went wrong" not in " ".join(each.text for each in chat.bot_messages)
+
+
+async def test_a_thumb_on_a_reply_that_was_forgotten_says_so(
+    bot: RunningBot, chat: Chat, ada: User
+) -> None:
+    reply = await bot.ask(chat, ada, "hello")
+    question = await asked_to_forget(bot, chat, ada)
+    await chat.tap(ada, question.id, "Delete")
+    await bot.settle()
+
+    answer = await chat.tap(ada, reply.id, "👍")
+
+    assert answer.text == "I no longer have that reply."
