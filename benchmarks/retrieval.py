@@ -78,7 +78,9 @@ async def ask(chat: Chat, questions: Sequence[Question]) -> list[Turn]:
     for number, question in enumerate(questions, 1):
         await chat.start_new(place := Place(chat_id=number))
         async with aclosing(chat.answer(place, PERSON_ID, question.question)) as all_:
-            turns += [piece async for piece in all_ if isinstance(piece, Turn)]
+            *_, turn = [piece async for piece in all_]
+        assert isinstance(turn, Turn)
+        turns.append(turn)
         print(f"\r{number}/{len(questions)}", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
     return turns

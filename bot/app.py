@@ -153,7 +153,9 @@ async def serve_telegram(store: Store) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     logger.info("loading the model %s", settings.model)
     async with open_chat(store) as chat, indexing(store):
-        talking = ChatHandlers(chat=chat, conversations=store.conversations)
+        talking = ChatHandlers(
+            chat=chat, conversations=store.conversations, feedback=store.feedback
+        )
         application = build_application(
             settings,
             chat=chat,

@@ -13,7 +13,7 @@ from dataclasses import asdict, replace
 
 from bot.engine.base import Completion, Engine, SamplingParams
 from bot.engine.errors import AdapterRefused, EngineBusy, EngineError
-from bot.errors import BotError, ReplyFailed
+from bot.errors import ReplyFailed
 from bot.lanes import Lanes
 from bot.prompt import build_prompt
 from store.conversations import Conversations
@@ -58,20 +58,22 @@ class Chat:
     async def answer(
         self, place: Place, person_id: int, question: str
     ) -> AsyncGenerator[str | Turn, None]:
-        """Yield the reply piece by piece, then the turn as stored. To be called in order.
+        """Yield the turn as begun, the reply piece by piece, then the turn as finished.
+
+        To be called in order (`in_order`).
 
         Raises `QuestionTooLong`, `EngineBusy` or `ReplyFailed`; the turn is then kept as failed.
         Closing the generator cancels the reply; what there was of it is kept.
         """
         conversation = await asyncio.to_thread(self._conversations.current, place)
-        turn_id = await asyncio.to_thread(
+        turn = await asyncio.to_thread(
             self._conversations.begin_turn,
             conversation.id,
             person_id,
             question,
             model=self._engine.model,
         )
-        async with aclosing(self._reply(turn_id, conversation.id, question)) as pieces:
+        async with aclosing(self._reply(turn)) as pieces:
             async for piece in pieces:
                 yield piece
 
@@ -80,7 +82,7 @@ class Chat:
 
         The new turn is linked to the first answer, so that a thumb on either makes a pair.
         """
-        turn_id = await asyncio.to_thread(
+        again = await asyncio.to_thread(
             self._conversations.begin_turn,
             turn.conversation_id,
             person_id,
@@ -88,57 +90,57 @@ class Chat:
             model=self._engine.model,
             regenerates_id=turn.regenerates_id or turn.id,
         )
-        reply = self._reply(turn_id, turn.conversation_id, turn.question, again=turn)
-        async with aclosing(reply) as pieces:
+        async with aclosing(self._reply(again)) as pieces:
             async for piece in pieces:
                 yield piece
 
-    async def _reply(
-        self, turn_id: int, conversation_id: int, question: str, again: Turn | None = None
-    ) -> AsyncGenerator[str | Turn, None]:
+    async def _reply(self, turn: Turn) -> AsyncGenerator[str | Turn, None]:
         text = ""
         try:
+            yield turn
             adapter = await self._adapter()
-            messages, sampling = await self._prepare(turn_id, conversation_id, question, again)
+            messages, sampling = await self._prepare(turn)
             stream = self._engine.stream(messages, sampling, adapter=adapter)
             async with aclosing(stream) as pieces:
                 async for piece in pieces:
                     if isinstance(piece, Completion):
-                        yield await self._finish(turn_id, piece)
+                        yield await self._finish(turn.id, piece)
                     else:
                         text += piece
                         yield piece
-        except (BotError, EngineBusy):
-            await self._end(turn_id, TurnState.FAILED, text)
+        except (asyncio.CancelledError, GeneratorExit):
+            await self._end(turn.id, TurnState.CANCELLED, text)
+            raise
+        except EngineBusy:
+            await self._end(turn.id, TurnState.FAILED, text)
             raise
         except EngineError as error:
-            await self._end(turn_id, TurnState.FAILED, text)
+            await self._end(turn.id, TurnState.FAILED, text)
             raise ReplyFailed("I could not answer that. Please try again.") from error
-        except (asyncio.CancelledError, GeneratorExit):
-            await self._end(turn_id, TurnState.CANCELLED, text)
+        except Exception:  # whatever it is, the turn is not left pending
+            await self._end(turn.id, TurnState.FAILED, text)
             raise
 
-    async def _prepare(
-        self, turn_id: int, conversation_id: int, question: str, again: Turn | None
-    ) -> tuple[tuple[Message, ...], SamplingParams]:
-        before = turn_id if again is None else again.regenerates_id or again.id
+    async def _prepare(self, turn: Turn) -> tuple[tuple[Message, ...], SamplingParams]:
         history = await asyncio.to_thread(
-            self._conversations.history, conversation_id, before=before
+            self._conversations.history,
+            turn.conversation_id,
+            before=turn.regenerates_id or turn.id,
         )
-        sampling = self._sampling(again=again is not None)
+        sampling = self._sampling(again=turn.regenerates_id is not None)
         messages, passages = await asyncio.to_thread(
             build_prompt,
             system_prompt=self._settings.system_prompt,
             history=history,
-            passages=await asyncio.to_thread(self._retrieve, question),
-            question=question,
+            passages=await asyncio.to_thread(self._retrieve, turn.question),
+            question=turn.question,
             count_tokens=self._engine.count_tokens,
             budget_tokens=self._settings.prompt_tokens,
             limit_tokens=max(1, self._engine.context_tokens - sampling.max_new_tokens),
         )
         await asyncio.to_thread(
             self._conversations.record_prompt,
-            turn_id,
+            turn.id,
             messages=messages,
             passages=passages,
             sampling=asdict(sampling),
@@ -149,7 +151,10 @@ class Chat:
         settings = self._settings
         try:
             return self._knowledge.search(
-                question, count=settings.passages, floor=settings.passage_floor
+                question,
+                count=settings.passages,
+                floor=settings.passage_floor,
+                margin=settings.passage_margin,
             )
         except StoreError as error:
             logger.warning("answering without sources: %s", error)

@@ -1,12 +1,11 @@
-"""Keeps order: what happens in one place happens one after another, in the order it came."""
+"""Keeps order: what happens under one key happens one after another, in the order it came."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Hashable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from bot.errors import ConversationBusy
-from store.domain import Place
 
 
 @dataclass(kw_only=True)
@@ -16,16 +15,16 @@ class _Lane:
 
 
 class Lanes:
-    """One lane a place. A lane holds a bounded number and disappears when it is empty."""
+    """One lane a key. A lane holds a bounded number and disappears when it is empty."""
 
     def __init__(self, *, length: int = 8) -> None:
         self._length = length
-        self._lanes: dict[Place, _Lane] = {}
+        self._lanes: dict[Hashable, _Lane] = {}
 
     @asynccontextmanager
-    async def enter(self, place: Place) -> AsyncIterator[None]:
+    async def enter(self, key: Hashable) -> AsyncIterator[None]:
         """Wait for one's turn, first come, first served. Raises `ConversationBusy` when full."""
-        lane = self._lanes.setdefault(place, _Lane())
+        lane = self._lanes.setdefault(key, _Lane())
         if lane.inside >= self._length:
             raise ConversationBusy(lane.inside)
         lane.inside += 1
@@ -35,4 +34,4 @@ class Lanes:
         finally:
             lane.inside -= 1
             if lane.inside == 0:
-                del self._lanes[place]
+                del self._lanes[key]

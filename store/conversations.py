@@ -51,8 +51,8 @@ class Conversations:
         *,
         model: str,
         regenerates_id: int | None = None,
-    ) -> int:
-        """Store the question before anything is done about it. Returns the turn's id."""
+    ) -> Turn:
+        """Store the question before anything is done about it."""
         with self._database.session() as session:
             row = TurnRow(
                 conversation_id=conversation_id,
@@ -74,7 +74,7 @@ class Conversations:
             )
             session.add(row)
             session.flush()
-            return row.id
+            return _turn(row, session.get_one(ConversationRow, conversation_id))
 
     def record_prompt(
         self,

@@ -76,7 +76,7 @@ class DocumentNotFound(DocumentError):
 
     def __init__(self, document_id: int) -> None:
         super().__init__(
-            f"there is no document {document_id}: `ratchet knowledge list` shows what there is"
+            f"there is no document {document_id}: `ratchet knowledge list` or /documents shows them"
         )
 
 

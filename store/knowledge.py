@@ -72,7 +72,7 @@ class Knowledge:
     def remove(self, document_id: int) -> Document:
         """Take a document out; it is found no more. Raises `DocumentNotFound`."""
         with self._database.session() as session:
-            row = session.get(DocumentRow, document_id)
+            row = session.get(DocumentRow, document_id) if document_id < 2**63 else None
             if row is None:
                 raise DocumentNotFound(document_id)
             document = self._document(session, row)
@@ -124,9 +124,12 @@ class Knowledge:
         self._index.drop()
         return self.index_pending(progress)
 
-    def search(self, question: str, *, count: int, floor: float) -> tuple[Passage, ...]:
-        """The passages nearest to a question, best first, none below the floor.
+    def search(
+        self, question: str, *, count: int, floor: float, margin: float = 2.0
+    ) -> tuple[Passage, ...]:
+        """The passages nearest to a question, best first.
 
+        None has a score below `floor`, nor more than `margin` below that of the best.
         Raises `IndexInUse`, `IndexUnavailable` or `EmbedderNotFound`.
         """
         if count == 0 or not question.strip() or not self._has_chunks():
@@ -144,7 +147,8 @@ class Knowledge:
                 )
             }
         found = [_passage(*rows[chunk_id], score) for chunk_id, score in hits if chunk_id in rows]
-        return tuple(found[:count])
+        near = [passage for passage in found if passage.score >= found[0].score - margin]
+        return tuple(near[:count])
 
     def close(self) -> None:
         """Let another process have the index."""

@@ -84,6 +84,10 @@ class Settings(BaseSettings):
         0.3, ge=-1, le=1, description="Cosine similarity below which a passage does not fit."
     )
 
+    passage_margin: float = Field(
+        0.1, ge=0, le=2, description="How far a passage may score below the best one; 2 is off."
+    )
+
     telegram_token: SecretStr | None = Field(
         None, description="From @BotFather; without it Ratchet talks in the terminal."
     )

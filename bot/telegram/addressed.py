@@ -2,6 +2,7 @@
 
 from telegram import Message, MessageEntity
 
+from bot.telegram.commands import NAMES
 from store.domain import Place
 
 
@@ -16,17 +17,27 @@ def is_private(message: Message) -> bool:
     return message.chat.type == "private"
 
 
+def command_of(message: Message) -> str | None:
+    """The command that a message begins with, without slash and bot name, in lower case."""
+    first = next(iter(message.entities or ()), None)
+    if first is None or first.type != "bot_command" or first.offset != 0:
+        return None
+    return _covered(message.text or "", first)[1:].partition("@")[0].lower()
+
+
 def addressed_text(message: Message) -> str | None:
     """What the bot is told; None when the message is not for it.
 
-    In a private chat everything is; elsewhere a command (of no other bot), a mention of the bot,
-    or a reply to it. The mention itself is taken out of the text.
+    In a private chat everything is; elsewhere a command of its own (and of no other bot), a
+    mention, or a reply to it. The mention itself is taken out of the text.
     """
     bot = message.get_bot()
     text = message.text or message.caption or ""
-    if text.startswith("/"):
+    command = command_of(message)
+    if command is not None:
         _, _, other = text.split()[0].partition("@")
-        return text if not other or other.lower() == bot.username.lower() else None
+        ours = other.lower() == bot.username.lower() if other else command in NAMES
+        return text if ours or (is_private(message) and not other) else None
     entities = message.entities or message.caption_entities or ()
     mentions = [
         entity

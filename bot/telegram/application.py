@@ -7,7 +7,6 @@ from contextlib import suppress
 from typing import Any, TypeAlias
 
 from telegram import (
-    BotCommand,
     BotCommandScopeAllGroupChats,
     BotCommandScopeAllPrivateChats,
     BotCommandScopeChat,
@@ -30,11 +29,14 @@ from telegram.request import HTTPXRequest
 
 from bot.chat import Chat
 from bot.errors import BotError, ConversationBusy
-from bot.telegram.addressed import addressed_text, place_of
+from bot.lanes import Lanes
+from bot.telegram.addressed import addressed_text, command_of, place_of
 from bot.telegram.admin import AdminHandlers
 from bot.telegram.chat import ChatHandlers
+from bot.telegram.commands import FOR_ADMINS, FOR_EVERYBODY, FOR_GROUPS
 from bot.telegram.documents import DocumentHandlers
 from bot.telegram.gate import Gate
+from bot.telegram.keyboard import acknowledge
 from bot.telegram.patience import Patience
 from bot.telegram.privacy import FORGET_PATTERN, PrivacyHandlers
 from bot.telegram.rating import RatingHandlers
@@ -54,41 +56,31 @@ FINISH_SECONDS = 60.0
 
 App: TypeAlias = "Application[Any, Any, Any, Any, Any, Any]"
 
-EVERYBODY = [
-    BotCommand("new", "Start over"),
-    BotCommand("why", "How a reply came about"),
-    BotCommand("help", "What I understand"),
-    BotCommand("privacy", "What is kept about you"),
-    BotCommand("export", "Get everything I hold about you"),
-    BotCommand("forget", "Delete everything I hold about you"),
-    BotCommand("optout", "Keep what you write out of training"),
-    BotCommand("optin", "Let what you write into training"),
-]
-IN_GROUPS = EVERYBODY[:3]
-ADMINS = [
-    BotCommand("status", "How I am"),
-    BotCommand("documents", "What I know"),
-    BotCommand("remove", "Take a document out"),
-    BotCommand("allow", "Let somebody in"),
-    BotCommand("deny", "Keep somebody out"),
-]
-
 
 class InOrder(BaseUpdateProcessor):
-    """Handles updates side by side, but what is to be answered in one place one by one."""
+    """Handles updates side by side, but one by one what has to keep its order.
+
+    What is answered by the model keeps the order of its place; what one person taps in one chat
+    keeps the order of their taps, without waiting for a reply that is being written.
+    """
 
     def __init__(self, chat: Chat) -> None:
         super().__init__(CONCURRENT_UPDATES)
         self._chat = chat
+        self._taps = Lanes(length=CONCURRENT_UPDATES)
 
     async def do_process_update(self, update: object, coroutine: Awaitable[Any]) -> None:
-        """Wait in the lane of the place, if the update is one that is answered in order."""
-        place = _lane(update) if isinstance(update, Update) else None
-        if place is None:
-            await coroutine
-            return
+        """Wait in the lane that the update belongs to, if it belongs to one."""
+        assert isinstance(update, Update)
+        place = _answered_in(update)
         try:
-            async with self._chat.in_order(place):
+            if place is not None:
+                async with self._chat.in_order(place):
+                    await coroutine
+            elif update.callback_query is not None or update.message_reaction is not None:
+                async with self._taps.enter((update.effective_chat, update.effective_user)):
+                    await coroutine
+            else:
                 await coroutine
         except ConversationBusy as busy:
             if isinstance(coroutine, Coroutine):
@@ -131,7 +123,9 @@ def build_application(
     welcome = WelcomeHandlers(admins=settings.admins)
     by_admin = filters.ChatType.PRIVATE & filters.User(settings.admins)
     application.add_handler(TypeHandler(Update, gate.check), group=-2)
-    application.add_handler(MessageHandler(filters.REPLY, rating.on_correction), group=-1)
+    application.add_handler(
+        MessageHandler(filters.REPLY & ~filters.COMMAND, rating.on_correction), group=-1
+    )
     for name, callback, who in (
         ("start", welcome.on_start, None),
         ("help", welcome.on_help, None),
@@ -170,43 +164,60 @@ async def serve(application: App, settings: Settings, stop: asyncio.Event) -> No
     Raises `BotError` for a token that Telegram does not know. Waits as long as it takes for a
     Telegram that cannot be reached.
     """
-    await _initialize(application, stop)
-    if stop.is_set():
-        return
     try:
+        if not await _initialize(application, stop):
+            return
         await application.start()
         await set_commands(application, settings)
-        await _listen(application, settings)
-        logger.info("talking as @%s", application.bot.username)
-        await stop.wait()
+        if await _unless_stopped(_listen(application, settings), stop):
+            logger.info("talking as @%s", application.bot.username)
+            await stop.wait()
     finally:
-        assert application.updater is not None
-        if application.updater.running:
-            await application.updater.stop()
-        if application.running:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(application.stop(), FINISH_SECONDS)
-        await application.shutdown()
+        await _wind_up(application)
+
+
+async def _wind_up(application: App) -> None:
+    assert application.updater is not None
+    if application.updater.running:
+        await application.updater.stop()
+    if application.running:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(application.stop(), FINISH_SECONDS)
+    await application.shutdown()
+    await application.bot.shutdown()  # its connections, when it never was initialized
+
+
+async def _unless_stopped(work: Coroutine[Any, Any, None], stop: asyncio.Event) -> bool:
+    """Do the work, unless `stop` is set before it is done; whether it was done."""
+    doing, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    await asyncio.wait((doing, stopping), return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if doing.done():
+        await doing
+        return True
+    doing.cancel()
+    await asyncio.wait((doing,))
+    return False
 
 
 async def set_commands(application: App, settings: Settings) -> None:
     """Menus: people see what they may do, admins see what they may do."""
     bot = application.bot
     try:
-        await bot.set_my_commands(EVERYBODY, BotCommandScopeAllPrivateChats())
-        await bot.set_my_commands(IN_GROUPS, BotCommandScopeAllGroupChats())
+        await bot.set_my_commands(FOR_EVERYBODY, BotCommandScopeAllPrivateChats())
+        await bot.set_my_commands(FOR_GROUPS, BotCommandScopeAllGroupChats())
     except TelegramError as error:
         logger.warning("the command menus could not be set: %s", error)
     for admin_id in sorted(settings.admins):
         try:
-            await bot.set_my_commands(EVERYBODY + ADMINS, BotCommandScopeChat(admin_id))
+            await bot.set_my_commands(FOR_ADMINS, BotCommandScopeChat(admin_id))
         except BadRequest:
             logger.info("admin %d has not talked to the bot yet: no menu for them", admin_id)
         except TelegramError as error:
             logger.warning("the menu of admin %d could not be set: %s", admin_id, error)
 
 
-async def _initialize(application: App, stop: asyncio.Event) -> None:
+async def _initialize(application: App, stop: asyncio.Event) -> bool:
     pause = 1.0
     while not stop.is_set():
         try:
@@ -221,7 +232,8 @@ async def _initialize(application: App, stop: asyncio.Event) -> None:
                 await asyncio.wait_for(stop.wait(), pause)
             pause = min(pause * 2, 60.0)
         else:
-            return
+            return True
+    return False
 
 
 async def _listen(application: App, settings: Settings) -> None:
@@ -256,24 +268,21 @@ def _request(connections: int) -> HTTPXRequest:
     )
 
 
-def _lane(update: Update) -> Place | None:
+def _answered_in(update: Update) -> Place | None:
+    """The place whose order the update keeps, if the model is to answer it there."""
     query = update.callback_query
     if query is not None:
         if isinstance(query.message, Message) and (query.data or "").startswith("again:"):
             return place_of(query.message)
         return None
     message = update.message
-    if message is None:
+    if message is None or addressed_text(message) is None:
         return None
-    text = message.text or message.caption or ""
-    if text.startswith("/"):
-        return place_of(message) if text.startswith("/new") else None
-    return place_of(message) if addressed_text(message) is not None else None
+    return place_of(message) if command_of(message) in (None, "new") else None
 
 
-async def _tell(update: object, busy: ConversationBusy) -> None:
-    assert isinstance(update, Update)
+async def _tell(update: Update, busy: ConversationBusy) -> None:
     if update.callback_query is not None:
-        await update.callback_query.answer(str(busy))
+        await acknowledge(update.callback_query, str(busy))
     elif update.effective_message is not None:
         await update.effective_message.reply_text(str(busy))

@@ -1,8 +1,10 @@
 """Talking: a message comes in, a reply is streamed back with its sources and buttons under it."""
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from functools import partial
 
 from telegram import Message, Update
 from telegram.ext import ContextTypes
@@ -17,8 +19,11 @@ from bot.telegram.stream import Pace, ReplyStream
 from bot.telegram.trouble import explain
 from bot.why import why
 from store.conversations import Conversations
-from store.domain import SentKind, Tally, Turn
-from store.errors import StoreError
+from store.domain import SentKind, Turn
+from store.errors import StoreError, TurnNotFound
+from store.feedback import FeedbackBook
+
+logger = logging.getLogger(__name__)
 
 ONLY_TEXT = "I can only read text."
 
@@ -26,9 +31,10 @@ ONLY_TEXT = "I can only read text."
 class ChatHandlers:
     """Messages to the bot, and `/new` and `/why`."""
 
-    def __init__(self, *, chat: Chat, conversations: Conversations) -> None:
+    def __init__(self, *, chat: Chat, conversations: Conversations, feedback: FeedbackBook) -> None:
         self._chat = chat
         self._conversations = conversations
+        self._feedback = feedback
         self._pace = Pace()
 
     async def on_text(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
@@ -76,6 +82,8 @@ class ChatHandlers:
         await self._show(reply, self._chat.regenerate(turn, person_id))
 
     async def _show(self, message: Message, pieces: AsyncGenerator[str | Turn, None]) -> None:
+        begun = await anext(pieces)
+        assert isinstance(begun, Turn), "a reply begins with its turn"
         private = is_private(message)
         stream = ReplyStream(
             message.get_bot(),
@@ -83,25 +91,29 @@ class ChatHandlers:
             place_of(message),
             private=private,
             reply_to=message.message_id,
+            on_sent=partial(self._remember, begun.id, message.chat_id),
         )
-        async with stream, aclosing(pieces):
+        async with aclosing(pieces), stream:
             try:
                 async for piece in pieces:
                     if isinstance(piece, Turn):
-                        parts = render(piece.completion, piece.passages)
-                        buttons = keyboard(piece.id, Tally(), private=private)
-                        ids = await stream.finish(parts, buttons)
-                        await asyncio.to_thread(
-                            self._conversations.record_sent,
-                            piece.id,
-                            message.chat_id,
-                            ids,
-                            SentKind.REPLY,
-                        )
+                        tally = await asyncio.to_thread(self._feedback.tally, piece.id)
+                        buttons = keyboard(piece.id, tally, private=private)
+                        await stream.finish(render(piece.completion, piece.passages), buttons)
                     else:
                         stream.add(piece)
+            except TurnNotFound:
+                logger.info("turn %d was erased while its reply was written", begun.id)
             except (BotError, EngineError, StoreError) as error:
                 await stream.finish((Part(text=explain(error)),))
+
+    async def _remember(self, turn_id: int, chat_id: int, message_id: int) -> None:
+        try:
+            await asyncio.to_thread(
+                self._conversations.record_sent, turn_id, chat_id, (message_id,), SentKind.REPLY
+            )
+        except TurnNotFound:
+            logger.info("turn %d was erased while its reply was sent", turn_id)
 
     def _asked_about(self, message: Message) -> Turn | None:
         if message.reply_to_message is None:

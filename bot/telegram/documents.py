@@ -1,19 +1,27 @@
 """Documents: an admin sends a file and the bot knows what is in it."""
 
 import asyncio
+import logging
+import mimetypes
 
+from telegram import Document as Attached
 from telegram import Update
+from telegram.error import BadRequest, NetworkError
 from telegram.ext import ContextTypes
 
+from bot.errors import BotError
 from bot.telegram.render import MAX_TEXT_UNITS
 from store.domain import AddOutcome, Document
 from store.knowledge import Knowledge
 from store.parser import SUFFIXES
 
+logger = logging.getLogger(__name__)
+
 MAX_DOWNLOAD_BYTES = 20_000_000
 """What Telegram lets a bot download."""
 
 DOWNLOAD_SECONDS = 60
+DOWNLOAD_TRIES = 3
 
 _ADDED = {
     AddOutcome.ADDED: "Added",
@@ -39,16 +47,14 @@ class DocumentHandlers:
                 "Telegram gives me files up to 20 MB. Send it in parts, or use `ratchet ingest`."
             )
             return
-        file = await context.bot.get_file(message.document.file_id)
-        data = await file.download_as_bytearray(read_timeout=DOWNLOAD_SECONDS)
         document, outcome = await asyncio.to_thread(
             self._knowledge.add,
-            message.document.file_name or "document.txt",
-            bytes(data),
+            _name_of(message.document),
+            await _download(message.document),
             added_by=message.from_user.id,
         )
         await message.reply_text(
-            f"{_ADDED[outcome]} “{document.title}” ({document.chunks} passages). "
+            f"{_ADDED[outcome]} “{document.title}”, passages: {document.chunks}. "
             "I can answer from it in a moment."
         )
 
@@ -78,12 +84,33 @@ class DocumentHandlers:
         await message.reply_text(f"Removed “{document.title}”.")
 
 
+async def _download(attached: Attached) -> bytes:
+    # Downloads do not go through `Patience`, which knows only the bot's methods.
+    for attempt in range(DOWNLOAD_TRIES):
+        try:
+            file = await attached.get_file()
+            return bytes(await file.download_as_bytearray(read_timeout=DOWNLOAD_SECONDS))
+        except BadRequest:
+            raise
+        except NetworkError as error:
+            logger.warning("a download failed: %s", error)
+            await asyncio.sleep(attempt)
+    raise BotError("I could not fetch that file from Telegram. Please send it again.")
+
+
+def _name_of(attached: Attached) -> str:
+    if attached.file_name:
+        return attached.file_name
+    suffix = mimetypes.guess_extension(attached.mime_type or "")
+    return f"{attached.file_unique_id}{suffix if suffix in SUFFIXES else '.txt'}"
+
+
 def _listing(documents: tuple[Document, ...]) -> str:
     if not documents:
         suffixes = " ".join(sorted(SUFFIXES))
         return f"I know no documents yet. Send me a file to add one ({suffixes})."
     lines = [
-        f"{each.id}. {each.title} ({each.name}, {each.chunks} passages)"
+        f"{each.id}. {each.title} ({each.name}, passages: {each.chunks})"
         + ("" if each.indexed else " – being read")
         for each in documents
     ]

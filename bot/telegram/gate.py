@@ -12,6 +12,7 @@ from telegram import Update, User
 from telegram.ext import ApplicationHandlerStop, ContextTypes
 
 from bot.telegram.addressed import addressed_text
+from bot.telegram.keyboard import acknowledge
 from store.domain import Access
 from store.people import People
 from store.settings import Settings
@@ -31,12 +32,14 @@ class Gate:
     async def check(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
         """Raise `ApplicationHandlerStop` for what is not for us, or comes without access."""
         user, message = update.effective_user, update.message
-        if user is None or user.is_bot or (message and addressed_text(message) is None):
+        unread = message is not None and addressed_text(message) is None
+        # An edit that Telegram still had in its queue is not asked for, and not answered.
+        if user is None or user.is_bot or unread or update.edited_message is not None:
             raise ApplicationHandlerStop
         if await asyncio.to_thread(self._may_talk, user, update):
             return
         if update.callback_query is not None:
-            await update.callback_query.answer("You have no access to this bot.")
+            await acknowledge(update.callback_query, "You have no access to this bot.")
         elif message is not None and not self._was_told(user.id):
             await message.reply_text(
                 "I am sorry, I may not talk with you. If you think I should, ask whoever runs me, "

@@ -1,6 +1,9 @@
-"""The buttons under a reply."""
+"""The buttons under a reply, and what their taps are answered with."""
 
-from telegram import InlineKeyboardButton, InlineKeyboardMarkup
+from contextlib import suppress
+
+from telegram import CallbackQuery, InlineKeyboardButton, InlineKeyboardMarkup
+from telegram.error import BadRequest
 
 from store.domain import Tally
 
@@ -22,3 +25,9 @@ def keyboard(turn_id: int, tally: Tally, *, private: bool) -> InlineKeyboardMark
     if tally.up or tally.down:
         buttons.append(InlineKeyboardButton("✖", callback_data=f"clear:{turn_id}"))
     return InlineKeyboardMarkup([buttons])
+
+
+async def acknowledge(query: CallbackQuery, text: str = "") -> None:
+    """End the button's waiting, with a short notice; too late is no error, the tap counts."""
+    with suppress(BadRequest):
+        await query.answer(text or None)

@@ -4,8 +4,10 @@ import asyncio
 import json
 
 from telegram import InlineKeyboardButton, InlineKeyboardMarkup, Message, Update
+from telegram.error import BadRequest, Forbidden
 from telegram.ext import ContextTypes
 
+from bot.telegram.keyboard import acknowledge
 from store.people import People
 
 FORGET_PATTERN = r"^forget:(yes|no):\d{1,18}$"
@@ -38,12 +40,16 @@ class PrivacyHandlers:
         """`/export`: to the person in private, wherever they asked."""
         message, person_id = _who(update)
         held = await asyncio.to_thread(self._people.export, person_id)
-        await context.bot.send_document(
-            person_id,
-            json.dumps(held, ensure_ascii=False, indent=2).encode(),
-            filename="ratchet-export.json",
-            caption="Everything I hold about you.",
-        )
+        try:
+            await context.bot.send_document(
+                person_id,
+                json.dumps(held, ensure_ascii=False, indent=2).encode(),
+                filename="ratchet-export.json",
+                caption="Everything I hold about you.",
+            )
+        except (Forbidden, BadRequest):  # a bot may not open a private chat
+            await message.reply_text("I may not write to you yet: send me /export in private.")
+            return
         if message.chat_id != person_id:
             await message.reply_text("I have sent it to you in private.")
 
@@ -70,9 +76,9 @@ class PrivacyHandlers:
         assert query.data is not None
         _, answer, asked_id = query.data.split(":")
         if int(asked_id) != query.from_user.id:
-            await query.answer("This is not your question to answer.")
+            await acknowledge(query, "This is not your question to answer.")
             return
-        await query.answer()
+        await acknowledge(query)
         if answer == "no":
             await query.edit_message_text("Nothing was deleted.")
             return

@@ -8,6 +8,7 @@ import asyncio
 import re
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 
 from telegram import (
     CallbackQuery,
@@ -24,7 +25,7 @@ from telegram.ext import ApplicationHandlerStop, ContextTypes
 
 from bot.telegram.addressed import is_private, place_of
 from bot.telegram.chat import ChatHandlers
-from bot.telegram.keyboard import keyboard
+from bot.telegram.keyboard import acknowledge, keyboard
 from store.conversations import Conversations
 from store.domain import Rating, RatingSource, SentKind
 from store.errors import TurnNotFound
@@ -33,6 +34,9 @@ from store.people import People
 from store.settings import Settings
 
 CALLBACK_PATTERN = re.compile(r"^(up|down|clear|again|fix):(\d{1,18})$")
+
+LATE_SECONDS = 0.5
+"""How much later than a reaction on it a reply may be noted."""
 
 _RATINGS = {"up": Rating.UP, "down": Rating.DOWN, "clear": None}
 _ANSWERS = {
@@ -67,7 +71,7 @@ class RatingHandlers:
         assert query is not None
         pressed = CALLBACK_PATTERN.match(query.data or "")
         if pressed is None or not isinstance(query.message, Message):
-            await _answer(query, "That button is too old for me.")
+            await acknowledge(query, "That button is too old for me.")
             return
         action, turn_id = pressed[1], int(pressed[2])
         try:
@@ -75,13 +79,13 @@ class RatingHandlers:
                 self._conversations.turn, turn_id, chat_id=query.message.chat_id
             )
         except TurnNotFound:
-            await _answer(query, "I no longer have that reply.")
+            await acknowledge(query, "I no longer have that reply.")
             return
         if action == "again":
-            await _answer(query, "🔄")
+            await acknowledge(query, "🔄")
             await self._chat.regenerate(query.message, turn, query.from_user.id)
         elif action == "fix":
-            await _answer(query, "")
+            await acknowledge(query)
             await self._ask_for_correction(query.message, turn_id)
         else:
             await self._rate(query, turn_id, _RATINGS[action])
@@ -93,10 +97,10 @@ class RatingHandlers:
         if reaction.user is None:  # an anonymous admin or a channel is nobody who can rate
             return
         chat_id = reaction.chat.id
-        turn_id = await asyncio.to_thread(
-            self._conversations.shown_in, chat_id, reaction.message_id, SentKind.REPLY
-        )
-        if turn_id is None or not self._speaks(reaction):
+        if not self._speaks(reaction):
+            return
+        turn_id = await self._turn_shown_in(chat_id, reaction.message_id)
+        if turn_id is None:
             return
         rating = self._meaning(reaction.new_reaction)
         await asyncio.to_thread(self._people.see, reaction.user.id, reaction.user.full_name)
@@ -109,6 +113,15 @@ class RatingHandlers:
             markup = keyboard(turn_id, tally, private=reaction.chat.type == "private")
             with suppress(BadRequest):  # not modified, or deleted meanwhile
                 await context.bot.edit_message_reply_markup(chat_id, shown[-1], reply_markup=markup)
+
+    async def _turn_shown_in(self, chat_id: int, message_id: int) -> int | None:
+        look = partial(self._conversations.shown_in, chat_id, message_id, SentKind.REPLY)
+        turn_id = await asyncio.to_thread(look)
+        if turn_id is None:
+            # Telegram can tell of a reaction before it has told the number of the message.
+            await asyncio.sleep(LATE_SECONDS)
+            turn_id = await asyncio.to_thread(look)
+        return turn_id
 
     async def on_correction(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
         """An answer to one of the bot's messages: if that was ✏️'s question, a correction.
@@ -142,7 +155,7 @@ class RatingHandlers:
         changed = await asyncio.to_thread(
             self._feedback.rate, turn_id, query.from_user.id, rating, RatingSource.BUTTON
         )
-        await _answer(query, _ANSWERS[rating])
+        await acknowledge(query, _ANSWERS[rating])
         if changed:
             tally = await asyncio.to_thread(self._feedback.tally, turn_id)
             markup = keyboard(turn_id, tally, private=is_private(message))
@@ -185,8 +198,3 @@ def _emoji(text: str) -> frozenset[str]:
 
 def _plain(emoji: str) -> str:
     return emoji.replace("\ufe0f", "")  # ❤️ and ❤ are one reaction
-
-
-async def _answer(query: CallbackQuery, text: str) -> None:
-    with suppress(BadRequest):  # a query lives for seconds; the press counts all the same
-        await query.answer(text or None)

@@ -3,7 +3,6 @@
 Whatever a model writes, the entities are valid; Telegram refuses a message whose entities are not.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,7 +21,8 @@ MAX_ENTITIES = 100
 
 EMPTY_REPLY = "(The reply was empty.)"
 
-_CODE_OR_TAG = re.compile(r"(```.*?(?:```|\Z)|`[^`\n]*`)|<(?=[A-Za-z/!?])", re.DOTALL)
+BRACKET = "\ue000"
+"""Stands for "<" while Markdown is read: CommonMark would swallow `vector<int>` as an HTML tag."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +35,10 @@ class Part:
 
 def render(markdown: str, passages: Sequence[Passage] = ()) -> tuple[Part, ...]:
     """The parts of a reply, its sources at the end of the last; never none, never an empty one."""
-    text, entities = convert(_keep_tags(markdown), config=_config())
-    text = text.rstrip() if text.strip() else EMPTY_REPLY
+    text, entities = convert(markdown.replace("<", BRACKET), config=_config())
+    text = text.replace(BRACKET, "<").rstrip()
+    if not text:
+        text, entities = EMPTY_REPLY, []
     if passages:
         note = f"\n\n📎 {sources_line(passages)}"
         entities.append(Entity("italic", utf16_len(text) + 2, utf16_len(note) - 2))
@@ -56,11 +58,6 @@ def sources_line(passages: Sequence[Passage]) -> str:
     return " · ".join(dict.fromkeys(passage.source for passage in passages))
 
 
-def _keep_tags(markdown: str) -> str:
-    # CommonMark would swallow `vector<int>` as an HTML tag; outside code, "<" is meant as it is.
-    return _CODE_OR_TAG.sub(lambda match: match[1] or "\\<", markdown)
-
-
 def _config() -> RenderConfig:
     config = RenderConfig.isolated()
     symbol = config.markdown_symbol
@@ -70,16 +67,18 @@ def _config() -> RenderConfig:
 
 
 def _part(text: str, entities: Sequence[Entity]) -> Part:
+    end = utf16_len(text)  # white space at the end is gone, and an entity may have reached into it
     return Part(
         text=text,
         entities=tuple(
             MessageEntity(
                 type=each.type,
                 offset=each.offset,
-                length=each.length,
+                length=min(each.length, end - each.offset),
                 url=each.url,
                 language=each.language,
             )
             for each in entities[:MAX_ENTITIES]
+            if each.offset < end
         ),
     )

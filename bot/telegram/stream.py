@@ -6,7 +6,7 @@ more often than Telegram allows, however many replies are being written.
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from types import TracebackType
 
@@ -26,6 +26,9 @@ EDIT_SECONDS = 4.0
 UPDATES_PER_SECOND = 15
 """Half of what Telegram allows a bot overall; the rest is for finished replies."""
 
+LAST_UPDATE_SECONDS = 5.0
+"""How long the finished reply waits for an update that is on its way."""
+
 TYPING_SECONDS = 4.5
 """A typing action shows for five."""
 
@@ -42,20 +45,32 @@ class Pace:
 
 
 class ReplyStream:
-    """One reply on its way to one chat. Use as an async context manager."""
+    """One reply on its way to one chat. Use as an async context manager.
+
+    `on_sent` is told every message that shows the reply, as soon as it is there.
+    """
 
     def __init__(
-        self, bot: Bot, pace: Pace, place: Place, *, private: bool, reply_to: int | None
+        self,
+        bot: Bot,
+        pace: Pace,
+        place: Place,
+        *,
+        private: bool,
+        reply_to: int | None,
+        on_sent: Callable[[int], Awaitable[None]],
     ) -> None:
         self._bot = bot
         self._pace = pace
         self._place = place
         self._private = private
         self._reply_to = reply_to
+        self._on_sent = on_sent
         self._draft_id = reply_to or 1
         self._text = ""
         self._shown: Part | None = None
         self._message_id: int | None = None
+        self._finished = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> "ReplyStream":
@@ -78,28 +93,29 @@ class ReplyStream:
 
     async def finish(
         self, parts: Sequence[Part], keyboard: InlineKeyboardMarkup | None = None
-    ) -> tuple[int, ...]:
-        """Show the finished reply, the keyboard under its last part. Returns the message ids."""
+    ) -> None:
+        """Show the finished reply, the keyboard under its last part."""
         await self._stop()
-        ids: list[int] = []
         for number, part in enumerate(parts, 1):
             markup = keyboard if number == len(parts) else None
-            if number == 1 and self._message_id is not None and await self._edit(part, markup):
-                ids.append(self._message_id)
-            else:
-                ids.append(await self._send(part, markup, first=number == 1))
-        return tuple(ids)
+            streamed = number == 1 and self._message_id is not None
+            if not (streamed and await self._edit(part, markup)):
+                await self._send(part, markup, first=number == 1)
 
     async def _stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
-            self._task = None
+        # An update on its way is waited for: a draft that arrives late would show up again
+        # under the finished reply, and a message whose number is unknown would stay behind.
+        self._finished.set()
+        if self._task is None:
+            return
+        await asyncio.wait((self._task,), timeout=LAST_UPDATE_SECONDS)
+        self._task.cancel()
+        await asyncio.wait((self._task,))
+        self._task = None
 
     async def _show_progress(self) -> None:
         since_typing = TYPING_SECONDS
-        while True:
+        while not self._finished.is_set():
             pause = self._pace.pause_seconds(self._least_pause)
             try:
                 if self._text.strip():
@@ -113,7 +129,8 @@ class ReplyStream:
                 pause = max(pause, seconds_of(flood))
             except TelegramError as error:
                 logger.debug("progress was not shown: %s", error)
-            await asyncio.sleep(pause)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._finished.wait(), pause)
             since_typing += pause
 
     @property
@@ -132,14 +149,7 @@ class ReplyStream:
                 entities=part.entities,
             )
         elif self._message_id is None:
-            # Never cut off half-way: a message that was sent but not noted would stay behind.
-            sending = asyncio.ensure_future(self._send(part, None, first=True))
-            try:
-                self._message_id = await asyncio.shield(sending)
-            except asyncio.CancelledError:
-                with suppress(TelegramError):
-                    self._message_id = await sending
-                raise
+            self._message_id = await self._send(part, None, first=True)
         else:
             await self._bot.edit_message_text(
                 part.text, self._place.chat_id, self._message_id, entities=part.entities
@@ -173,6 +183,7 @@ class ReplyStream:
                 ReplyParameters(quoted, allow_sending_without_reply=True) if quoted else None
             ),
         )
+        await self._on_sent(message.message_id)
         return message.message_id
 
 

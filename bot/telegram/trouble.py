@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 def explain(error: BaseException) -> str:
     """A short sentence for the person; what nobody foresaw also gets an id, and a traceback."""
     if isinstance(error, EngineBusy):
-        return f"I am busy: {error.waiting} people are waiting already. Please try again soon."
+        return f"I am busy, with {error.waiting} replies to write first. Please try again soon."
     if isinstance(error, BotError | DocumentError) and not isinstance(error, ReplyFailed):
         return str(error)
     error_id = secrets.token_hex(4)

@@ -199,10 +199,11 @@ async def test_only_the_last_answer_to_a_question_is_history(setup: Setup) -> No
 
 async def test_a_reply_that_nobody_waits_for_is_kept_as_cancelled(setup: Setup) -> None:
     async with aclosing(setup.chat.answer(HERE, ADA, "Hello")) as pieces:
-        await anext(pieces)
+        begun, first = await anext(pieces), await anext(pieces)
 
     [row] = setup.stored()
 
+    assert (isinstance(begun, Turn), first) == (True, "You ")
     assert (row.state, row.completion) == (TurnState.CANCELLED, "You ")
 
 

@@ -31,7 +31,7 @@ def begin(
         question,
         model="starter",
         regenerates_id=regenerates_id,
-    )
+    ).id
 
 
 def talk(

@@ -227,12 +227,11 @@ def test_an_index_dropped_behind_our_back_heals(
     assert index.count() == 2
 
 
-@pytest.mark.parametrize("dimensions", [256, 64])
 def test_another_embedder_makes_everything_pending_and_heals(
-    sqlite: Database, index: ChromaIndex, knowledge: Knowledge, dimensions: int
+    sqlite: Database, index: ChromaIndex, knowledge: Knowledge
 ) -> None:
     learn(knowledge, "tea.md", TEA)
-    other = FakeEmbedder("other words", dimensions=dimensions)
+    other = FakeEmbedder("other words")
     changed = Knowledge(sqlite, index, other, chunk_chars=240)
     assert changed.pending() == 1
     assert changed.index_pending() == 1

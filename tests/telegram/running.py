@@ -153,7 +153,7 @@ def make_application(store: Store, engine: FakeEngine, request: HTTPXRequest | N
         engine=engine,
         choose_adapter=store.adapters.active,
     )
-    talking = ChatHandlers(chat=chat, conversations=store.conversations)
+    talking = ChatHandlers(chat=chat, conversations=store.conversations, feedback=store.feedback)
     return build_application(
         settings,
         chat=chat,

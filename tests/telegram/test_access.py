@@ -2,7 +2,7 @@
 
 import pytest
 
-from bot.telegram.application import ADMINS, EVERYBODY, IN_GROUPS
+from bot.telegram.commands import FOR_ADMINS, FOR_EVERYBODY, FOR_GROUPS
 from store.domain import Access
 from store.tables import FeedbackRow, TurnRow
 from tests.botapi import BotApi, Chat, User, any_message
@@ -221,8 +221,11 @@ async def test_an_admin_sees_how_the_bot_is(
 
 
 async def test_everybody_has_a_menu_of_what_they_may_do(bot: RunningBot, api: BotApi) -> None:
-    everybody, admins = [each.command for each in EVERYBODY], [each.command for each in ADMINS]
+    everybody, admins = (
+        [each.command for each in FOR_EVERYBODY],
+        [each.command for each in FOR_ADMINS],
+    )
 
     assert api.commands({"type": "all_private_chats"}) == everybody
-    assert api.commands({"type": "all_group_chats"}) == [each.command for each in IN_GROUPS]
-    assert api.commands({"type": "chat", "chat_id": ADMIN_ID}) == everybody + admins
+    assert api.commands({"type": "all_group_chats"}) == [each.command for each in FOR_GROUPS]
+    assert api.commands({"type": "chat", "chat_id": ADMIN_ID}) == admins

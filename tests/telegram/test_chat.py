@@ -2,7 +2,7 @@
 
 import pytest
 
-from bot.telegram.application import EVERYBODY
+from bot.telegram.commands import FOR_EVERYBODY
 from store.domain import TurnState
 from store.tables import TurnRow
 from tests.botapi import BotApi, Chat, User, any_message
@@ -314,7 +314,7 @@ async def test_start_tells_what_thumbs_and_privacy_mean(
 async def test_help_lists_every_command_of_the_menu(bot: RunningBot, chat: Chat, ada: User) -> None:
     text = await bot.say(chat, ada, "/help")
 
-    assert [each.command for each in EVERYBODY if f"/{each.command}" not in text] == []
+    assert [each.command for each in FOR_EVERYBODY if f"/{each.command}" not in text] == []
     assert "/allow" not in text
 
 

@@ -45,11 +45,13 @@ def zip_bomb() -> bytes:
 async def test_an_admins_file_is_added_and_listed(
     bot: RunningBot, office: Chat, grace: User
 ) -> None:
-    assert (await hand_in(bot, office, grace, "tea.md", TEA)).startswith("Added “Tea” (1 passages)")
+    assert (await hand_in(bot, office, grace, "tea.md", TEA)).startswith(
+        "Added “Tea”, passages: 1."
+    )
 
-    assert "1. Tea (tea.md, 1 passages) – being read" in await bot.say(office, grace, "/documents")
+    assert "1. Tea (tea.md, passages: 1) – being read" in await bot.say(office, grace, "/documents")
     await bot.index()
-    assert await bot.say(office, grace, "/documents") == "1. Tea (tea.md, 1 passages)"
+    assert await bot.say(office, grace, "/documents") == "1. Tea (tea.md, passages: 1)"
 
 
 async def test_what_an_admin_sent_is_found_in_answers(

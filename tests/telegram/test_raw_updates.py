@@ -58,7 +58,7 @@ def new_turn(store: Store) -> int:
     """A finished turn of Ada's private chat."""
     place = store.conversations.current(Place(chat_id=1))
     store.people.see(1, "Ada")
-    turn = store.conversations.begin_turn(place.id, 1, "hello", model="fake")
+    turn = store.conversations.begin_turn(place.id, 1, "hello", model="fake").id
     store.conversations.finish_turn(turn, state=TurnState.FINAL, completion="Hello.")
     return turn
 

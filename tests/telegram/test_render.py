@@ -104,7 +104,6 @@ def test_splitting_loses_no_words(words: list[str]) -> None:
         "~~~\nvector<int>\n~~~",
         "    vector<int>",
         "vector<int>",
-        "vector\\<int\\>",
         "**vector<int>**",
         "- vector<int>",
     ],

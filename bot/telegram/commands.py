@@ -1,0 +1,26 @@
+"""The commands, as menus show them: people see theirs, admins see theirs too."""
+
+from telegram import BotCommand
+
+FOR_GROUPS = (
+    BotCommand("new", "Start over"),
+    BotCommand("why", "How a reply came about"),
+    BotCommand("help", "What I understand"),
+)
+FOR_EVERYBODY = (
+    *FOR_GROUPS,
+    BotCommand("privacy", "What is kept about you"),
+    BotCommand("export", "Get everything I hold about you"),
+    BotCommand("forget", "Delete everything I hold about you"),
+    BotCommand("optout", "Keep what you write out of training"),
+    BotCommand("optin", "Let what you write into training"),
+)
+FOR_ADMINS = (
+    *FOR_EVERYBODY,
+    BotCommand("status", "How I am"),
+    BotCommand("documents", "What I know"),
+    BotCommand("remove", "Take a document out"),
+    BotCommand("allow", "Let somebody in"),
+    BotCommand("deny", "Keep somebody out"),
+)
+NAMES = frozenset({"start", *(each.command for each in FOR_ADMINS)})
