@@ -35,4 +35,5 @@ bench: setup
 	$(BIN)/python -m benchmarks.decode
 
 wheel: setup
+	rm -rf build  # setuptools would pack what an older checkout left there
 	$(BIN)/python -m build --wheel --outdir dist .
