@@ -6,6 +6,7 @@ import logging
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 
@@ -25,6 +26,9 @@ from store.people import People
 from store.settings import Settings
 
 logger = logging.getLogger(__name__)
+
+WAITING_THREADS = 32
+"""Threads for SQL, Chroma and the embedder; most of them wait, so the cores do not bound them."""
 
 COLLECTION = "ratchet-chunks"
 
@@ -115,6 +119,8 @@ async def open_chat(
     """
     engine = await open_engine(store.settings)
     try:
+        if choose_adapter is not None and (chosen := choose_adapter()) is not None:
+            await engine.load_adapter(chosen)  # asked for by name: not to be had is an error
         yield Chat(
             settings=store.settings,
             conversations=store.conversations,
@@ -149,6 +155,8 @@ async def serve_telegram(store: Store) -> None:
     from bot.telegram.rating import RatingHandlers
 
     settings, stop = store.settings, asyncio.Event()
+    threads = ThreadPoolExecutor(WAITING_THREADS, thread_name_prefix="ratchet")
+    asyncio.get_running_loop().set_default_executor(threads)
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     logger.info("loading the model %s", settings.model)
@@ -180,5 +188,7 @@ def set_up_logging(level: str) -> None:
     logging.basicConfig(
         level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    # At DEBUG, python-telegram-bot would log the token and every message.
+    logging.getLogger("telegram").setLevel(max(logging.INFO, logging.getLevelName(level)))
     for name in ("httpx", "httpcore", "apscheduler", "chromadb", "sentence_transformers"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -11,6 +11,8 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import asdict, replace
 
+import anyio
+
 from bot.engine.base import Completion, Engine, SamplingParams
 from bot.engine.errors import AdapterRefused, EngineBusy, EngineError
 from bot.errors import ReplyFailed
@@ -96,6 +98,7 @@ class Chat:
 
     async def _reply(self, turn: Turn) -> AsyncGenerator[str | Turn, None]:
         text = ""
+        finished: Turn | None = None
         try:
             yield turn
             adapter = await self._adapter()
@@ -104,7 +107,7 @@ class Chat:
             async with aclosing(stream) as pieces:
                 async for piece in pieces:
                     if isinstance(piece, Completion):
-                        yield await self._finish(turn.id, piece)
+                        finished = await self._finish(turn.id, piece)
                     else:
                         text += piece
                         yield piece
@@ -120,6 +123,8 @@ class Chat:
         except Exception:  # whatever it is, the turn is not left pending
             await self._end(turn.id, TurnState.FAILED, text)
             raise
+        assert finished is not None, "an engine's stream ends with its completion"
+        yield finished  # out here: what becomes of it now is no matter of the turn's
 
     async def _prepare(self, turn: Turn) -> tuple[tuple[Message, ...], SamplingParams]:
         history = await asyncio.to_thread(
@@ -199,6 +204,7 @@ class Chat:
         )
 
     async def _end(self, turn_id: int, state: TurnState, text: str) -> None:
-        await asyncio.to_thread(
-            self._conversations.finish_turn, turn_id, state=state, completion=text
-        )
+        with anyio.CancelScope(shield=True):  # the caller may be going away
+            await asyncio.to_thread(
+                self._conversations.finish_turn, turn_id, state=state, completion=text
+            )

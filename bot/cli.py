@@ -209,7 +209,10 @@ def search(text: str) -> None:
         _index(store)
         settings = store.settings
         passages = store.knowledge.search(
-            text, count=settings.passages, floor=settings.passage_floor
+            text,
+            count=settings.passages,
+            floor=settings.passage_floor,
+            margin=settings.passage_margin,
         )
         for passage in passages:
             click.echo(f"[{passage.score:.2f}] {passage.source}\n{passage.text}\n")

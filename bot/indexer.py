@@ -28,13 +28,16 @@ class Indexer:
     async def look(self) -> bool:
         """Index what is pending; False when the index cannot be used at present."""
         try:
-            if await asyncio.to_thread(self._knowledge.pending):
+            if not await asyncio.to_thread(self._knowledge.settled):
                 indexed = await asyncio.to_thread(self._knowledge.index_pending)
                 logger.info("indexed %d documents", indexed)
         except StoreError as error:
             if str(error) != self._last_trouble:  # once, not every half minute
                 logger.warning("documents cannot be indexed: %s", error)
             self._last_trouble = str(error)
+            return False
+        except Exception:  # the outermost edge of this task: it has to live as long as the bot
+            logger.exception("indexing failed")
             return False
         self._last_trouble = ""
         return True

@@ -45,10 +45,23 @@ def ingest(
 ) -> list[Ingested]:
     """Add every file; one that cannot be read does not stop the others."""
     results = []
-    for name, path in list(find_files(paths)):
+    files = list(find_files(paths))
+    for name, path in _no_name_twice(files):
         results.append(_ingest_one(knowledge, name, path))
         report(results[-1])
     return results
+
+
+def _no_name_twice(files: list[tuple[str, Path]]) -> list[tuple[str, Path]]:
+    # The name tells a new version from another file: the second would replace the first.
+    seen: dict[str, Path] = {}
+    for name, path in files:
+        if name in seen and seen[name].resolve() != path.resolve():
+            raise UsageError(
+                f"{seen[name]} and {path} would both be called {name}: ingest the folder above them"
+            )
+        seen[name] = path
+    return files
 
 
 def _ingest_one(knowledge: Knowledge, name: str, path: Path) -> Ingested:

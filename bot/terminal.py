@@ -55,7 +55,7 @@ def answer_of(turn: Turn) -> Answer:
         turn_id=turn.id,
         adapter=turn.adapter,
         sources=[
-            {"document": each.title, "chunk": each.section, "score": each.score}
+            {"document": each.title, "chunk": each.chunk_id, "score": each.score}
             for each in turn.passages
         ],
         prompt_tokens=turn.prompt_tokens,

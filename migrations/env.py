@@ -12,7 +12,7 @@ from store.tables import Base
 
 
 def run() -> None:
-    """Migrate inside one transaction, so that a failure leaves the schema as it was."""
+    """Migrate; a migration that fails leaves the schema as the one before it left it."""
     url = context.config.attributes.get("url") or load_settings().database
     engine = create_database_engine(url, foreign_keys=False)
     with engine.connect() as connection:

@@ -15,6 +15,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import create_engine, event, func, select
 from sqlalchemy.engine import Engine, make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError, IntegrityError, NoSuchModuleError
@@ -24,6 +25,12 @@ from store.errors import DatabaseUnavailable, SchemaNotAtHead
 
 BUSY_TIMEOUT_SECONDS = 30
 """How long a writer waits for another before the database counts as locked."""
+
+COMMON: dict[str, Any] = {
+    "pool_size": 16,
+    "max_overflow": 32,
+    "hide_parameters": True,  # they hold what people wrote, and errors are logged
+}
 
 Clock = Callable[[], datetime]
 
@@ -78,9 +85,17 @@ class Database:
             raise SchemaNotAtHead(found, head)
 
     def upgrade(self) -> None:
-        """Bring the schema to head; does nothing when it is there."""
-        if self.revision() != head_revision():
-            command.upgrade(alembic_config(self.url), "head")
+        """Bring the schema to head; does nothing when it is there.
+
+        Raises `SchemaNotAtHead` for a schema that a newer version made.
+        """
+        if self.revision() == head_revision():
+            return
+        try:
+            with self._translated():
+                command.upgrade(alembic_config(self.url), "head")
+        except CommandError:
+            raise SchemaNotAtHead(self.revision(), head_revision()) from None
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -124,10 +139,12 @@ def create_database_engine(url: str, *, foreign_keys: bool = True) -> Engine:
     try:
         parsed = make_url(url)
         if parsed.get_backend_name() != "sqlite":
-            return create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": 10})
+            return create_engine(
+                url, pool_pre_ping=True, connect_args={"connect_timeout": 10}, **COMMON
+            )
         if parsed.database:
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-        engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_SECONDS})
+        engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_SECONDS}, **COMMON)
     except (ArgumentError, NoSuchModuleError, ModuleNotFoundError, ValueError) as error:
         raise DatabaseUnavailable(
             f"RATCHET_DATABASE_URL is not a database URL that can be used: {_first_line(error)}"

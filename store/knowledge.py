@@ -14,14 +14,14 @@ from sqlalchemy.orm import Session
 from store.chunker import chunk
 from store.database import Database
 from store.domain import HEADING_SEPARATOR, AddOutcome, Document, Passage
-from store.embedder import Embedder
+from store.embedder import Embedder, Vector
 from store.errors import DocumentNotFound
 from store.index import ChromaIndex
 from store.parser import ParsedDocument, parse
 from store.tables import ChunkRow, DocumentRow
 
-SPARE_HITS = 20
-"""Nearest vectors asked for beyond those wanted, since some may belong to removed documents."""
+EMBEDDED_AT_ONCE = 32
+"""Chunks embedded in one go; a question waits for no more than these while documents are read."""
 
 OVERLAP_SHARE = 6
 """One part in so many of a chunk may repeat the end of the chunk before it."""
@@ -104,8 +104,10 @@ class Knowledge:
                 chunks = session.scalars(
                     select(ChunkRow).where(ChunkRow.document_id == row.id).order_by(ChunkRow.id)
                 ).all()
-            vectors = self._embedder.embed([_embedded_text(row.title, each) for each in chunks])
-            self._index.upsert([each.id for each in chunks], vectors)
+            for start in range(0, len(chunks), EMBEDDED_AT_ONCE):
+                part = chunks[start : start + EMBEDDED_AT_ONCE]
+                vectors = self._embedder.embed([_embedded_text(row.title, each) for each in part])
+                self._index.upsert([each.id for each in part], vectors)
             with self._database.session() as session:
                 kept = session.get(DocumentRow, row.id)
                 if kept is not None:
@@ -134,9 +136,9 @@ class Knowledge:
         """
         if count == 0 or not question.strip() or not self._has_chunks():
             return ()
-        self._index.open()
+        self._index.open()  # before the embedder is loaded for nothing
         [vector] = self._embedder.embed([question])
-        hits = [hit for hit in self._index.nearest(vector, count + SPARE_HITS) if hit[1] >= floor]
+        hits = self._living_hits(vector, count, floor)
         with self._database.reading() as session:
             rows: dict[int, tuple[ChunkRow, DocumentRow]] = {
                 chunk_row.id: (chunk_row, document_row)
@@ -149,6 +151,15 @@ class Knowledge:
         found = [_passage(*rows[chunk_id], score) for chunk_id, score in hits if chunk_id in rows]
         near = [passage for passage in found if passage.score >= found[0].score - margin]
         return tuple(near[:count])
+
+    def settled(self) -> bool:
+        """Whether the index holds what SQL says it should, as far as counting tells.
+
+        Raises `IndexInUse` or `IndexUnavailable`.
+        """
+        with self._database.reading() as session:
+            chunks = session.scalar(select(func.count()).select_from(ChunkRow)) or 0
+        return self.pending() == 0 and (chunks == 0 or self._index.count() == chunks)
 
     def close(self) -> None:
         """Let another process have the index."""
@@ -167,12 +178,29 @@ class Knowledge:
         with self._database.reading() as session:
             return session.scalars(self._pending().order_by(DocumentRow.id).limit(1)).first()
 
+    def _living_hits(self, vector: Vector, count: int, floor: float) -> list[tuple[int, float]]:
+        """The nearest vectors whose chunks still exist; those of removed documents are swept."""
+        while True:
+            hits = [hit for hit in self._index.nearest(vector, count) if hit[1] >= floor]
+            with self._database.reading() as session:
+                living = set(
+                    session.scalars(
+                        select(ChunkRow.id).where(ChunkRow.id.in_([hit[0] for hit in hits]))
+                    )
+                )
+            gone = [chunk_id for chunk_id, _ in hits if chunk_id not in living]
+            if not gone:
+                return hits
+            self._index.delete(gone)
+
     def _has_chunks(self) -> bool:
         with self._database.reading() as session:
             return session.scalars(select(ChunkRow.id).limit(1)).first() is not None
 
     def _reconcile(self) -> None:
         """Sweep out vectors whose chunks are gone, and mark documents whose vectors are."""
+        # Looked at before SQL is: another process may be adding, and rows come before vectors.
+        present = self._index.ids()
         with self._database.reading() as session:
             indexed = dict(
                 session.execute(
@@ -181,10 +209,8 @@ class Knowledge:
                     .where(DocumentRow.indexed_in == self._identity)
                 ).all()
             )
-        if self._index.count() == len(indexed):
-            return
-        present = self._index.ids()
-        self._index.delete(sorted(present - indexed.keys()))
+            chunks = set(session.scalars(select(ChunkRow.id)))
+        self._index.delete(sorted(present - chunks))
         bereft = {indexed[chunk_id] for chunk_id in indexed.keys() - present}
         with self._database.session() as session:
             for document_id in bereft:

@@ -5,6 +5,7 @@ people's turns in a group keep their own words; what an erased person wrote is b
 prompts that those turns were served with.
 """
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -21,6 +22,9 @@ from store.tables import (
     PersonRow,
     TurnRow,
 )
+
+SOMEBODY_ELSE = "[somebody else's]"
+"""Stands in an export where a group's other people are quoted."""
 
 ERASED = "[erased]"
 """Stands in other people's served prompts where an erased person's words were."""
@@ -68,9 +72,15 @@ class People:
         """Everything that is held about them, as plain JSON values."""
         with self._database.reading() as session:
             row = session.get(PersonRow, person_id)
+            turns = _all(session, select(TurnRow).where(TurnRow.person_id == person_id))
+            own = {(turn["question"], turn["completion"]) for turn in turns}
+            for turn in turns:  # the history of a group holds what others said
+                turn["messages"] = _replaced(
+                    turn["messages"], lambda pair: pair not in own, SOMEBODY_ELSE
+                )
             return {
                 "person": _plain(row) if row else None,
-                "turns": _all(session, select(TurnRow).where(TurnRow.person_id == person_id)),
+                "turns": turns,
                 "feedback": _all(
                     session, select(FeedbackRow).where(FeedbackRow.person_id == person_id)
                 ),
@@ -140,16 +150,18 @@ def _blank(session: Session, erased: list[TurnRow]) -> None:
     exchanges = {(turn.question, turn.completion) for turn in erased}
     conversations = {turn.conversation_id for turn in erased}
     for turn in session.scalars(select(TurnRow).where(TurnRow.conversation_id.in_(conversations))):
-        turn.messages = _without(turn.messages, exchanges)
+        turn.messages = _replaced(turn.messages, lambda pair: pair in exchanges, ERASED)
 
 
-def _without(
-    messages: list[dict[str, Any]], exchanges: set[tuple[str, str]]
+def _replaced(
+    messages: list[dict[str, Any]], affected: Callable[[tuple[str, str]], bool], text: str
 ) -> list[dict[str, Any]]:
+    """The messages, with a text in place of every question and reply that are affected."""
     kept = [dict(message) for message in messages]
     for asked, said in pairwise(kept):
-        if (asked["content"], said["content"]) in exchanges:
-            asked["content"] = said["content"] = ERASED
+        exchange = (asked["content"], said["content"])
+        if (asked["role"], said["role"]) == ("user", "assistant") and affected(exchange):
+            asked["content"] = said["content"] = text
     return kept
 
 

@@ -23,6 +23,9 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
 
+NEVER_AGAIN = {"sqlite_autoincrement": True}
+"""The id of a deleted row is not given to a new one: buttons and vectors still carry it."""
+
 BigId = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up only INTEGER keys
 
 
@@ -103,7 +106,7 @@ class ConversationRow(Base):
     """The newest one in a place is the one that goes on."""
 
     __tablename__ = "conversations"
-    __table_args__ = (Index("ix_conversations_place", "chat_id", "thread_id", "id"),)
+    __table_args__ = (Index("ix_conversations_place", "chat_id", "thread_id", "id"), NEVER_AGAIN)
     id: Mapped[int] = _id()
     chat_id: Mapped[int] = mapped_column(BigInteger)
     thread_id: Mapped[int] = mapped_column(BigInteger)
@@ -114,6 +117,7 @@ class TurnRow(Base):
     """`messages`, `sampling` and `passages` are as served, whatever changes later."""
 
     __tablename__ = "turns"
+    __table_args__ = NEVER_AGAIN
     id: Mapped[int] = _id()
     conversation_id: Mapped[int] = _owner("conversations.id")
     person_id: Mapped[int] = _owner("people.id")
@@ -183,6 +187,7 @@ class DocumentRow(Base):
     """`indexed_in` names the index that holds its vectors; any other means it is pending."""
 
     __tablename__ = "documents"
+    __table_args__ = NEVER_AGAIN
     id: Mapped[int] = _id()
     name: Mapped[str] = mapped_column(unique=True)
     title: Mapped[str]
@@ -199,7 +204,7 @@ class ChunkRow(Base):
     """A piece of a document; its id is its id in Chroma too, and is never given twice."""
 
     __tablename__ = "chunks"
-    __table_args__ = (UniqueConstraint("document_id", "ordinal"), {"sqlite_autoincrement": True})
+    __table_args__ = (UniqueConstraint("document_id", "ordinal"), NEVER_AGAIN)
     id: Mapped[int] = _id()
     document_id: Mapped[int] = _owner("documents.id", index=False)
     ordinal: Mapped[int]
@@ -236,6 +241,7 @@ class AdapterRow(Base):
             sqlite_where=text("status = 'active'"),
             postgresql_where=text("status = 'active'"),
         ),
+        NEVER_AGAIN,
     )
     id: Mapped[int] = _id()
     name: Mapped[str] = mapped_column(unique=True)

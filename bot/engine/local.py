@@ -11,7 +11,9 @@ import threading
 import time
 import warnings
 from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeAlias
 
 from bot.engine.base import Completion, SamplingParams
@@ -26,6 +28,7 @@ from bot.engine.errors import (
     PromptTooLong,
 )
 from bot.engine.weights import Weights
+from store.adapters import hash_adapter
 from store.domain import Adapter, FinishReason, Message
 
 logger = logging.getLogger(__name__)
@@ -109,10 +112,10 @@ class LocalEngine:
         done: asyncio.Future[None] = loop.create_future()
 
         def load() -> None:
-            error: AdapterRefused | None = None
+            error: EngineError | None = None
             try:
                 self._attach(adapter)
-            except AdapterRefused as refused:
+            except EngineError as refused:
                 error = refused
             except Exception as failure:  # whatever a file makes PEFT do, the engine goes on
                 logger.exception("an adapter failed to load")
@@ -141,7 +144,11 @@ class LocalEngine:
             loop=asyncio.get_running_loop(),
         )
         self._waiting[id(request)] = request
-        self._put(lambda: self._answer(request))
+        try:
+            self._put(lambda: self._answer(request))
+        except EngineError:
+            del self._waiting[id(request)]
+            raise
         return request
 
     def _put(self, task: _Task) -> None:
@@ -159,11 +166,14 @@ class LocalEngine:
             except queue.Empty:
                 continue
             task()
-        for request in list(self._waiting.values()):
-            request.give(EngineStopped())
+        with suppress(queue.Empty):
+            while True:
+                self._tasks.get_nowait()()  # each sees that the engine stops, and says so
 
     def _answer(self, request: _Request) -> None:
         try:
+            if self._stopping.is_set():
+                raise EngineStopped
             if not request.cancelled.is_set():
                 self._use(request.adapter)
                 self._generate(request)
@@ -226,6 +236,10 @@ class LocalEngine:
             raise AdapterRefused(
                 f"{adapter.name} was trained on {adapter.base_model}, this is {self.model}"
             )
+        if self._stopping.is_set():
+            raise EngineStopped
+        if hash_adapter(Path(adapter.path)) != adapter.sha256:
+            raise AdapterRefused(f"the files of {adapter.name} were changed after it was made")
         model = self._weights.model
         try:
             with warnings.catch_warnings():

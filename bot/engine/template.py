@@ -4,6 +4,7 @@ Invariant: control tokens come from the template alone. Where a message imitates
 space is put into it, so that the tokenizer reads plain text and a person still reads the same.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 
@@ -12,6 +13,9 @@ from transformers import PreTrainedTokenizerBase
 
 from bot.engine.errors import ModelUnusable
 from store.domain import Message
+
+_MARKER = re.compile(r"<\|[^<>|\s]+\|>|\[/?[A-Z_]+\]|<</?[A-Z]+>>")
+"""What templates mark roles with that are not special tokens: <|user|>, [INST], <<SYS>>."""
 
 ZERO_WIDTH_SPACE = "\u200b"
 
@@ -26,11 +30,9 @@ class ChatTemplate:
                 "take its instruct version for RATCHET_MODEL"
             )
         self._tokenizer = tokenizer
-        self._control_tokens = sorted(
-            {token.content for token in tokenizer.added_tokens_decoder.values() if token.special},
-            key=len,
-            reverse=True,
-        )
+        special = {each.content for each in tokenizer.added_tokens_decoder.values() if each.special}
+        markers = set(_MARKER.findall(str(tokenizer.chat_template)))
+        self._control_tokens = sorted(special | markers, key=len, reverse=True)
         self._takes_system = self._accepts(
             Message(role="system", content="a"), Message(role="user", content="b")
         )

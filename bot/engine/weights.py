@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -46,7 +47,7 @@ def load_weights(
         tokenizer = AutoTokenizer.from_pretrained(source)
         template = ChatTemplate(tokenizer, model=name)  # before the weights: it is cheaper
         network = AutoModelForCausalLM.from_pretrained(source, config=config, dtype=dtype)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise _translated(name, error) from error
     network.to(target)  # type: ignore[arg-type]  # its wrapper loses the signature
     network.requires_grad_(False)  # from_pretrained has put it in eval mode

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any, TypeAlias
 
@@ -10,14 +10,12 @@ from telegram import (
     BotCommandScopeAllGroupChats,
     BotCommandScopeAllPrivateChats,
     BotCommandScopeChat,
-    Message,
     Update,
 )
 from telegram.error import BadRequest, InvalidToken, NetworkError, TelegramError
 from telegram.ext import (
     Application,
     ApplicationBuilder,
-    BaseUpdateProcessor,
     CallbackQueryHandler,
     CommandHandler,
     MessageHandler,
@@ -28,26 +26,22 @@ from telegram.ext import (
 from telegram.request import HTTPXRequest
 
 from bot.chat import Chat
-from bot.errors import BotError, ConversationBusy
-from bot.lanes import Lanes
-from bot.telegram.addressed import addressed_text, command_of, place_of
+from bot.errors import BotError
 from bot.telegram.admin import AdminHandlers
 from bot.telegram.chat import ChatHandlers
 from bot.telegram.commands import FOR_ADMINS, FOR_EVERYBODY, FOR_GROUPS
 from bot.telegram.documents import DocumentHandlers
 from bot.telegram.gate import Gate
-from bot.telegram.keyboard import acknowledge
+from bot.telegram.order import CONCURRENT_UPDATES, InOrder
 from bot.telegram.patience import Patience
 from bot.telegram.privacy import FORGET_PATTERN, PrivacyHandlers
 from bot.telegram.rating import RatingHandlers
 from bot.telegram.trouble import on_error
 from bot.telegram.welcome import WelcomeHandlers
-from store.domain import Place
 from store.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-CONCURRENT_UPDATES = 256
 ALLOWED_UPDATES = ["message", "callback_query", "message_reaction"]
 POLL_SECONDS = 30
 CALL_SECONDS = 20.0
@@ -55,43 +49,6 @@ FINISH_SECONDS = 60.0
 """How long replies that are being written at the end may take to be finished."""
 
 App: TypeAlias = "Application[Any, Any, Any, Any, Any, Any]"
-
-
-class InOrder(BaseUpdateProcessor):
-    """Handles updates side by side, but one by one what has to keep its order.
-
-    What is answered by the model keeps the order of its place; what one person taps in one chat
-    keeps the order of their taps, without waiting for a reply that is being written.
-    """
-
-    def __init__(self, chat: Chat) -> None:
-        super().__init__(CONCURRENT_UPDATES)
-        self._chat = chat
-        self._taps = Lanes(length=CONCURRENT_UPDATES)
-
-    async def do_process_update(self, update: object, coroutine: Awaitable[Any]) -> None:
-        """Wait in the lane that the update belongs to, if it belongs to one."""
-        assert isinstance(update, Update)
-        place = _answered_in(update)
-        try:
-            if place is not None:
-                async with self._chat.in_order(place):
-                    await coroutine
-            elif update.callback_query is not None or update.message_reaction is not None:
-                async with self._taps.enter((update.effective_chat, update.effective_user)):
-                    await coroutine
-            else:
-                await coroutine
-        except ConversationBusy as busy:
-            if isinstance(coroutine, Coroutine):
-                coroutine.close()  # or Python warns that it was never awaited
-            await _tell(update, busy)
-
-    async def initialize(self) -> None:
-        """Nothing to prepare."""
-
-    async def shutdown(self) -> None:
-        """Nothing to give back."""
 
 
 def build_application(
@@ -165,15 +122,21 @@ async def serve(application: App, settings: Settings, stop: asyncio.Event) -> No
     Telegram that cannot be reached.
     """
     try:
-        if not await _initialize(application, stop):
-            return
-        await application.start()
-        await set_commands(application, settings)
-        if await _unless_stopped(_listen(application, settings), stop):
+        if await _unless_stopped(_start(application, settings), stop):
             logger.info("talking as @%s", application.bot.username)
             await stop.wait()
     finally:
         await _wind_up(application)
+
+
+async def _start(application: App, settings: Settings) -> None:
+    await _initialize(application)
+    await application.start()
+    try:
+        await _listen(application, settings)
+    except (TelegramError, OSError) as error:
+        raise BotError(f"cannot listen for updates: {error}") from error
+    await set_commands(application, settings)
 
 
 async def _wind_up(application: App) -> None:
@@ -217,9 +180,9 @@ async def set_commands(application: App, settings: Settings) -> None:
             logger.warning("the menu of admin %d could not be set: %s", admin_id, error)
 
 
-async def _initialize(application: App, stop: asyncio.Event) -> bool:
+async def _initialize(application: App) -> None:
     pause = 1.0
-    while not stop.is_set():
+    while True:
         try:
             await application.initialize()
         except InvalidToken:
@@ -228,12 +191,10 @@ async def _initialize(application: App, stop: asyncio.Event) -> bool:
             ) from None
         except NetworkError as error:
             logger.warning("Telegram cannot be reached (%s): again in %.0f s", error, pause)
-            with suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), pause)
+            await asyncio.sleep(pause)
             pause = min(pause * 2, 60.0)
         else:
-            return True
-    return False
+            return
 
 
 async def _listen(application: App, settings: Settings) -> None:
@@ -266,23 +227,3 @@ def _request(connections: int) -> HTTPXRequest:
         pool_timeout=CALL_SECONDS,
         media_write_timeout=3 * CALL_SECONDS,
     )
-
-
-def _answered_in(update: Update) -> Place | None:
-    """The place whose order the update keeps, if the model is to answer it there."""
-    query = update.callback_query
-    if query is not None:
-        if isinstance(query.message, Message) and (query.data or "").startswith("again:"):
-            return place_of(query.message)
-        return None
-    message = update.message
-    if message is None or addressed_text(message) is None:
-        return None
-    return place_of(message) if command_of(message) in (None, "new") else None
-
-
-async def _tell(update: Update, busy: ConversationBusy) -> None:
-    if update.callback_query is not None:
-        await acknowledge(update.callback_query, str(busy))
-    elif update.effective_message is not None:
-        await update.effective_message.reply_text(str(busy))

@@ -116,10 +116,9 @@ class ChatHandlers:
             logger.info("turn %d was erased while its reply was sent", turn_id)
 
     def _asked_about(self, message: Message) -> Turn | None:
-        if message.reply_to_message is None:
+        answered = message.reply_to_message
+        if answered is None or answered.forum_topic_created:  # every message in a topic has that
             conversation = self._conversations.current(place_of(message))
             return self._conversations.last_turn(conversation.id)
-        turn_id = self._conversations.shown_in(
-            message.chat_id, message.reply_to_message.message_id, SentKind.REPLY
-        )
+        turn_id = self._conversations.shown_in(message.chat_id, answered.message_id, SentKind.REPLY)
         return self._conversations.turn(turn_id) if turn_id is not None else None

@@ -16,8 +16,11 @@ from telegram.ext import AIORateLimiter
 
 logger = logging.getLogger(__name__)
 
-TRIES = 5
+TRIES = 10
+"""With the pauses between them some three minutes: a router that restarts, a short outage."""
+
 FIRST_PAUSE_SECONDS = 0.5
+LONGEST_PAUSE_SECONDS = 30.0
 PASSING = frozenset({"sendMessageDraft", "sendChatAction"})
 
 
@@ -47,7 +50,8 @@ class Patience(AIORateLimiter):
             except NetworkError as error:
                 if isinstance(error, BadRequest) or attempt == TRIES - 1:
                     raise
-                pause = FIRST_PAUSE_SECONDS * 2**attempt * (1 + random.random())
+                pause = min(FIRST_PAUSE_SECONDS * 2**attempt, LONGEST_PAUSE_SECONDS)
+                pause *= 0.75 + random.random() / 2
                 logger.info("%s failed (%s): again in %.1f s", endpoint, error, pause)
                 await asyncio.sleep(pause)
         raise AssertionError("the last try returns or raises")

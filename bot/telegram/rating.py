@@ -11,6 +11,7 @@ from contextlib import suppress
 from functools import partial
 
 from telegram import (
+    Bot,
     CallbackQuery,
     ForceReply,
     Message,
@@ -19,15 +20,18 @@ from telegram import (
     ReactionTypeEmoji,
     ReplyParameters,
     Update,
+    User,
 )
+from telegram.constants import ParseMode
 from telegram.error import BadRequest
 from telegram.ext import ApplicationHandlerStop, ContextTypes
 
+from bot.lanes import Lanes
 from bot.telegram.addressed import is_private, place_of
 from bot.telegram.chat import ChatHandlers
 from bot.telegram.keyboard import acknowledge, keyboard
 from store.conversations import Conversations
-from store.domain import Rating, RatingSource, SentKind
+from store.domain import Rating, RatingSource, SentKind, Turn, TurnState
 from store.errors import TurnNotFound
 from store.feedback import FeedbackBook
 from store.people import People
@@ -64,6 +68,7 @@ class RatingHandlers:
         self._feedback = feedback
         self._people = people
         self._chat = chat
+        self._tallies = Lanes(length=1000)
 
     async def on_button(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
         """A button under a reply was pressed."""
@@ -81,12 +86,14 @@ class RatingHandlers:
         except TurnNotFound:
             await acknowledge(query, "I no longer have that reply.")
             return
-        if action == "again":
+        if action == "again" and await self._answered_again(turn):
+            await acknowledge(query, "There is a newer reply to that already.")
+        elif action == "again":
             await acknowledge(query, "🔄")
             await self._chat.regenerate(query.message, turn, query.from_user.id)
         elif action == "fix":
             await acknowledge(query)
-            await self._ask_for_correction(query.message, turn_id)
+            await self._ask_for_correction(query.message, turn_id, query.from_user)
         else:
             await self._rate(query, turn_id, _RATINGS[action])
 
@@ -107,12 +114,9 @@ class RatingHandlers:
         changed = await asyncio.to_thread(
             self._feedback.rate, turn_id, reaction.user.id, rating, RatingSource.REACTION
         )
-        shown = await asyncio.to_thread(self._conversations.shown_by, turn_id, chat_id)
-        if changed and shown:
-            tally = await asyncio.to_thread(self._feedback.tally, turn_id)
-            markup = keyboard(turn_id, tally, private=reaction.chat.type == "private")
-            with suppress(BadRequest):  # not modified, or deleted meanwhile
-                await context.bot.edit_message_reply_markup(chat_id, shown[-1], reply_markup=markup)
+        if changed:
+            private = reaction.chat.type == "private"
+            await self._show_tally(context.bot, chat_id, turn_id, private=private)
 
     async def _turn_shown_in(self, chat_id: int, message_id: int) -> int | None:
         look = partial(self._conversations.shown_in, chat_id, message_id, SentKind.REPLY)
@@ -149,6 +153,11 @@ class RatingHandlers:
             await message.reply_text("A correction has to be text. Press ✏️ to try again.")
         raise ApplicationHandlerStop
 
+    async def _answered_again(self, turn: Turn) -> bool:
+        """Whether a later version exists, as it does at the second tap of a double tap."""
+        versions = await asyncio.to_thread(self._conversations.versions, turn.id)
+        return any(each.id > turn.id and each.state == TurnState.FINAL for each in versions)
+
     async def _rate(self, query: CallbackQuery, turn_id: int, rating: Rating | None) -> None:
         message = query.message
         assert isinstance(message, Message)
@@ -157,18 +166,33 @@ class RatingHandlers:
         )
         await acknowledge(query, _ANSWERS[rating])
         if changed:
-            tally = await asyncio.to_thread(self._feedback.tally, turn_id)
-            markup = keyboard(turn_id, tally, private=is_private(message))
-            with suppress(BadRequest):  # not modified, or deleted meanwhile
-                await message.edit_reply_markup(markup)
+            await self._show_tally(
+                message.get_bot(), message.chat_id, turn_id, private=is_private(message)
+            )
 
-    async def _ask_for_correction(self, reply: Message, turn_id: int) -> None:
+    async def _show_tally(self, bot: Bot, chat_id: int, turn_id: int, *, private: bool) -> None:
+        async with self._tallies.enter(turn_id):  # or an older count could be shown last
+            tally = await asyncio.to_thread(self._feedback.tally, turn_id)
+            shown = await asyncio.to_thread(self._conversations.shown_by, turn_id, chat_id)
+            if shown:
+                with suppress(BadRequest):  # not modified, or deleted meanwhile
+                    await bot.edit_message_reply_markup(
+                        chat_id, shown[-1], reply_markup=keyboard(turn_id, tally, private=private)
+                    )
+
+    async def _ask_for_correction(self, reply: Message, turn_id: int, asked: User) -> None:
+        private = is_private(reply)
+        # In a group only those who are mentioned get the field to answer in.
+        mention = "" if private else f"{asked.mention_html()}: "
         sent = await reply.get_bot().send_message(
             reply.chat_id,
-            "What should that reply have been? Answer this message with it.",
+            f"{mention}What should that reply have been? Answer this message with it.",
+            parse_mode=ParseMode.HTML,
             message_thread_id=place_of(reply).thread_id or None,
             reply_parameters=ReplyParameters(reply.message_id, allow_sending_without_reply=True),
-            reply_markup=ForceReply(selective=True, input_field_placeholder="The better reply"),
+            reply_markup=ForceReply(
+                selective=not private, input_field_placeholder="The better reply"
+            ),
         )
         await asyncio.to_thread(
             self._conversations.record_sent,

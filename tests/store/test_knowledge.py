@@ -11,7 +11,7 @@ from store.domain import AddOutcome, Passage
 from store.embedder import Vector
 from store.errors import DocumentNotFound, IndexUnavailable, UnreadableDocument
 from store.index import ChromaIndex
-from store.knowledge import SPARE_HITS, Knowledge
+from store.knowledge import Knowledge
 from tests.fakes import Clock, FakeEmbedder
 from tests.store.talk import ADA
 
@@ -185,8 +185,7 @@ def test_removing_what_is_not_there_says_how_to_see_what_is(knowledge: Knowledge
 
 def test_removed_vectors_do_not_crowd_out_what_is_there(knowledge: Knowledge) -> None:
     gone = [
-        learn(knowledge, f"{number}.txt", b"green tea" + b" tea" * number)
-        for number in range(SPARE_HITS - 1)
+        learn(knowledge, f"{number}.txt", b"green tea" + b" tea" * number) for number in range(40)
     ]
     learn(knowledge, "kept.txt", b"green tea with a long tail of words of its own")
     for document_id in gone:

@@ -155,11 +155,12 @@ def test_admins_are_ids_between_commas(
 
 def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RATCHET_TELEGRAM_TOKEN", TOKEN)
-    monkeypatch.setenv("RATCHET_WEBHOOK_SECRET", TOKEN)
+    monkeypatch.setenv("RATCHET_WEBHOOK_SECRET", secret := TOKEN.replace(":", "_"))
     settings = load_settings()
     assert settings.telegram_token == SecretStr(TOKEN)
     assert TOKEN not in f"{settings!r} {settings} {settings.model_dump()}"
     assert TOKEN not in settings.model_dump_json()
+    assert secret not in f"{settings!r} {settings.model_dump_json()}"
 
 
 def test_the_password_of_the_database_is_not_shown() -> None:
