@@ -207,6 +207,17 @@ async def test_a_reply_that_nobody_waits_for_is_kept_as_cancelled(setup: Setup) 
     assert (row.state, row.completion) == (TurnState.CANCELLED, "You ")
 
 
+async def test_a_finished_turn_stays_finished_whatever_becomes_of_showing_it(setup: Setup) -> None:
+    async with aclosing(setup.chat.answer(HERE, ADA, "Hello")) as pieces:
+        async for piece in pieces:
+            if isinstance(piece, Turn) and piece.state is TurnState.FINAL:
+                break
+
+    [row] = setup.stored()
+
+    assert (row.state, row.completion) == (TurnState.FINAL, "You said: Hello")
+
+
 async def test_a_cancelled_task_keeps_what_there_was(setup: Setup) -> None:
     setup.engine.hold.clear()
     asking = asyncio.create_task(setup.ask("Hello"))

@@ -14,6 +14,7 @@ from bot.engine.base import Completion, SamplingParams
 from bot.engine.errors import AdapterRefused, EngineError
 from bot.engine.local import LocalEngine
 from bot.engine.weights import Weights
+from store.adapters import hash_adapter
 from store.domain import FinishReason, Message
 from tests.conftest import MakeAdapter
 
@@ -114,11 +115,24 @@ async def test_a_damaged_adapter_is_refused_and_the_engine_goes_on(
         weights.write_text("not safetensors at all")
     else:
         (weights.parent / "adapter_config.json").unlink()
+    if damage in ("truncated", "foreign"):  # made like that, not changed afterwards
+        adapter = replace(adapter, sha256=hash_adapter(weights.parent))
 
     with pytest.raises(AdapterRefused, match=adapter.name):
         await local_engine.load_adapter(adapter)
 
     assert (await complete(local_engine)).adapter is None
+
+
+async def test_an_adapter_whose_files_were_changed_is_refused(
+    local_engine: LocalEngine, make_adapter: MakeAdapter
+) -> None:
+    adapter = make_adapter(local_engine.model)
+    config = Path(adapter.path) / "adapter_config.json"
+    config.write_text(config.read_text() + "\n")
+
+    with pytest.raises(AdapterRefused, match="changed after it was made"):
+        await local_engine.load_adapter(adapter)
 
 
 async def test_an_adapter_of_other_shapes_is_refused(
@@ -127,6 +141,7 @@ async def test_an_adapter_of_other_shapes_is_refused(
     adapter = make_adapter(local_engine.model)
     config = Path(adapter.path) / "adapter_config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"r": 8}))
+    adapter = replace(adapter, sha256=hash_adapter(config.parent))
 
     with pytest.raises(AdapterRefused, match=adapter.name):
         await local_engine.load_adapter(adapter)

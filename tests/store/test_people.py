@@ -284,3 +284,10 @@ def test_an_erased_person_can_begin_anew(database: Database, people: People) -> 
     people.erase(ADA)
     talk(database, "hello again")
     assert [turn["question"] for turn in people.export(ADA)["turns"]] == ["hello again"]
+
+
+def test_the_id_of_an_erased_turn_is_not_given_to_another(database: Database) -> None:
+    erased = talk(database, "secret")
+    People(database).erase(ADA)
+
+    assert talk(database, "next") > erased

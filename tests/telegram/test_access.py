@@ -226,6 +226,8 @@ async def test_everybody_has_a_menu_of_what_they_may_do(bot: RunningBot, api: Bo
         [each.command for each in FOR_ADMINS],
     )
 
+    await api.wait_for(lambda: api.commands({"type": "chat", "chat_id": ADMIN_ID}))
+
     assert api.commands({"type": "all_private_chats"}) == everybody
     assert api.commands({"type": "all_group_chats"}) == [each.command for each in FOR_GROUPS]
     assert api.commands({"type": "chat", "chat_id": ADMIN_ID}) == admins
