@@ -154,11 +154,12 @@ async def serve_telegram(store: Store) -> None:
     from bot.telegram.privacy import PrivacyHandlers
     from bot.telegram.rating import RatingHandlers
 
-    settings, stop = store.settings, asyncio.Event()
+    settings, stop, main = store.settings, asyncio.Event(), asyncio.current_task()
+    assert main is not None
     threads = ThreadPoolExecutor(WAITING_THREADS, thread_name_prefix="ratchet")
     asyncio.get_running_loop().set_default_executor(threads)
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        asyncio.get_running_loop().add_signal_handler(number, _stop_or_quit, stop, main)
     logger.info("loading the model %s", settings.model)
     async with open_chat(store) as chat, indexing(store):
         talking = ChatHandlers(
@@ -178,9 +179,17 @@ async def serve_telegram(store: Store) -> None:
             ),
             documents=DocumentHandlers(knowledge=store.knowledge),
             privacy=PrivacyHandlers(people=store.people),
-            admin=AdminHandlers(people=store.people, status=store.status),
+            admin=AdminHandlers(people=store.people, status=store.status, admins=settings.admins),
         )
         await serve(application, settings, stop)
+
+
+def _stop_or_quit(stop: asyncio.Event, main: "asyncio.Task[None]") -> None:
+    if stop.is_set():
+        main.cancel()
+        return
+    logger.info("finishing the replies that are being written; once more to stop at once")
+    stop.set()
 
 
 def set_up_logging(level: str) -> None:
@@ -190,5 +199,5 @@ def set_up_logging(level: str) -> None:
     )
     # At DEBUG, python-telegram-bot would log the token and every message.
     logging.getLogger("telegram").setLevel(max(logging.INFO, logging.getLevelName(level)))
-    for name in ("httpx", "httpcore", "apscheduler", "chromadb", "sentence_transformers"):
+    for name in ("httpx", "httpcore", "alembic", "chromadb", "sentence_transformers"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -41,13 +41,16 @@ def main() -> None:
     """Run the command line; never returns."""
     try:
         sys.exit(cli.main(prog_name="ratchet", standalone_mode=False) or 0)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.ctx.get_help() if error.ctx else "", err=True)
+        sys.exit(2)
     except click.ClickException as error:
         _stop(error.format_message(), code=2)
     except (UsageError, SettingsError) as error:
         _stop(str(error), code=2)
     except (BotError, EngineError, StoreError) as error:
         _stop(str(error), code=1)
-    except (click.Abort, KeyboardInterrupt):
+    except (click.Abort, KeyboardInterrupt, asyncio.CancelledError):
         sys.exit(130)
 
 
@@ -168,7 +171,7 @@ def _report(result: Ingested) -> None:
     if result.document is None:
         click.echo(f"failed     {result.path}: {result.reason}")
     else:
-        click.echo(f"{result.outcome:<10} {result.path} ({result.document.chunks} passages)")
+        click.echo(f"{result.outcome:<10} {result.path} (passages: {result.document.chunks})")
 
 
 def _index(store: Store, *, anew: bool = False) -> None:
@@ -178,10 +181,11 @@ def _index(store: Store, *, anew: bool = False) -> None:
     try:
         if anew:
             store.knowledge.reindex(report)
-        else:
+        elif not store.knowledge.settled():
             store.knowledge.index_pending(report)
     except IndexInUse:
-        click.echo("The running bot has the index open and indexes within seconds.", err=True)
+        if store.knowledge.pending():
+            click.echo("The running bot has the index open and indexes within seconds.", err=True)
 
 
 @cli.group()

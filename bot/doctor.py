@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 
 from bot.engine.errors import EngineError
+from bot.engine.source import named_source
 from bot.engine.starter import MODEL_NAME, find_gguf
 from store.database import Database
 from store.embedder import STARTER_NAME, find_starter
@@ -53,15 +54,16 @@ def _database(settings: Settings) -> Finding:
 
 
 def _model(settings: Settings) -> Finding:
-    if settings.model != "starter":
-        local = Path(settings.model).is_dir()
-        detail = f"{settings.model} ({'a folder' if local else 'from the Hugging Face Hub'})"
-        return Finding(name="model", fine=True, detail=detail)
     try:
-        find_gguf()
+        if settings.model == "starter":
+            find_gguf()
+            detail = f"{MODEL_NAME} (embedded)"
+        else:
+            local = isinstance(named_source(settings.model), Path)
+            detail = f"{settings.model} ({'a folder' if local else 'from the Hugging Face Hub'})"
     except EngineError as error:
         return Finding(name="model", fine=False, detail=str(error))
-    return Finding(name="model", fine=True, detail=f"{MODEL_NAME} (embedded)")
+    return Finding(name="model", fine=True, detail=detail)
 
 
 def _embedder(settings: Settings) -> Finding:

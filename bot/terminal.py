@@ -1,5 +1,6 @@
 """The same conversation in a terminal: streaming, sources, ratings, corrections."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Future
 from contextlib import aclosing
@@ -18,12 +19,14 @@ from store.domain import (
     TERMINAL_CHAT_ID,
     TERMINAL_PERSON_ID,
     Adapter,
+    FinishReason,
     Place,
     Rating,
     RatingSource,
     Turn,
 )
 from store.errors import StoreError
+from store.knowledge import Knowledge
 
 HELP = """\
 /good, /bad   rate the last reply          /fix TEXT   what it should have been
@@ -73,12 +76,13 @@ async def ask_once(
 ) -> Turn:
     """Ask one question in a conversation of its own; `show` gets the pieces as they come.
 
-    Raises `BotError`, `EngineError` or `StoreError`.
+    Raises `BotError`, `EngineError` or `StoreError`; also when a running bot has the documents,
+    since an answer without them would look like one with them.
     """
     if not question.strip():
         raise UsageError("there is nothing to answer: --once needs a text")
     store.people.see(TERMINAL_PERSON_ID, "terminal")
-    await Indexer(store.knowledge).look()
+    await asyncio.to_thread(_bring_up_to_date, store.knowledge)
     async with open_chat(store, choose_adapter) as chat:
         await chat.start_new(HERE)
         return await _last(chat.answer(HERE, TERMINAL_PERSON_ID, question), show)
@@ -149,10 +153,11 @@ class Terminal:
             self._turn = reply.result()
         except KeyboardInterrupt:
             reply.cancel()
+            self._turn = None  # or /good would rate the reply before it
             self._console.print()
             self._say("Stopped.")
             return
-        self._console.print()
+        self._console.print(" […]" if self._turn.finish_reason is FinishReason.LENGTH else "")
         for passage in self._turn.passages:
             self._say(f"  [{passage.score:.2f}] {passage.source}")
 
@@ -182,6 +187,11 @@ class Terminal:
 
     def _say(self, text: str) -> None:
         self._console.print(text, style="dim", highlight=False, markup=False)
+
+
+def _bring_up_to_date(knowledge: Knowledge) -> None:
+    if not knowledge.settled():
+        knowledge.index_pending()
 
 
 async def _last(pieces: AsyncGenerator[str | Turn, None], show: Callable[[str], None]) -> Turn:

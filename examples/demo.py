@@ -25,7 +25,7 @@ HANDBOOK = Path(__file__).parent / "handbook"
 PERSON_ID = 1
 ASKED = (
     "How much is the deposit for the tile saw?",
-    "What is the name of the bin for oily rags?",
+    "What is the pass mark for the machine permit test?",
     "Which form do I use to report a damaged tool?",
     "What is the deepest cut allowed on the table saw?",
     "How many tools were washed into the harbour by the great storm?",

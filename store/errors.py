@@ -35,8 +35,8 @@ class SchemaNotAtHead(StoreError):
 
     def __init__(self, found: str | None, head: str) -> None:
         super().__init__(
-            f"the database schema is at {found or 'nothing'}, this version needs {head}: "
-            "run `ratchet db upgrade`"
+            f"{f'the database schema is at {found}' if found else 'the database is empty'}, "
+            f"this version needs {head}: run `ratchet db upgrade`"
         )
 
 

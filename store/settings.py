@@ -64,13 +64,17 @@ class Settings(BaseSettings):
     )
     max_new_tokens: int = Field(400, ge=1, description="Tokens that a reply may have.")
     temperature: float = Field(
-        0.3, ge=0, le=2, description="Sampling temperature; 0 always takes the likeliest token."
+        0.0, ge=0, le=2, description="Sampling temperature; 0 always takes the likeliest token."
     )
     top_p: float = Field(
         0.9, gt=0, le=1, description="Nucleus sampling: share of probability kept."
     )
     repetition_penalty: float = Field(
-        1.1, ge=1, le=2, description="Above 1 makes a model repeat itself less; 1 is off."
+        1.1,
+        ge=1,
+        le=2,
+        description="Above 1 makes a model repeat itself less, 1 is off; "
+        "not applied to a reply from documents, which has to be free to quote them.",
     )
 
     chunk_chars: int = Field(

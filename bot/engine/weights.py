@@ -15,7 +15,8 @@ from transformers import (
 )
 
 from bot.engine.errors import ModelNotFound, ModelUnusable
-from bot.engine.starter import MODEL_NAME, starter_folder
+from bot.engine.source import model_source
+from bot.engine.starter import MODEL_NAME
 from bot.engine.template import ChatTemplate
 
 ASSUMED_CONTEXT_TOKENS = 2048
@@ -40,7 +41,7 @@ def load_weights(
 ) -> Weights:
     """Load `starter`, a folder, or a Hugging Face id. Raises `ModelNotFound` or `ModelUnusable`."""
     _quieten()
-    name, source = MODEL_NAME if model == "starter" else model, _source(model, models_folder)
+    name, source = MODEL_NAME if model == "starter" else model, model_source(model, models_folder)
     target = choose_device(device)
     try:
         config = AutoConfig.from_pretrained(source)
@@ -79,19 +80,6 @@ def _quieten() -> None:
     # Progress bars and advice of the libraries would be mixed into the conversation.
     transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-
-
-def _source(model: str, models_folder: Path) -> Path | str:
-    if model == "starter":
-        return starter_folder(models_folder)
-    path = Path(model).expanduser()
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise ModelNotFound(f"{model} holds no config.json: it is no model in the Hub's layout")
-        return path
-    if path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1:
-        raise ModelNotFound(f"there is no folder {model}: check RATCHET_MODEL")
-    return model
 
 
 def _translated(name: str, error: Exception) -> ModelNotFound | ModelUnusable:

@@ -13,8 +13,9 @@ from store.people import People
 class AdminHandlers:
     """Commands that the application offers to admins alone."""
 
-    def __init__(self, *, people: People, status: StatusReader) -> None:
+    def __init__(self, *, people: People, status: StatusReader, admins: frozenset[int]) -> None:
         self._people = people
+        self._admins = admins
         self._status = status
 
     async def on_status(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
@@ -42,6 +43,9 @@ class AdminHandlers:
                 "Give me the person's number, as in /allow 123456789, "
                 "or send it as an answer to a message of theirs that you forwarded."
             )
+            return
+        if person_id in self._admins:
+            await message.reply_text("That is an admin: RATCHET_ADMINS decides about them.")
             return
         person = await asyncio.to_thread(self._people.decide, person_id, access)
         await message.reply_text(f"{person.name or person.id} {effect}.")

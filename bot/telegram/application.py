@@ -12,7 +12,7 @@ from telegram import (
     BotCommandScopeChat,
     Update,
 )
-from telegram.error import BadRequest, InvalidToken, NetworkError, TelegramError
+from telegram.error import BadRequest, Conflict, InvalidToken, NetworkError, TelegramError
 from telegram.ext import (
     Application,
     ApplicationBuilder,
@@ -202,7 +202,10 @@ async def _listen(application: App, settings: Settings) -> None:
     assert updater is not None
     if not settings.webhook_url:
         await updater.start_polling(
-            timeout=POLL_SECONDS, allowed_updates=ALLOWED_UPDATES, bootstrap_retries=-1
+            timeout=POLL_SECONDS,
+            allowed_updates=ALLOWED_UPDATES,
+            bootstrap_retries=-1,
+            error_callback=_on_polling_error,
         )
         return
     assert settings.webhook_secret is not None
@@ -216,6 +219,14 @@ async def _listen(application: App, settings: Settings) -> None:
         allowed_updates=ALLOWED_UPDATES,
         bootstrap_retries=-1,
     )
+
+
+def _on_polling_error(error: TelegramError) -> None:
+    # The library goes on by itself; its own report would be a traceback a second.
+    if isinstance(error, Conflict):
+        logger.error("another bot polls with the same token: stop one of the two")
+    else:
+        logger.warning("polling failed: %s", error)
 
 
 def _request(connections: int) -> HTTPXRequest:

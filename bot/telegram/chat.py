@@ -19,11 +19,14 @@ from bot.telegram.stream import Pace, ReplyStream
 from bot.telegram.trouble import explain
 from bot.why import why
 from store.conversations import Conversations
-from store.domain import SentKind, Turn
+from store.domain import FinishReason, SentKind, Turn
 from store.errors import StoreError, TurnNotFound
 from store.feedback import FeedbackBook
 
 logger = logging.getLogger(__name__)
+
+CUT = " […]"
+"""Ends a reply that ran into `RATCHET_MAX_NEW_TOKENS`."""
 
 ONLY_TEXT = "I can only read text."
 
@@ -99,7 +102,9 @@ class ChatHandlers:
                     if isinstance(piece, Turn):
                         tally = await asyncio.to_thread(self._feedback.tally, piece.id)
                         buttons = keyboard(piece.id, tally, private=private)
-                        await stream.finish(render(piece.completion, piece.passages), buttons)
+                        cut = CUT if piece.finish_reason is FinishReason.LENGTH else ""
+                        parts = render(piece.completion + cut, piece.passages)
+                        await stream.finish(parts, buttons)
                     else:
                         stream.add(piece)
             except TurnNotFound:

@@ -289,6 +289,18 @@ async def test_an_active_adapter_that_does_not_load_leaves_the_base_model_talkin
     assert adapter.name in caplog.text
 
 
+async def test_a_reply_from_documents_is_free_to_quote_them(make_setup: MakeSetup) -> None:
+    setup = make_setup(repetition_penalty=1.2)
+    setup.knowledge.add("hours.md", b"# Hours\n\nThe harbour opens at nine.", added_by=ADA)
+    setup.knowledge.index_pending()
+
+    with_passages = await setup.ask("When does the harbour open?")
+    without = await setup.ask("Who wrote Hamlet?")
+
+    assert with_passages.sampling["repetition_penalty"] == 1.0
+    assert without.sampling["repetition_penalty"] == 1.2
+
+
 async def test_what_was_sampled_with_is_kept_with_its_seed(make_setup: MakeSetup) -> None:
     turn = await make_setup(temperature=0.5, top_p=0.8).ask("Hello")
 

@@ -18,7 +18,7 @@ TOKEN = "42:very-secret"
 
 @pytest.fixture
 def restored_levels() -> Iterator[None]:
-    names = ("telegram", "httpx", "httpcore", "apscheduler", "chromadb", "sentence_transformers")
+    names = ("telegram", "httpx", "httpcore", "alembic", "chromadb", "sentence_transformers")
     levels = {name: logging.getLogger(name).level for name in names}
     yield
     for name, level in levels.items():

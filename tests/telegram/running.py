@@ -168,7 +168,7 @@ def make_application(store: Store, engine: FakeEngine, request: HTTPXRequest | N
         ),
         documents=DocumentHandlers(knowledge=store.knowledge),
         privacy=PrivacyHandlers(people=store.people),
-        admin=AdminHandlers(people=store.people, status=store.status),
+        admin=AdminHandlers(people=store.people, status=store.status, admins=settings.admins),
         request=request,
     )
 
