@@ -39,8 +39,10 @@ from store.settings import Settings
 
 CALLBACK_PATTERN = re.compile(r"^(up|down|clear|again|fix):(\d{1,18})$")
 
+CORRECTION_QUESTION = "What should that reply have been?"
+
 LATE_SECONDS = 0.5
-"""How much later than a reaction on it a reply may be noted."""
+"""How much later than an answer to it a message of the bot may be noted."""
 
 _RATINGS = {"up": Rating.UP, "down": Rating.DOWN, "clear": None}
 _ANSWERS = {
@@ -106,7 +108,7 @@ class RatingHandlers:
         chat_id = reaction.chat.id
         if not self._speaks(reaction):
             return
-        turn_id = await self._turn_shown_in(chat_id, reaction.message_id)
+        turn_id = await self._turn_shown_in(chat_id, reaction.message_id, SentKind.REPLY)
         if turn_id is None:
             return
         rating = self._meaning(reaction.new_reaction)
@@ -118,11 +120,11 @@ class RatingHandlers:
             private = reaction.chat.type == "private"
             await self._show_tally(context.bot, chat_id, turn_id, private=private)
 
-    async def _turn_shown_in(self, chat_id: int, message_id: int) -> int | None:
-        look = partial(self._conversations.shown_in, chat_id, message_id, SentKind.REPLY)
+    async def _turn_shown_in(self, chat_id: int, message_id: int, kind: SentKind) -> int | None:
+        look = partial(self._conversations.shown_in, chat_id, message_id, kind)
         turn_id = await asyncio.to_thread(look)
         if turn_id is None:
-            # Telegram can tell of a reaction before it has told the number of the message.
+            # Telegram can tell of an answer before it has told the number of the message.
             await asyncio.sleep(LATE_SECONDS)
             turn_id = await asyncio.to_thread(look)
         return turn_id
@@ -136,11 +138,10 @@ class RatingHandlers:
         assert message is not None
         assert message.reply_to_message is not None
         assert message.from_user is not None
-        turn_id = await asyncio.to_thread(
-            self._conversations.shown_in,
-            message.chat_id,
-            message.reply_to_message.message_id,
-            SentKind.CORRECTION_PROMPT,
+        if CORRECTION_QUESTION not in (message.reply_to_message.text or ""):
+            return
+        turn_id = await self._turn_shown_in(
+            message.chat_id, message.reply_to_message.message_id, SentKind.CORRECTION_PROMPT
         )
         if turn_id is None:
             return
@@ -186,7 +187,7 @@ class RatingHandlers:
         mention = "" if private else f"{asked.mention_html()}: "
         sent = await reply.get_bot().send_message(
             reply.chat_id,
-            f"{mention}What should that reply have been? Answer this message with it.",
+            f"{mention}{CORRECTION_QUESTION} Answer this message with it.",
             parse_mode=ParseMode.HTML,
             message_thread_id=place_of(reply).thread_id or None,
             reply_parameters=ReplyParameters(reply.message_id, allow_sending_without_reply=True),

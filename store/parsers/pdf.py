@@ -9,7 +9,6 @@ from itertools import islice, pairwise
 from typing import TypeAlias, cast
 
 from pypdf import PasswordType, PdfReader
-from pypdf.errors import DependencyError
 from pypdf.generic import Destination
 from pypdf.types import OutlineType
 
@@ -39,15 +38,8 @@ logging.getLogger("pypdf").setLevel(logging.CRITICAL)
 
 def read_pdf(draft: Draft, data: bytes) -> None:
     """Read a PDF; EmptyDocument tells that it seems to be a scan."""
-    try:
-        with damage_named(draft.name, "a PDF"):
-            _read(draft, PdfReader(io.BytesIO(data)))
-    except DependencyError as error:
-        # May come from anywhere: AES strings turn up long after the password was accepted.
-        raise UnreadableDocument(
-            f"{draft.name} is encrypted with AES, which needs the package `cryptography`: "
-            "send a copy without encryption"
-        ) from error
+    with damage_named(draft.name, "a PDF"):
+        _read(draft, PdfReader(io.BytesIO(data)))
 
 
 def _read(draft: Draft, reader: PdfReader) -> None:

@@ -33,9 +33,9 @@ def pdf_bytes(*pages: str, title: str = "", outline: tuple[tuple[str, int], ...]
     return written(writer)
 
 
-def locked(data: bytes, password: str) -> bytes:
+def locked(data: bytes, password: str, algorithm: str = "RC4-128") -> bytes:
     writer = PdfWriter(clone_from=io.BytesIO(data))
-    writer.encrypt(user_password=password, owner_password="owner", algorithm="RC4-128")
+    writer.encrypt(user_password=password, owner_password="owner", algorithm=algorithm)
     return written(writer)
 
 

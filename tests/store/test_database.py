@@ -48,7 +48,7 @@ def test_upgrading_what_is_at_head_keeps_what_is_in_it(migrated: Database) -> No
 
 def test_an_empty_database_is_refused_with_the_command_that_helps(database_url: str) -> None:
     database = Database(database_url)
-    with pytest.raises(SchemaNotAtHead, match=r"at nothing, .* run `ratchet db upgrade`"):
+    with pytest.raises(SchemaNotAtHead, match=r"database is empty, .* run `ratchet db upgrade`"):
         database.check_at_head()
     database.close()
 
