@@ -68,6 +68,8 @@ class RunningBot:
     process: asyncio.subprocess.Process
     log: Path
     code: int | None = None
+    expected_code: int = 0
+    """What it has to end with at the end of the test."""
 
     async def stop(self) -> int:
         """SIGTERM, and its exit code."""
@@ -126,6 +128,6 @@ def start_bot(home: Home, api: BotApi) -> StartBot:
             await api.wait_polling(timeout=90)
             yield running
         finally:
-            assert await running.stop() == 0, log.read_text()
+            assert await running.stop() == running.expected_code, log.read_text()
 
     return start

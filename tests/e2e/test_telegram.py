@@ -1,6 +1,7 @@
 """The bot as a process, with the embedded model, against a loopback Telegram."""
 
 import asyncio
+import signal
 
 from store.database import Database
 from store.domain import TurnState
@@ -166,3 +167,15 @@ async def test_a_reply_that_is_being_written_at_sigterm_is_finished(
     database.close()
     assert reply.buttons
     assert turn.state == TurnState.FINAL
+
+
+async def test_a_second_signal_stops_at_once(api: BotApi, start_bot: StartBot) -> None:
+    ada, chat = api.user(7), api.private(api.user(7))
+    async with start_bot() as bot:
+        bot.expected_code = 130
+        await chat.send(ada, "Tell me a very long story about a dragon.")
+        await api.wait_for(lambda: chat.drafts, timeout=SECONDS)
+        bot.process.send_signal(signal.SIGINT)
+        await asyncio.sleep(0.5)
+
+        assert await bot.stop() == 130
