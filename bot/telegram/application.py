@@ -64,19 +64,7 @@ def build_application(
     request: HTTPXRequest | None = None,
 ) -> App:
     """An application with every handler in place, not yet started."""
-    assert settings.telegram_token is not None
-    application = (
-        ApplicationBuilder()
-        .token(settings.telegram_token.get_secret_value())
-        .base_url(f"{settings.telegram_api_url}/bot")
-        .base_file_url(f"{settings.telegram_file_url or settings.telegram_api_url + '/file'}/bot")
-        .request(request or _request(256))
-        .get_updates_request(_request(1))
-        .rate_limiter(Patience())
-        .update_queue(asyncio.Queue(CONCURRENT_UPDATES))
-        .concurrent_updates(InOrder(chat))
-        .build()
-    )
+    application = _without_handlers(settings, chat, request or _request(256))
     welcome = WelcomeHandlers(admins=settings.admins)
     by_admin = filters.ChatType.PRIVATE & filters.User(settings.admins)
     application.add_handler(TypeHandler(Update, gate.check), group=-2)
@@ -113,6 +101,22 @@ def build_application(
         application.add_handler(MessageHandler(wanted, on_message))
     application.add_error_handler(on_error)
     return application
+
+
+def _without_handlers(settings: Settings, chat: Chat, request: HTTPXRequest) -> App:
+    assert settings.telegram_token is not None
+    return (
+        ApplicationBuilder()
+        .token(settings.telegram_token.get_secret_value())
+        .base_url(f"{settings.telegram_api_url}/bot")
+        .base_file_url(f"{settings.telegram_file_url or settings.telegram_api_url + '/file'}/bot")
+        .request(request)
+        .get_updates_request(_request(1))
+        .rate_limiter(Patience())
+        .update_queue(asyncio.Queue(CONCURRENT_UPDATES))
+        .concurrent_updates(InOrder(chat))
+        .build()
+    )
 
 
 async def serve(application: App, settings: Settings, stop: asyncio.Event) -> None:
