@@ -3,7 +3,12 @@
 from pathlib import Path
 
 from bot.engine.errors import ModelNotFound
-from bot.engine.starter import starter_folder
+from bot.engine.starter import MODEL_NAME, starter_folder
+
+
+def model_name(model: str) -> str:
+    """What the base model of `RATCHET_MODEL` is called; adapters are kept under that name."""
+    return MODEL_NAME if model == "starter" else model
 
 
 def model_source(model: str, models_folder: Path) -> Path | str:

@@ -44,6 +44,12 @@ class ChatTemplate:
         ids: list[int] = self._tokenizer.encode(self.render(messages), add_special_tokens=False)
         return ids
 
+    def encode_reply(self, text: str, *, finished: bool = True) -> list[int]:
+        """A reply's token ids as the model would write them, with its end if it is `finished`."""
+        ids: list[int] = self._tokenizer.encode(self._disarm(text), add_special_tokens=False)
+        end = self._tokenizer.eos_token_id
+        return [*ids, end] if finished and isinstance(end, int) else ids
+
     def render(self, messages: Sequence[Message]) -> str:
         """The prompt as text."""
         plain = [replace(message, content=self._disarm(message.content)) for message in messages]

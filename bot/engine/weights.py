@@ -15,8 +15,7 @@ from transformers import (
 )
 
 from bot.engine.errors import ModelNotFound, ModelUnusable
-from bot.engine.source import model_source
-from bot.engine.starter import MODEL_NAME
+from bot.engine.source import model_name, model_source
 from bot.engine.template import ChatTemplate
 
 ASSUMED_CONTEXT_TOKENS = 2048
@@ -41,7 +40,7 @@ def load_weights(
 ) -> Weights:
     """Load `starter`, a folder, or a Hugging Face id. Raises `ModelNotFound` or `ModelUnusable`."""
     _quieten()
-    name, source = MODEL_NAME if model == "starter" else model, model_source(model, models_folder)
+    name, source = model_name(model), model_source(model, models_folder)
     target = choose_device(device)
     try:
         config = AutoConfig.from_pretrained(source)

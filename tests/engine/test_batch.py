@@ -1,0 +1,85 @@
+"""Rows that join and leave a batch are written as if they were alone."""
+
+import pytest
+import torch
+
+from bot.engine.base import SamplingParams
+from bot.engine.batch import Batch, _portions
+from bot.engine.weights import Weights, load_weights
+
+GREEDY = SamplingParams()
+PROMPTS = [[5, 9, 14, 20, 33, 41], [7, 8], [11, 12, 13, 14], list(range(40, 75))]
+
+
+@pytest.fixture(scope="module")
+def exact_weights(tiny_model: object, tmp_path_factory: pytest.TempPathFactory) -> Weights:
+    """In fp32, where company changes nothing that argmax could see."""
+    folder = tmp_path_factory.mktemp("models")
+    return load_weights(str(tiny_model), models_folder=folder, device="cpu", dtype=torch.float32)
+
+
+def alone(weights: Weights, prompt: list[int], tokens: int) -> list[int]:
+    batch = Batch(weights.model)
+    batch.join([prompt], [GREEDY])
+    return [batch.step()[0] for _ in range(tokens)]
+
+
+def test_greedy_rows_are_the_same_alone_and_in_company(exact_weights: Weights) -> None:
+    batch = Batch(exact_weights.model)
+    batch.join(PROMPTS, [GREEDY] * 4)
+
+    steps = [batch.step() for _ in range(10)]
+
+    for row, prompt in enumerate(PROMPTS):
+        assert [step[row] for step in steps] == alone(exact_weights, prompt, 10)
+
+
+def test_a_row_that_joins_late_changes_nothing_for_the_others(exact_weights: Weights) -> None:
+    batch = Batch(exact_weights.model)
+    batch.join([PROMPTS[1]], [GREEDY])
+    early = [batch.step()[0] for _ in range(3)]
+
+    batch.join([PROMPTS[3], PROMPTS[2]], [GREEDY] * 2)
+    late = [batch.step() for _ in range(6)]
+
+    assert early + [step[0] for step in late] == alone(exact_weights, PROMPTS[1], 9)
+    assert [step[1] for step in late] == alone(exact_weights, PROMPTS[3], 6)
+    assert [step[2] for step in late] == alone(exact_weights, PROMPTS[2], 6)
+
+
+def test_a_row_that_leaves_changes_nothing_for_the_others(exact_weights: Weights) -> None:
+    batch = Batch(exact_weights.model)
+    batch.join(PROMPTS, [GREEDY] * 4)
+    before = [batch.step() for _ in range(4)]
+
+    batch.keep([1, 2])
+    after = [batch.step() for _ in range(4)]
+
+    assert len(batch) == 2
+    for place, row in enumerate((1, 2)):
+        written = [step[row] for step in before] + [step[place] for step in after]
+        assert written == alone(exact_weights, PROMPTS[row], 8)
+
+
+def test_a_batch_that_everybody_left_can_be_joined_again(exact_weights: Weights) -> None:
+    batch = Batch(exact_weights.model)
+    batch.join([PROMPTS[0]], [GREEDY])
+    batch.step()
+    batch.keep([])
+
+    batch.join([PROMPTS[2]], [GREEDY])
+
+    assert [batch.step()[0] for _ in range(5)] == alone(exact_weights, PROMPTS[2], 5)
+
+
+def test_a_seed_draws_the_same_tokens_in_any_company(exact_weights: Weights) -> None:
+    seeded = SamplingParams(temperature=1.0, top_p=0.9, seed=3)
+    crowd, single = Batch(exact_weights.model), Batch(exact_weights.model)
+    crowd.join([PROMPTS[3], PROMPTS[0]], [SamplingParams(temperature=1.0), seeded])
+    single.join([PROMPTS[0]], [seeded])
+
+    assert [crowd.step()[1] for _ in range(8)] == [single.step()[0] for _ in range(8)]
+
+
+def test_long_prompts_are_read_in_portions_of_bounded_size() -> None:
+    assert _portions([4000, 10, 10, 2000, 2000, 9000]) == [(0, 1), (1, 3), (3, 5), (5, 6)]
