@@ -6,17 +6,22 @@ Invariant: an adapter's files never change under its name, and at most one adapt
 import hashlib
 import shutil
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 from sqlalchemy import func, select
+from sqlalchemy.orm import Session
 
 from store.database import Database
-from store.domain import Adapter, AdapterStatus
-from store.errors import AdapterDamaged, AdapterNotFound
-from store.tables import AdapterRow
+from store.domain import Activation, Adapter, AdapterStatus, Check, GateReport
+from store.errors import AdapterDamaged, AdapterNotFit, AdapterNotFound, NothingToRollBack
+from store.tables import ActivationRow, AdapterRow, EvaluationRow
 
 FILES = ("adapter_config.json", "adapter_model.safetensors")
 """What an adapter consists of, in the order in which it is hashed; PEFT's names."""
+
+RECIPE_FILE = "recipe.json"
+"""How it was made; kept beside it where there is one."""
 
 ADAPTERS_KEY = -1
 """Promotions take turns under this key; no Telegram chat has it as its id."""
@@ -52,6 +57,8 @@ class Adapters:
             aside.mkdir(parents=True)
             for file in FILES:
                 shutil.copyfile(source / file, aside / file)
+            if (source / RECIPE_FILE).is_file():
+                shutil.copyfile(source / RECIPE_FILE, aside / RECIPE_FILE)
             shutil.rmtree(path, ignore_errors=True)  # of a crash before the row was committed
             aside.rename(path)
             row = AdapterRow(
@@ -89,25 +96,159 @@ class Adapters:
             ).first()
             return self._adapter(row) if row else None
 
-    def activate(self, name: str | None) -> Adapter | None:
-        """Make an adapter the active one, or with None go back to the base model.
+    def all(self) -> tuple[Adapter, ...]:
+        """Every version, oldest first; their files are not checked."""
+        with self._database.reading() as session:
+            rows = session.scalars(select(AdapterRow).order_by(AdapterRow.id))
+            return tuple(self._adapter(row) for row in rows)
 
-        One transaction: there is never a moment with two. Raises `AdapterNotFound`.
+    def of_run(self, run_id: int) -> Adapter | None:
+        """The version that a run made, if it got so far."""
+        with self._database.reading() as session:
+            row = session.scalars(select(AdapterRow).where(AdapterRow.run_id == run_id)).first()
+            return self._adapter(row) if row else None
+
+    def promote(
+        self,
+        name: str,
+        *,
+        base_model: str,
+        reason: str,
+        person_id: int | None = None,
+        force: bool = False,
+    ) -> Adapter:
+        """Make an adapter the active one. One transaction: there is never a moment with two.
+
+        A rejected one needs `force`. Raises `AdapterNotFound`, `AdapterDamaged`, or
+        `AdapterNotFit` for one that was rejected or was trained on another base model.
         """
+        adapter = self.get(name)
+        if adapter.base_model != base_model:
+            raise AdapterNotFit(
+                f"{name} was trained on {adapter.base_model}, and {base_model} is in use"
+            )
+        if adapter.status is AdapterStatus.REJECTED and not force:
+            raise AdapterNotFit(
+                f"{name} was rejected by the gate; --force promotes it all the same"
+            )
         with self._database.session() as session:
             self._database.take_turns(session, ADAPTERS_KEY)
-            for old in session.scalars(
-                select(AdapterRow).where(AdapterRow.status == AdapterStatus.ACTIVE)
-            ):
-                old.status = AdapterStatus.RETIRED
-            session.flush()
-            if name is None:
-                return None
+            row = session.scalars(select(AdapterRow).where(AdapterRow.name == name)).one()
+            if row.status != AdapterStatus.ACTIVE:
+                self._switch(session, row)
+                self._remember(session, row, reason, person_id)
+            return self._adapter(row)
+
+    def reject(self, name: str) -> None:
+        """Keep a candidate out of use. Raises `AdapterNotFound`."""
+        with self._database.session() as session:
             row = session.scalars(select(AdapterRow).where(AdapterRow.name == name)).first()
             if row is None:
                 raise AdapterNotFound(name)
+            if row.status == AdapterStatus.CANDIDATE:
+                row.status = AdapterStatus.REJECTED
+
+    def rollback(self, *, reason: str, person_id: int | None = None) -> Adapter | None:
+        """Go back to the version before the active one; None is the base model.
+
+        What was rolled back is not gone back to again. Raises `NothingToRollBack`.
+        """
+        with self._database.session() as session:
+            self._database.take_turns(session, ADAPTERS_KEY)
+            steps = session.scalars(
+                select(ActivationRow)
+                .where(ActivationRow.undone.is_(False), ActivationRow.adapter_id.is_not(None))
+                .order_by(ActivationRow.id.desc())
+            ).all()
+            active = session.scalars(
+                select(AdapterRow).where(AdapterRow.status == AdapterStatus.ACTIVE)
+            ).first()
+            if active is None:
+                raise NothingToRollBack
+            before: AdapterRow | None = None
+            for step in steps:
+                if step.adapter_id == active.id:
+                    step.undone = True
+                elif before is None:
+                    before = session.get(AdapterRow, step.adapter_id)
+            self._switch(session, before)
+            self._remember(session, before, reason, person_id, undone=True)
+            return self._adapter(before) if before else None
+
+    def history(self, limit: int = 10) -> tuple[Activation, ...]:
+        """The newest changes of the active adapter, newest first."""
+        with self._database.reading() as session:
+            rows = session.execute(
+                select(ActivationRow, AdapterRow.name)
+                .outerjoin(AdapterRow, AdapterRow.id == ActivationRow.adapter_id)
+                .order_by(ActivationRow.id.desc())
+                .limit(limit)
+            )
+            return tuple(
+                Activation(
+                    adapter=name,
+                    reason=row.reason,
+                    person_id=row.person_id,
+                    created_at=row.created_at,
+                )
+                for row, name in rows
+            )
+
+    def evaluate(self, name: str, report: GateReport, *, run_id: int | None) -> None:
+        """Keep what the gate said of an adapter. Raises `AdapterNotFound`."""
+        with self._database.session() as session:
+            row = session.scalars(select(AdapterRow).where(AdapterRow.name == name)).first()
+            if row is None:
+                raise AdapterNotFound(name)
+            session.add(
+                EvaluationRow(
+                    adapter_id=row.id,
+                    run_id=run_id,
+                    report={"checks": [asdict(check) for check in report.checks]},
+                    created_at=self._database.now(),
+                )
+            )
+
+    def report(self, name: str) -> GateReport | None:
+        """What the gate last said of an adapter."""
+        with self._database.reading() as session:
+            row = session.scalars(
+                select(EvaluationRow)
+                .join(AdapterRow, AdapterRow.id == EvaluationRow.adapter_id)
+                .where(AdapterRow.name == name)
+                .order_by(EvaluationRow.id.desc())
+            ).first()
+            if row is None:
+                return None
+            return GateReport(checks=tuple(Check(**check) for check in row.report["checks"]))
+
+    def _switch(self, session: Session, row: AdapterRow | None) -> None:
+        for old in session.scalars(
+            select(AdapterRow).where(AdapterRow.status == AdapterStatus.ACTIVE)
+        ):
+            old.status = AdapterStatus.RETIRED
+        session.flush()  # before the new one, or the unique index would refuse it
+        if row is not None:
             row.status = AdapterStatus.ACTIVE
-            return self._adapter(row)
+
+    def _remember(
+        self,
+        session: Session,
+        row: AdapterRow | None,
+        reason: str,
+        person_id: int | None,
+        *,
+        undone: bool = False,
+    ) -> None:
+        session.add(
+            ActivationRow(
+                adapter_id=row.id if row else None,
+                person_id=person_id,
+                reason=reason,
+                undone=undone,
+                created_at=self._database.now(),
+            )
+        )
 
     def _adapter(self, row: AdapterRow) -> Adapter:
         return Adapter(

@@ -14,6 +14,7 @@ from store.database import Database
 from store.domain import (
     Conversation,
     FinishReason,
+    Memory,
     Message,
     Passage,
     Place,
@@ -66,6 +67,7 @@ class Conversations:
                 model=model,
                 sampling={},
                 passages=[],
+                memories=[],
                 prompt_tokens=0,
                 completion_tokens=0,
                 seconds=0.0,
@@ -82,6 +84,7 @@ class Conversations:
         *,
         messages: tuple[Message, ...],
         passages: tuple[Passage, ...],
+        memories: tuple[Memory, ...] = (),
         sampling: dict[str, object],
     ) -> None:
         """Store what the model is about to be given. Raises `TurnNotFound`."""
@@ -89,6 +92,7 @@ class Conversations:
             row = _turn_row(session, turn_id)
             row.messages = [asdict(message) for message in messages]
             row.passages = [asdict(passage) for passage in passages]
+            row.memories = [asdict(memory) for memory in memories]
             row.sampling = sampling
 
     def finish_turn(
@@ -271,6 +275,7 @@ def _turn(row: TurnRow, conversation: ConversationRow) -> Turn:
         model=row.model,
         sampling=row.sampling,
         passages=tuple(Passage(**passage) for passage in row.passages),
+        memories=tuple(Memory(**memory) for memory in row.memories),
         prompt_tokens=row.prompt_tokens,
         completion_tokens=row.completion_tokens,
         seconds=row.seconds,

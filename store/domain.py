@@ -3,11 +3,11 @@
 Times are aware UTC. Text is what people wrote; token ids never leave the engine.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import IntEnum, StrEnum
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 Role: TypeAlias = Literal["system", "user", "assistant"]
 
@@ -122,6 +122,8 @@ class Turn:
     model: str
     sampling: Mapping[str, object]
     passages: tuple[Passage, ...]
+    memories: tuple["Memory", ...]
+    """Earlier answers that were put in the prompt as examples."""
     prompt_tokens: int
     completion_tokens: int
     seconds: float
@@ -208,6 +210,75 @@ class AddOutcome(StrEnum):
     UNCHANGED = "unchanged"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """A reply and whether it was good: TRL's unpaired preference."""
+
+    id: str
+    """`t<turn>`, or `i<row>` for an imported one."""
+    prompt: tuple[Message, ...]
+    completion: str
+    label: bool
+    held_out: bool
+    """Measured on and never trained on; decided once, by a hash of the turn."""
+    finished: bool = True
+    """Whether the model ended it; a reply that was cut must not teach when to stop."""
+    created_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreferencePair:
+    """Two replies to one prompt, the better one known."""
+
+    id: str
+    """`c<correction>`, `p<turn>-<turn>` of an answer given again, or `i<row>`."""
+    prompt: tuple[Message, ...]
+    chosen: str
+    rejected: str
+    held_out: bool
+    created_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demonstration:
+    """What a reply should have been, with nothing to compare it to."""
+
+    id: str
+    """`d<correction>`, or `i<row>` for an imported one."""
+    prompt: tuple[Message, ...]
+    completion: str
+    held_out: bool
+    created_at: datetime
+
+
+AnyExample: TypeAlias = Example | PreferencePair | Demonstration
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examples:
+    """Everything that may be trained on or measured with, each kind oldest first."""
+
+    unpaired: tuple[Example, ...] = ()
+    pairs: tuple[PreferencePair, ...] = ()
+    demonstrations: tuple[Demonstration, ...] = ()
+
+    @property
+    def every(self) -> tuple[AnyExample, ...]:
+        """All kinds, one after another."""
+        return (*self.unpaired, *self.pairs, *self.demonstrations)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """An earlier answer that people liked or corrected, recalled for a question like it."""
+
+    turn_id: int
+    question: str
+    answer: str
+    score: float
+    """Cosine similarity of the two questions, −1 to 1."""
+
+
 class AdapterStatus(StrEnum):
     """Where a version stands; at most one is active."""
 
@@ -232,13 +303,105 @@ class Adapter:
     created_at: datetime
 
 
+@dataclass(frozen=True, kw_only=True)
+class Activation:
+    """A change of the active adapter."""
+
+    adapter: str | None
+    """None is the base model."""
+    reason: str
+    person_id: int | None
+    """The admin who asked for it; None for the gate and the command line."""
+    created_at: datetime
+
+
 class RunStatus(StrEnum):
     """The life of a training run."""
 
     QUEUED = "queued"
     RUNNING = "running"
+    PASSED = "passed"
+    """The gate let it through; an admin decides (`RATCHET_PROMOTE=ask`)."""
     PROMOTED = "promoted"
     REJECTED = "rejected"
     FAILED = "failed"
     CANCELLED = "cancelled"
     SKIPPED = "skipped"
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will happen to the run."""
+        return self not in (RunStatus.QUEUED, RunStatus.RUNNING)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far a running run is."""
+
+    stage: str = ""
+    """What it is doing, in a word or two."""
+    step: int = 0
+    steps: int = 0
+    """Of the training itself; 0 before it is known."""
+    loss: float | None = None
+    share: float = 0.0
+    """Of the whole run, 0 to 1."""
+    seconds_left: float | None = None
+    examples: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRun:
+    """A training run, from the queue to its outcome."""
+
+    id: int
+    status: RunStatus
+    reason: str
+    """Why it was queued."""
+    outcome: str
+    """Why it ended as it did, in a sentence; "" until it has ended."""
+    requested_by: int | None
+    examples: Mapping[str, int]
+    """Counts: `train`, `held_out`, `positive`, `negative`, `pairs`, `demonstrations`."""
+    snapshot: Mapping[str, Sequence[str]]
+    """The ids of the examples, by `train` and `held_out`."""
+    metrics: Mapping[str, Any]
+    """The recipe, the training curve, the samples."""
+    progress: Progress
+    log: str
+    cancel_requested: bool
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+    @property
+    def seconds(self) -> float:
+        """How long it took, from start to end; 0 until it has ended."""
+        if self.started_at is None or self.finished_at is None:
+            return 0.0
+        return (self.finished_at - self.started_at).total_seconds()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One thing the gate looks at: what was measured, what is allowed, and whether it will do."""
+
+    name: str
+    value: float | None
+    """None when it could not be measured."""
+    limit: str
+    """What is allowed, such as `≥ 0.5`."""
+    passed: bool
+    detail: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateReport:
+    """The gate's decision on a candidate, with every reason for it."""
+
+    checks: tuple[Check, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether the candidate may go live; a report without checks says no."""
+        return bool(self.checks) and all(check.passed for check in self.checks)

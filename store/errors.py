@@ -14,9 +14,13 @@
     ├── EmbedderNotFound          no sentence embedder under that name
     ├── IndexUnavailable          Chroma cannot be opened, reached or read
     ├── IndexInUse                another process has the embedded index open
+    ├── RunNotFound               no such training run
+    ├── PreferencesUnreadable     a file of preferences with a line that is none
     └── AdapterError
         ├── AdapterNotFound       no such adapter
-        └── AdapterDamaged        its files are not what its name says
+        ├── AdapterDamaged        its files are not what its name says
+        ├── AdapterNotFit         its status or its base model forbids what was asked
+        └── NothingToRollBack     the base model is in use, and nothing was before it
 
 Every message names the thing and says what to do about it, in one line.
 """
@@ -98,6 +102,17 @@ class IndexInUse(StoreError):
         )
 
 
+class RunNotFound(StoreError):
+    """No such training run."""
+
+    def __init__(self, run_id: int) -> None:
+        super().__init__(f"there is no run {run_id}: /runs or `ratchet status` shows them")
+
+
+class PreferencesUnreadable(StoreError):
+    """A file of preferences with a line that is none; nothing of it was taken in."""
+
+
 class AdapterError(StoreError):
     """An adapter that cannot be used."""
 
@@ -111,3 +126,14 @@ class AdapterNotFound(AdapterError):
 
 class AdapterDamaged(AdapterError):
     """Its files are not what its name says."""
+
+
+class AdapterNotFit(AdapterError):
+    """Its status or its base model forbids what was asked."""
+
+
+class NothingToRollBack(AdapterError):
+    """The base model is in use, and nothing was before it."""
+
+    def __init__(self) -> None:
+        super().__init__("there is nothing to roll back: the base model is in use already")

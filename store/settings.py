@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
+from apscheduler.triggers.cron import CronTrigger
 from dotenv import dotenv_values
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -55,6 +56,9 @@ class Settings(BaseSettings):
     queue_size: int = Field(
         64, ge=1, le=10_000, description="Replies that may wait for the model before it is busy."
     )
+    batch_size: int = Field(
+        16, ge=1, le=512, description="Replies that are written side by side at most."
+    )
 
     system_prompt: str = Field(
         DEFAULT_SYSTEM_PROMPT, description="What the model is told before every conversation."
@@ -91,6 +95,102 @@ class Settings(BaseSettings):
 
     passage_margin: float = Field(
         0.1, ge=0, le=2, description="How far a passage may score below the best one; 2 is off."
+    )
+
+    memory: bool = Field(
+        True, description="Whether liked and corrected answers help with questions like theirs."
+    )
+    memories: int = Field(2, ge=1, le=10, description="Such answers put in a prompt at most.")
+    memory_floor: float = Field(
+        0.7, ge=-1, le=1, description="Cosine similarity of two questions that counts as close."
+    )
+
+    train_cron: str = Field(
+        "0 3 * * *",
+        description="When to train, as minute hour day month weekday in UTC; off turns it off.",
+    )
+    train_min_ratings: int = Field(
+        50, ge=1, description="New ratings without which the schedule does not train."
+    )
+    train_max_examples: int = Field(
+        400, ge=10, description="Examples that a run trains on at most."
+    )
+    train_replay: float = Field(
+        0.3, ge=0, le=1, description="Share of those drawn from older ratings, when there are more."
+    )
+    train_objective: Literal["auto", "kto", "dpo", "sft"] = Field(
+        "auto", description="kto for thumbs, dpo for pairs, sft for corrections; auto takes all."
+    )
+    train_method: Literal["lora", "qlora"] = Field(
+        "lora", description="qlora quantises the base to 4 bits while training; needs CUDA."
+    )
+    train_rank: int = Field(16, ge=1, le=256, description="Rank of the adapter's matrices.")
+    train_alpha: int = Field(32, ge=1, description="LoRA's alpha: updates count alpha/rank times.")
+    train_targets: str = Field(
+        "all-linear", description="Modules that are adapted, separated by commas, or all-linear."
+    )
+    train_learning_rate: float = Field(
+        3e-4, gt=0, le=1, description="The highest learning rate; it rises to it, then falls to 0."
+    )
+    train_beta: float = Field(
+        0.3, gt=0, description="How strongly kto and dpo hold on to the base model."
+    )
+    train_epochs: float = Field(2.0, gt=0, le=100, description="How often each example is seen.")
+    train_batch_size: int = Field(
+        16, ge=2, le=1024, description="Examples of one step of the optimizer."
+    )
+    train_max_length: int = Field(
+        1024, ge=64, description="Tokens of prompt and reply; longer examples are left out."
+    )
+    train_checkpoints: int = Field(
+        4, ge=1, le=50, description="Moments of a run at which the adapter is judged."
+    )
+    train_seed: int = Field(0, ge=0, description="Seed of everything that is drawn in a run.")
+    train_processes: int = Field(
+        1, ge=1, le=64, description="Processes of a run, started by accelerate launch."
+    )
+
+    promote: Literal["auto", "ask"] = Field(
+        "auto", description="auto: what passes the gate goes live; ask: an admin decides."
+    )
+    gate_min_ratings: int = Field(
+        20, ge=4, description="Held-out ratings below which nothing can be proven."
+    )
+    gate_preference: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="The candidate has to tell held-out 👍 from 👎: lower bound of its AUC.",
+    )
+    gate_preference_gain: float = Field(
+        0.0, description="How much better than the active adapter it has to tell them apart."
+    )
+    gate_on_policy_gain: float = Field(
+        0.0, description="How much better its fresh replies have to be rated by the predictor."
+    )
+    gate_predictor_auc: float = Field(
+        0.6, ge=0.5, le=1, description="Below this the predictor cannot tell, and is not asked."
+    )
+    gate_retention_drop: float = Field(
+        0.03, ge=0, le=1, description="Share of the retention suite that may be lost."
+    )
+    gate_drift_kl: float = Field(
+        0.5, gt=0, description="KL divergence to the base on retention prompts, nats a token."
+    )
+    gate_nll_rise: float = Field(
+        0.15, ge=0, description="Rise of the base's NLL of sampled replies, nats a token."
+    )
+    gate_repetition_rise: float = Field(
+        0.05, ge=0, le=1, description="Rise of the share of repeated 4-grams in sampled replies."
+    )
+    gate_degenerate_rise: float = Field(
+        0.05, ge=0, le=1, description="Rise of the share of empty or garbled replies."
+    )
+    gate_runaway_rise: float = Field(
+        0.2, ge=0, le=1, description="Rise of the share of replies that do not end."
+    )
+    gate_language_flips: float = Field(
+        0.05, ge=0, le=1, description="Rise of the share of replies in another script or language."
     )
 
     telegram_token: SecretStr | None = Field(
@@ -132,6 +232,13 @@ class Settings(BaseSettings):
     @classmethod
     def _split_admins(cls, value: object) -> object:
         return value.replace(",", " ").split() if isinstance(value, str) else value
+
+    @field_validator("train_cron")
+    @classmethod
+    def _is_a_schedule(cls, value: str) -> str:
+        if value != "off":
+            CronTrigger.from_crontab(value, timezone="UTC")  # raises ValueError, in words
+        return value
 
     @field_validator("webhook_listen")
     @classmethod

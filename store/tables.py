@@ -18,6 +18,7 @@ from sqlalchemy import (
     MetaData,
     Text,
     UniqueConstraint,
+    false,
     text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -132,6 +133,7 @@ class TurnRow(Base):
     model: Mapped[str]
     sampling: Mapped[dict[str, Any]]
     passages: Mapped[list[dict[str, Any]]]
+    memories: Mapped[list[dict[str, Any]]] = mapped_column(server_default="[]")
     prompt_tokens: Mapped[int]
     completion_tokens: Mapped[int]
     seconds: Mapped[float]
@@ -220,9 +222,14 @@ class RunRow(Base):
     status: Mapped[str] = mapped_column(index=True)
     requested_by: Mapped[int | None] = mapped_column(BigInteger)
     reason: Mapped[str]
+    outcome: Mapped[str] = mapped_column(server_default=text("''"))
     examples: Mapped[dict[str, Any]]
+    snapshot: Mapped[dict[str, Any]] = mapped_column(server_default="{}")
     metrics: Mapped[dict[str, Any]]
+    progress: Mapped[dict[str, Any]] = mapped_column(server_default="{}")
     log: Mapped[str]
+    cancel_requested: Mapped[bool] = mapped_column(server_default=false())
+    announced: Mapped[bool] = mapped_column(server_default=false())
     created_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
     heartbeat_at: Mapped[datetime | None]
@@ -252,6 +259,43 @@ class AdapterRow(Base):
     )
     status: Mapped[str]
     metrics: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
+
+
+class ActivationRow(Base):
+    """Every change of the active adapter, oldest first; the way back for `rollback`."""
+
+    __tablename__ = "activations"
+    id: Mapped[int] = _id()
+    adapter_id: Mapped[int | None] = _owner("adapters.id", nullable=True)
+    person_id: Mapped[int | None] = mapped_column(BigInteger)
+    reason: Mapped[str]
+    undone: Mapped[bool]
+    created_at: Mapped[datetime]
+
+
+class ImportedRow(Base):
+    """A preference that was collected elsewhere; `digest` keeps it from being taken in twice."""
+
+    __tablename__ = "imported_examples"
+    id: Mapped[int] = _id()
+    digest: Mapped[str] = mapped_column(unique=True)
+    source: Mapped[str]
+    prompt: Mapped[list[dict[str, Any]]]
+    completion: Mapped[str]
+    rejected: Mapped[str | None]
+    label: Mapped[bool | None]
+    created_at: Mapped[datetime]
+
+
+class ApprovalRow(Base):
+    """A turn whose answer may serve as an example in every chat."""
+
+    __tablename__ = "approvals"
+    turn_id: Mapped[int] = mapped_column(
+        ForeignKey("turns.id", ondelete="CASCADE"), primary_key=True, type_=BigId
+    )
+    person_id: Mapped[int] = mapped_column(BigInteger)
     created_at: Mapped[datetime]
 
 

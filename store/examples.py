@@ -1,0 +1,294 @@
+"""Rated turns, corrections, answers given again and imported files → training examples.
+
+Invariant: which share an example belongs to is decided by a hash of the turn it comes from (of
+the first answer, for an answer given again) and by nothing else, so that what is held out once is
+never trained on, whatever is rated later.
+"""
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from itertools import combinations
+
+from sqlalchemy import ColumnElement, Select, func, or_, select
+from sqlalchemy.orm import Session
+
+from store.database import Database
+from store.domain import (
+    Access,
+    AnyExample,
+    Demonstration,
+    Example,
+    Examples,
+    FinishReason,
+    Message,
+    PreferencePair,
+    TurnState,
+)
+from store.tables import CorrectionRow, FeedbackRow, ImportedRow, PersonRow, TurnRow
+
+HELD_OUT_SHARE = 0.2
+"""A constant and not a setting: with another share, what was held out would be trained on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preference:
+    """A line of a preference file: a labelled or demonstrated completion, or a pair."""
+
+    prompt: tuple[Message, ...]
+    completion: str
+    rejected: str | None = None
+    label: bool | None = None
+
+
+class ExampleBook:
+    """The training examples of one database.
+
+    People who opted out, or who have no access, neither teach with what they asked nor with what
+    they rated. `open_access` says what holds for people whom no admin has decided about.
+    """
+
+    def __init__(
+        self, database: Database, *, open_access: bool, admins: frozenset[int] = frozenset()
+    ) -> None:
+        self._database = database
+        self._open_access = open_access
+        self._admins = admins
+
+    def collect(self) -> Examples:
+        """Everything there is, each kind oldest first."""
+        with self._database.reading() as session:
+            turns = {row.id: row for row in session.scalars(self._usable_turns())}
+            votes = self._votes(session, turns)
+            corrections = self._corrections(session, turns)
+            imported = session.scalars(select(ImportedRow).order_by(ImportedRow.id)).all()
+        rated = [_example(turns[turn], vote) for turn, vote in votes.items() if vote]
+        pairs = [
+            *(_corrected(turns[each.turn_id], each) for each in corrections),
+            *_regenerated(turns, votes),
+        ]
+        demonstrations = [_demonstration(turns[each.turn_id], each) for each in corrections]
+        for row in imported:
+            if row.rejected is not None:
+                pairs.append(_imported_pair(row))
+            elif row.label is not None:
+                rated.append(_imported_example(row))
+            else:
+                demonstrations.append(_imported_demonstration(row))
+        return Examples(
+            unpaired=tuple(sorted(rated, key=_age)),
+            pairs=tuple(sorted(pairs, key=_age)),
+            demonstrations=tuple(sorted(demonstrations, key=_age)),
+        )
+
+    def ratings_since(self, moment: datetime | None) -> int:
+        """Ratings that stand and were given, or imported, after a moment; None counts all."""
+        with self._database.reading() as session:
+            given = select(func.count()).where(FeedbackRow.replaced_at.is_(None))
+            taken = select(func.count()).select_from(ImportedRow)
+            if moment is not None:
+                given = given.where(FeedbackRow.created_at > moment)
+                taken = taken.where(ImportedRow.created_at > moment)
+            return (session.scalar(given) or 0) + (session.scalar(taken) or 0)
+
+    def take_in(self, preferences: Iterable[Preference], *, source: str) -> int:
+        """Import preferences; those that are here already are left out. Returns how many are new.
+
+        All of them or none: it is one transaction.
+        """
+        added = 0
+        with self._database.session() as session:
+            known = set(session.scalars(select(ImportedRow.digest)))
+            for each in preferences:
+                digest = _digest(each)
+                if digest in known:
+                    continue
+                known.add(digest)
+                session.add(
+                    ImportedRow(
+                        digest=digest,
+                        source=source,
+                        prompt=[asdict(message) for message in each.prompt],
+                        completion=each.completion,
+                        rejected=each.rejected,
+                        label=each.label,
+                        created_at=self._database.now(),
+                    )
+                )
+                added += 1
+        return added
+
+    def _usable_turns(self) -> Select[TurnRow]:
+        return (
+            select(TurnRow)
+            .join(PersonRow, PersonRow.id == TurnRow.person_id)
+            .where(
+                TurnRow.state == TurnState.FINAL,
+                TurnRow.completion != "",
+                self._may_teach(),
+                or_(
+                    TurnRow.id.in_(
+                        select(FeedbackRow.turn_id).where(FeedbackRow.replaced_at.is_(None))
+                    ),
+                    TurnRow.id.in_(select(CorrectionRow.turn_id)),
+                ),
+            )
+        )
+
+    def _may_teach(self) -> ColumnElement[bool]:
+        allowed = PersonRow.access == Access.ALLOWED
+        admitted = or_(allowed, PersonRow.id.in_(self._admins))
+        if self._open_access:
+            admitted = or_(admitted, PersonRow.access == Access.UNDECIDED)
+        return admitted & PersonRow.opted_out.is_(False)
+
+    def _votes(self, session: Session, turns: Mapping[int, TurnRow]) -> dict[int, int]:
+        """How far 👍 leads 👎 on each turn; 0 is a tie, and teaches nothing."""
+        votes: dict[int, int] = {}
+        for turn_id, total in session.execute(
+            select(FeedbackRow.turn_id, func.sum(FeedbackRow.rating))
+            .join(PersonRow, PersonRow.id == FeedbackRow.person_id)
+            .where(FeedbackRow.replaced_at.is_(None), self._may_teach())
+            .group_by(FeedbackRow.turn_id)
+        ):
+            if turn_id in turns:
+                votes[turn_id] = int(total)
+        return votes
+
+    def _corrections(
+        self, session: Session, turns: Mapping[int, TurnRow]
+    ) -> Sequence[CorrectionRow]:
+        """The last correction of each turn by each person."""
+        last = select(func.max(CorrectionRow.id)).group_by(
+            CorrectionRow.turn_id, CorrectionRow.person_id
+        )
+        rows = session.scalars(
+            select(CorrectionRow)
+            .join(PersonRow, PersonRow.id == CorrectionRow.person_id)
+            .where(CorrectionRow.id.in_(last), CorrectionRow.text != "", self._may_teach())
+            .order_by(CorrectionRow.id)
+        )
+        return [row for row in rows if row.turn_id in turns]
+
+
+def is_held_out(key: str) -> bool:
+    """Whether what `key` names is measured on instead of trained on."""
+    first = hashlib.sha256(key.encode()).digest()[:8]
+    return int.from_bytes(first) < HELD_OUT_SHARE * 2**64
+
+
+def _turn_is_held_out(row: TurnRow) -> bool:
+    return is_held_out(f"turn {row.regenerates_id or row.id}")
+
+
+def _age(each: AnyExample) -> tuple[datetime, str]:
+    return each.created_at, each.id
+
+
+def _messages(row: TurnRow | ImportedRow) -> tuple[Message, ...]:
+    messages = row.messages if isinstance(row, TurnRow) else row.prompt
+    return tuple(Message(**each) for each in messages)
+
+
+def _example(row: TurnRow, vote: int) -> Example:
+    return Example(
+        id=f"t{row.id}",
+        prompt=_messages(row),
+        completion=row.completion,
+        label=vote > 0,
+        held_out=_turn_is_held_out(row),
+        finished=row.finish_reason != FinishReason.LENGTH,
+        created_at=row.created_at,
+    )
+
+
+def _corrected(row: TurnRow, correction: CorrectionRow) -> PreferencePair:
+    return PreferencePair(
+        id=f"c{correction.id}",
+        prompt=_messages(row),
+        chosen=correction.text,
+        rejected=row.completion,
+        held_out=_turn_is_held_out(row),
+        created_at=correction.created_at,
+    )
+
+
+def _demonstration(row: TurnRow, correction: CorrectionRow) -> Demonstration:
+    return Demonstration(
+        id=f"d{correction.id}",
+        prompt=_messages(row),
+        completion=correction.text,
+        held_out=_turn_is_held_out(row),
+        created_at=correction.created_at,
+    )
+
+
+def _regenerated(
+    turns: Mapping[int, TurnRow], votes: Mapping[int, int]
+) -> Iterable[PreferencePair]:
+    """Of two answers to the same question, the one that people liked better."""
+    versions = defaultdict[int, list[int]](list)
+    for turn_id in votes:
+        versions[turns[turn_id].regenerates_id or turn_id].append(turn_id)
+    for ids in versions.values():
+        for one, other in combinations(sorted(ids), 2):
+            better, worse = (one, other) if votes[one] > votes[other] else (other, one)
+            same_prompt = turns[better].messages == turns[worse].messages
+            if votes[better] > 0 >= votes[worse] and same_prompt:
+                yield PreferencePair(
+                    id=f"p{better}-{worse}",
+                    prompt=_messages(turns[better]),
+                    chosen=turns[better].completion,
+                    rejected=turns[worse].completion,
+                    held_out=_turn_is_held_out(turns[better]),
+                    created_at=turns[better].created_at,
+                )
+
+
+def _imported_example(row: ImportedRow) -> Example:
+    return Example(
+        id=f"i{row.id}",
+        prompt=_messages(row),
+        completion=row.completion,
+        label=bool(row.label),
+        held_out=is_held_out(f"imported {_prompt_digest(_messages(row))}"),
+        created_at=row.created_at,
+    )
+
+
+def _imported_pair(row: ImportedRow) -> PreferencePair:
+    return PreferencePair(
+        id=f"i{row.id}",
+        prompt=_messages(row),
+        chosen=row.completion,
+        rejected=row.rejected or "",
+        held_out=is_held_out(f"imported {_prompt_digest(_messages(row))}"),
+        created_at=row.created_at,
+    )
+
+
+def _imported_demonstration(row: ImportedRow) -> Demonstration:
+    return Demonstration(
+        id=f"i{row.id}",
+        prompt=_messages(row),
+        completion=row.completion,
+        held_out=is_held_out(f"imported {_prompt_digest(_messages(row))}"),
+        created_at=row.created_at,
+    )
+
+
+def _prompt_digest(prompt: Sequence[Message]) -> str:
+    text = json.dumps([asdict(message) for message in prompt], ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
+
+
+def _digest(each: Preference) -> str:
+    """The same preference under the same digest; another label makes it another."""
+    text = json.dumps(
+        [_prompt_digest(each.prompt), each.completion, each.rejected, each.label],
+        ensure_ascii=False,
+    )
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
