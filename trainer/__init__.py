@@ -1,0 +1,1 @@
+"""Learns: turns what people rated into a better adapter, and proves it."""

@@ -1,0 +1,223 @@
+"""Examples → what a run trains on and what it is measured with: filter, dedupe, balance, replay.
+
+Pure. Invariant: nothing that is held out, nor a copy of it under another turn, is trained on.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from store.domain import AnyExample, Demonstration, Example, Examples, Message, PreferencePair
+from trainer.errors import NothingToLearn
+from trainer.recipe import Recipe
+
+LEAST_EXAMPLES = 10
+"""Fewer teach nothing that could be measured."""
+
+LEAST_OF_A_KIND = 4
+"""Of 👍 and of 👎 each, or KTO pushes in one direction only."""
+
+MOST_IMBALANCE = 4.0
+"""How many examples of one label go with one of the other; weights even out the rest."""
+
+MOST_HELD_OUT = 160
+"""Held-out examples that are measured: their number drives the seconds of the gate."""
+
+Kind = TypeVar("Kind", bound=AnyExample)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """The examples of one run."""
+
+    train: Examples
+    held_out: Examples
+
+    @property
+    def ids(self) -> dict[str, list[str]]:
+        """What is kept with the run: which examples they were."""
+        return {
+            "train": [each.id for each in self.train.every],
+            "held_out": [each.id for each in self.held_out.every],
+        }
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The numbers that people are shown."""
+        up = sum(each.label for each in self.train.unpaired)
+        return {
+            "train": len(self.train.every),
+            "held_out": len(self.held_out.every),
+            "positive": up,
+            "negative": len(self.train.unpaired) - up,
+            "pairs": len(self.train.pairs),
+            "demonstrations": len(self.train.demonstrations),
+        }
+
+
+def take_snapshot(examples: Examples, recipe: Recipe, *, system_prompt: str) -> Snapshot:
+    """Choose the examples of a run. Raises `NothingToLearn`, with the reason.
+
+    `system_prompt` goes before imported prompts that have none, as it goes before every question.
+    """
+    unpaired = _settled([_served(each, system_prompt) for each in examples.unpaired])
+    pairs = _once([_served(each, system_prompt) for each in examples.pairs])
+    demonstrations = _once([_served(each, system_prompt) for each in examples.demonstrations])
+    held_out = Examples(
+        unpaired=tuple(each for each in unpaired if each.held_out)[-MOST_HELD_OUT:],
+        pairs=tuple(each for each in pairs if each.held_out)[-MOST_HELD_OUT:],
+    )
+    everything: list[AnyExample] = [*unpaired, *pairs, *demonstrations]
+    hidden = {_text(each) for each in everything if each.held_out}
+    train = _wanted(
+        Examples(
+            unpaired=_visible(unpaired, hidden),
+            pairs=_visible(pairs, hidden),
+            demonstrations=_visible(demonstrations, hidden),
+        ),
+        recipe,
+    )
+    train = _bounded(train, recipe)
+    _check(train, recipe)
+    return Snapshot(train=train, held_out=held_out)
+
+
+def _served(each: Kind, system_prompt: str) -> Kind:
+    imported_bare = each.id.startswith("i") and each.prompt[0].role != "system"
+    if not imported_bare or not system_prompt:
+        return each
+    return replace(each, prompt=(Message(role="system", content=system_prompt), *each.prompt))
+
+
+def _text(each: AnyExample) -> tuple[object, ...]:
+    if isinstance(each, PreferencePair):
+        return each.prompt, each.chosen.strip(), each.rejected.strip()
+    return each.prompt, each.completion.strip()
+
+
+def _once(examples: Sequence[Kind]) -> list[Kind]:
+    """Of copies, one: the held-out one if there is one, else the newest."""
+    kept: dict[tuple[object, ...], Kind] = {}
+    for each in examples:
+        before = kept.get(_text(each))
+        if before is None or not before.held_out:
+            kept.pop(_text(each), None)
+            kept[_text(each)] = each
+    return list(kept.values())
+
+
+def _settled(examples: Sequence[Example]) -> list[Example]:
+    """Copies become one with the label of the majority; where they are even, none."""
+    votes = Counter[tuple[object, ...]]()
+    for each in examples:
+        votes[_text(each)] += 1 if each.label else -1
+    return [
+        replace(each, label=votes[_text(each)] > 0)
+        for each in _once(examples)
+        if votes[_text(each)] and each.completion.strip()
+    ]
+
+
+def _visible(examples: Sequence[Kind], hidden: set[tuple[object, ...]]) -> tuple[Kind, ...]:
+    return tuple(each for each in examples if not each.held_out and _text(each) not in hidden)
+
+
+def _wanted(train: Examples, recipe: Recipe) -> Examples:
+    """What the objective learns from. `sft` takes replies that were rated 👍 as demonstrations."""
+    match recipe.objective:
+        case "auto":
+            return train
+        case "kto":
+            return Examples(unpaired=train.unpaired)
+        case "dpo":
+            return Examples(pairs=train.pairs)
+        case "sft":
+            liked = tuple(
+                Demonstration(
+                    id=each.id,
+                    prompt=each.prompt,
+                    completion=each.completion,
+                    held_out=False,
+                    created_at=each.created_at,
+                )
+                for each in train.unpaired
+                if each.label and each.finished
+            )
+            return Examples(demonstrations=(*liked, *train.demonstrations))
+
+
+def _bounded(train: Examples, recipe: Recipe) -> Examples:
+    """At most `max_examples`: pairs and demonstrations say more, so they go first."""
+    draw = random.Random(recipe.seed)
+    room = recipe.max_examples
+    pairs = _recent_and_replayed(train.pairs, room // 2 or 1, recipe.replay, draw)
+    room -= len(pairs)
+    demonstrations = _recent_and_replayed(
+        train.demonstrations,
+        room // 2 if train.unpaired else room,
+        recipe.replay,
+        draw,
+    )
+    room -= len(demonstrations)
+    unpaired = _recent_and_replayed(_balanced(train.unpaired), room, recipe.replay, draw)
+    return Examples(unpaired=unpaired, pairs=pairs, demonstrations=demonstrations)
+
+
+def _recent_and_replayed(
+    examples: Sequence[Kind], room: int, replay: float, draw: random.Random
+) -> tuple[Kind, ...]:
+    """The newest, and a sample of what is older than those; oldest first."""
+    if len(examples) <= room:
+        return tuple(examples)
+    replayed = round(room * replay)
+    older: int = len(examples) - (room - replayed)  # so many are older than the newest
+    places: list[int] = sorted(draw.sample(range(older), replayed))
+    kept = [examples[place] for place in places]
+    return (*kept, *examples[older:])
+
+
+def _balanced(examples: Sequence[Example]) -> tuple[Example, ...]:
+    """Without the oldest of a label that outnumbers the other beyond `MOST_IMBALANCE`."""
+    up = sum(each.label for each in examples)
+    room = {label: round(MOST_IMBALANCE * count) for label, count in _rest(up, len(examples))}
+    kept: list[Example] = []
+    for each in reversed(examples):
+        if room[each.label] > 0:
+            room[each.label] -= 1
+            kept.append(each)
+    return tuple(reversed(kept))
+
+
+def _rest(up: int, total: int) -> Sequence[tuple[bool, int]]:
+    """For each label, how many there are of the other; a label alone is left as it is."""
+    down = total - up
+    return (True, down or total), (False, up or total)
+
+
+def _check(train: Examples, recipe: Recipe) -> None:
+    """Raise `NothingToLearn` for a run that would be a waste of time, or do harm."""
+    count = len(train.every)
+    if count < LEAST_EXAMPLES:
+        raise NothingToLearn(
+            f"There are {count} examples to learn from, and {LEAST_EXAMPLES} are the least: "
+            "rate more replies."
+        )
+    up = sum(each.label for each in train.unpaired)
+    down = len(train.unpaired) - up
+    others = len(train.pairs) + len(train.demonstrations)
+    if train.unpaired and min(up, down) < LEAST_OF_A_KIND and others < LEAST_EXAMPLES:
+        raise NothingToLearn(
+            f"There are {up} 👍 and {down} 👎 to learn from, and {LEAST_OF_A_KIND} of each are the "
+            "least: rate what is good and what is not."
+        )
+    if recipe.objective == "dpo" and not train.pairs:
+        raise NothingToLearn("There are no pairs to learn from: correct replies, or answer again.")
+
+
+def label_weights(up: int, down: int) -> Mapping[bool, float]:
+    """Weights that make 👍 and 👎 count alike, the rarer label's above 1 (KTO paper, eq. 8)."""
+    if not up or not down:
+        return {True: 1.0, False: 1.0}
+    return {True: max(1.0, down / up), False: max(1.0, up / down)}

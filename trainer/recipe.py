@@ -1,0 +1,55 @@
+"""How an adapter is made: every number that the result depends on, beside the examples.
+
+An adapter is a function of (base model, snapshot, recipe) and of nothing else, so the recipe is
+saved with it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from store.settings import Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """The settings `RATCHET_TRAIN_*`, as one record."""
+
+    objective: Literal["auto", "kto", "dpo", "sft"]
+    """`kto` learns from thumbs, `dpo` from pairs, `sft` from demonstrations; `auto` from all."""
+    method: Literal["lora", "qlora"]
+    rank: int
+    """Of the two matrices whose product is added to a weight (Hu et al. 2021, "LoRA")."""
+    alpha: int
+    """The product counts `alpha / rank` times."""
+    targets: str
+    """Names of the adapted modules, separated by commas, or `all-linear`."""
+    learning_rate: float
+    """The peak: a linear rise over the first tenth of the steps, then a linear fall to 0."""
+    beta: float
+    """Pull to the base model of KTO and DPO, per nat of log-ratio (Ethayarajh et al. 2024)."""
+    epochs: float
+    batch_size: int
+    max_length: int
+    """Tokens of prompt and reply together; longer examples are left out."""
+    max_examples: int
+    replay: float
+    """Share of `max_examples` that is drawn from older ones."""
+    checkpoints: int
+    """Moments at which the adapter is judged; the best one that drifted little is kept."""
+    seed: int
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Recipe":
+        """The recipe that the settings ask for."""
+        names = cls.__dataclass_fields__
+        return cls(**{name: getattr(settings, f"train_{name}") for name in names})
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any]) -> "Recipe":
+        """A recipe that `as_dict` wrote."""
+        return cls(**values)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)

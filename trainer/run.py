@@ -1,0 +1,191 @@
+"""One training run, top to bottom: examples → fine-tuning → evaluation → gate → promotion.
+
+Runs as a process of its own (`python -m trainer.run ID`), started by the worker, so that a crash
+or an out-of-memory never reaches a conversation and the memory comes back. What it finds out goes
+into the run's row as it goes.
+"""
+
+import asyncio
+import logging
+import signal
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from bot.engine.errors import EngineError
+from bot.engine.local import LocalEngine
+from bot.engine.source import model_name
+from bot.engine.weights import load_weights
+from store.adapters import Adapters
+from store.database import Database
+from store.domain import Adapter, GateReport, RunStatus
+from store.embedder import SentenceEmbedder
+from store.errors import StoreError
+from store.examples import ExampleBook
+from store.runs import Runs
+from store.settings import Settings, load_settings
+from trainer.dataset import Snapshot, take_snapshot
+from trainer.errors import NothingToLearn, RunCancelled, TrainerError
+from trainer.evaluate import Evaluator
+from trainer.finetune import Point
+from trainer.gate import HeldOut, decide
+from trainer.predictor import RatingPredictor
+from trainer.recipe import Recipe
+from trainer.telling import Teller
+from trainer.train import train
+
+logger = logging.getLogger(__name__)
+
+TRAINED = 0.55
+"""Share of a run's time, as a rule, until the adapter is trained; the rest measures it."""
+
+SHOWN = 3
+"""Prompts whose replies before and after are shown to admins."""
+
+
+def learn(settings: Settings, database: Database, run_id: int) -> RunStatus:
+    """Carry out a run that was taken from the queue, and record how it ended."""
+    runs = Runs(database)
+    try:
+        status, outcome = _learn(settings, database, Teller(runs, run_id))
+    except NothingToLearn as reason:
+        status, outcome = RunStatus.SKIPPED, str(reason)
+    except RunCancelled:
+        status, outcome = RunStatus.CANCELLED, "It was cancelled; nothing of it is in use."
+    except (TrainerError, StoreError, EngineError, OSError) as error:
+        logger.exception("the run failed")
+        status, outcome = RunStatus.FAILED, f"It failed: {error}"
+    except Exception as error:  # the outermost edge of this process
+        logger.exception("the run failed")
+        status, outcome = RunStatus.FAILED, f"It failed: {type(error).__name__}: {error}"
+    return runs.finish(run_id, status, outcome).status
+
+
+def _learn(settings: Settings, database: Database, tell: Teller) -> tuple[RunStatus, str]:
+    recipe = Recipe.of(settings)
+    snapshot = take_snapshot(
+        ExampleBook(
+            database, open_access=settings.access == "open", admins=settings.admins
+        ).collect(),
+        recipe,
+        system_prompt=settings.system_prompt,
+    )
+    tell.snapshot(snapshot, recipe)
+    adapters = Adapters(database, settings.data_dir / "adapters")
+    tell.stage("loading the model", 0.01)
+    with tempfile.TemporaryDirectory(prefix="run-", dir=settings.data_dir) as folder:
+        trained = train(settings, snapshot, recipe, Path(folder), _stepping(tell))
+        tell.metrics({"curve": tell.curve})
+        candidate = adapters.add(
+            trained,
+            base_model=model_name(settings.model),
+            run_id=tell.run_id,
+            metrics={"recipe": recipe.as_dict(), "examples": snapshot.counts},
+        )
+    report = asyncio.run(_prove(settings, snapshot, candidate, adapters.active(), tell))
+    adapters.evaluate(candidate.name, report, run_id=tell.run_id)
+    return _decide(settings, adapters, candidate, report)
+
+
+def _stepping(tell: Teller) -> Callable[[Point], None]:
+    return lambda point: tell.step(point.step, point.steps, point.loss, until=TRAINED)
+
+
+async def _prove(
+    settings: Settings,
+    snapshot: Snapshot,
+    candidate: Adapter,
+    active: Adapter | None,
+    tell: Teller,
+) -> GateReport:
+    """Measure base, active version and candidate alike, and let the gate decide."""
+    weights = load_weights(
+        settings.model, models_folder=settings.data_dir / "models", device=settings.device
+    )
+    engine = LocalEngine(weights, queue_size=10_000, batch_size=max(64, settings.batch_size))
+    try:
+        evaluator = Evaluator(
+            weights=weights,
+            engine=engine,
+            predictor=RatingPredictor(
+                SentenceEmbedder(settings.embedder),
+                snapshot.train.unpaired,
+                snapshot.held_out.unpaired,
+            ),
+            held_out=snapshot.held_out,
+            system_prompt=settings.system_prompt,
+        )
+        tell.stage("measuring the base model", TRAINED)
+        base, _ = await evaluator.evaluate(None)
+        tell.stage("measuring the candidate", 0.75)
+        measured, _ = await evaluator.evaluate(candidate)
+        before, in_use = base, None
+        if active is not None and active.base_model == candidate.base_model:
+            tell.stage("measuring the active version", 0.85)
+            before, _ = await evaluator.evaluate(active)
+            before, in_use = (before, active) if before.sound else (base, None)
+        tell.stage("before and after", 0.95)
+        tell.metrics({"samples": await _samples(evaluator, snapshot, in_use, candidate)})
+    finally:
+        await engine.close()
+    held_out = HeldOut(
+        labels=tuple(each.label for each in snapshot.held_out.unpaired),
+        pairs=len(snapshot.held_out.pairs),
+    )
+    return decide(settings, held_out, candidate=measured, active=before, base=base)
+
+
+async def _samples(
+    evaluator: Evaluator, snapshot: Snapshot, active: Adapter | None, candidate: Adapter
+) -> list[dict[str, str]]:
+    """The same three prompts, answered by the version in use and by the candidate."""
+    prompts = evaluator.prompts[:SHOWN]
+    before = await evaluator.say(prompts, active)
+    after = await evaluator.say(prompts, candidate)
+    return [
+        {"question": prompt[-1].content, "before": old, "after": new}
+        for prompt, old, new in zip(prompts, before, after, strict=True)
+    ]
+
+
+def _decide(
+    settings: Settings, adapters: Adapters, candidate: Adapter, report: GateReport
+) -> tuple[RunStatus, str]:
+    if not report.passed:
+        adapters.reject(candidate.name)
+        failed = ", ".join(check.name for check in report.checks if not check.passed)
+        return RunStatus.REJECTED, f"{candidate.name} did not pass the gate: {failed}."
+    if settings.promote == "ask":
+        return RunStatus.PASSED, f"{candidate.name} passed the gate and waits for /promote."
+    adapters.promote(
+        candidate.name,
+        base_model=candidate.base_model,
+        reason=f"run {candidate.run_id} passed the gate",
+    )
+    return RunStatus.PROMOTED, f"{candidate.name} passed the gate and is live."
+
+
+def _cancel(*_: object) -> NoReturn:
+    raise RunCancelled
+
+
+def main() -> None:
+    """Carry out the run whose id is the argument."""
+    signal.signal(signal.SIGTERM, _cancel)
+    settings = load_settings()
+    logging.basicConfig(
+        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s"
+    )
+    for name in ("httpx", "httpcore", "alembic", "datasets", "filelock", "fsspec"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    database = Database(settings.database)
+    try:
+        learn(settings, database, int(sys.argv[1]))
+    finally:
+        database.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""Tells the run's row how far the run is; whoever shows progress reads it there."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from store.domain import Progress
+from store.runs import Runs
+from trainer.dataset import Snapshot
+from trainer.recipe import Recipe
+
+EVERY_SECONDS = 1.0
+"""A step may take a tenth of that, and a row is written to disk each time."""
+
+CURVE_POINTS = 400
+
+
+class Teller:
+    """Writes the progress of one run. Stages are shares of the whole, in the order they come."""
+
+    def __init__(self, runs: Runs, run_id: int) -> None:
+        self.run_id = run_id
+        self._runs = runs
+        self._started = self._told = time.monotonic()
+        self._progress = Progress()
+        self._curve: list[tuple[int, float]] = []
+
+    def snapshot(self, snapshot: Snapshot, recipe: Recipe) -> None:
+        """What is going to be trained on, and how."""
+        self._progress = Progress(examples=snapshot.counts["train"])
+        self._runs.note(
+            self.run_id,
+            examples=snapshot.counts,
+            snapshot=snapshot.ids,
+            metrics={"recipe": recipe.as_dict()},
+        )
+
+    def stage(self, name: str, share: float) -> None:
+        """A stage begins; `share` of the run is behind."""
+        self._tell(name, share, now=True)
+
+    def step(self, step: int, steps: int, loss: float, *, until: float) -> None:
+        """A training step was made; all of them together take the run to the share `until`."""
+        self._curve.append((step, round(loss, 4)))
+        self._tell("training", until * step / steps, step=step, steps=steps, loss=loss)
+
+    def metrics(self, values: Mapping[str, Any]) -> None:
+        """What was found out, for the run's row."""
+        self._runs.note(self.run_id, metrics=values)
+
+    @property
+    def curve(self) -> list[tuple[int, float]]:
+        """(step, loss), thinned to what a picture can show."""
+        every = max(1, len(self._curve) // CURVE_POINTS)
+        return self._curve[::every]
+
+    def _tell(
+        self,
+        stage: str,
+        share: float,
+        *,
+        step: int = 0,
+        steps: int = 0,
+        loss: float | None = None,
+        now: bool = False,
+    ) -> None:
+        time_now = time.monotonic()
+        if not now and time_now - self._told < EVERY_SECONDS:
+            return
+        self._told = time_now
+        spent = time_now - self._started
+        self._progress = Progress(
+            stage=stage,
+            step=step,
+            steps=steps,
+            loss=loss,
+            share=round(share, 4),
+            seconds_left=round(spent / share - spent, 1) if share > 0.02 else None,
+            examples=self._progress.examples,
+        )
+        self._runs.note(self.run_id, progress=self._progress)

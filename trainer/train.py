@@ -1,0 +1,119 @@
+"""The training of one run: a folder with a job goes in, an adapter in that folder comes out.
+
+With one process it happens in this one; with several, `accelerate launch` runs this module, and
+what they report comes back as lines of JSON on their standard output.
+"""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from bot.engine.weights import load_weights
+from store.domain import Demonstration, Example, Examples, Message, PreferencePair
+from store.embedder import SentenceEmbedder
+from store.settings import Settings, load_settings
+from trainer.dataset import Snapshot
+from trainer.errors import TrainingFailed
+from trainer.finetune import Point, finetune
+from trainer.judge import CheckpointJudge
+from trainer.predictor import RatingPredictor
+from trainer.recipe import Recipe
+
+JOB_FILE = "job.json"
+ADAPTER_FOLDER = "adapter"
+
+Report = Callable[[Point], None]
+
+
+def train(
+    settings: Settings, snapshot: Snapshot, recipe: Recipe, folder: Path, report: Report
+) -> Path:
+    """Train an adapter in `folder`; where it lies. Raises `TrainingFailed` or `EngineError`."""
+    if settings.train_processes == 1:
+        return carry_out(settings, snapshot, recipe, folder, report)
+    write_job(folder, snapshot, recipe)
+    command = [
+        *(sys.executable, "-m", "accelerate.commands.launch"),
+        *("--num_processes", str(settings.train_processes)),
+        *("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"),
+        *(("--cpu",) if settings.device == "cpu" else ()),
+        *("--module", "trainer.train", str(folder)),
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as processes:
+        assert processes.stdout is not None
+        try:
+            for line in processes.stdout:
+                if line.startswith("{"):
+                    report(Point(**json.loads(line)))
+        except BaseException:  # cancelled: they must not go on without us
+            processes.terminate()
+            raise
+    if processes.returncode != 0:
+        raise TrainingFailed(f"accelerate launch ended with exit code {processes.returncode}")
+    return folder / ADAPTER_FOLDER
+
+
+def carry_out(
+    settings: Settings, snapshot: Snapshot, recipe: Recipe, folder: Path, report: Report
+) -> Path:
+    """The training itself, in this process."""
+    weights = load_weights(
+        settings.model, models_folder=settings.data_dir / "models", device=settings.device
+    )
+    predictor = RatingPredictor(
+        SentenceEmbedder(settings.embedder), snapshot.train.unpaired, snapshot.held_out.unpaired
+    )
+    judge = CheckpointJudge(weights, predictor, snapshot.train, settings)
+    return finetune(weights, snapshot.train, recipe, folder, report=report, judge=judge)
+
+
+def write_job(folder: Path, snapshot: Snapshot, recipe: Recipe) -> None:
+    """Leave a job for the processes that `accelerate launch` starts."""
+    job = {
+        "recipe": recipe.as_dict(),
+        "train": asdict(snapshot.train),
+        "held_out": asdict(snapshot.held_out),
+    }
+    text = json.dumps(job, default=lambda value: value.isoformat(), ensure_ascii=False)
+    (folder / JOB_FILE).write_text(text, encoding="utf-8")
+
+
+def read_job(folder: Path) -> tuple[Snapshot, Recipe]:
+    """What `write_job` wrote."""
+    job = json.loads((folder / JOB_FILE).read_text(encoding="utf-8"))
+    snapshot = Snapshot(train=_examples(job["train"]), held_out=_examples(job["held_out"]))
+    return snapshot, Recipe.read(job["recipe"])
+
+
+def _examples(kinds: Mapping[str, list[dict[str, Any]]]) -> Examples:
+    return Examples(
+        unpaired=tuple(Example(**_values(row)) for row in kinds["unpaired"]),
+        pairs=tuple(PreferencePair(**_values(row)) for row in kinds["pairs"]),
+        demonstrations=tuple(Demonstration(**_values(row)) for row in kinds["demonstrations"]),
+    )
+
+
+def _values(row: Mapping[str, Any]) -> dict[str, Any]:
+    prompt = tuple(Message(**message) for message in row["prompt"])
+    return {**row, "prompt": prompt, "created_at": datetime.fromisoformat(row["created_at"])}
+
+
+def main() -> None:
+    """One of the processes of `accelerate launch`."""
+    folder = Path(sys.argv[1])
+    snapshot, recipe = read_job(folder)
+
+    def report(point: Point) -> None:
+        print(json.dumps(dataclasses.asdict(point)), flush=True)  # noqa: T201  # to the parent
+
+    carry_out(load_settings(), snapshot, recipe, folder, report)
+
+
+if __name__ == "__main__":
+    main()

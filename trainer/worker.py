@@ -1,0 +1,184 @@
+"""The trainer worker: queues runs on schedule, takes them one at a time, each in a child process.
+
+Leaves the learning itself to `trainer/run.py`; torch is never imported here. Several workers may
+share one database: the queue gives a run to one of them.
+"""
+
+import argparse
+import logging
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from typing import IO
+
+from apscheduler.schedulers.background import BackgroundScheduler
+from apscheduler.triggers.cron import CronTrigger
+
+from store.database import Database
+from store.domain import RunStatus, TrainingRun
+from store.errors import StoreError
+from store.examples import ExampleBook
+from store.runs import LOG_CHARS, Runs
+from store.settings import Settings, load_settings
+
+logger = logging.getLogger(__name__)
+
+LOOK_SECONDS = 1.0
+BEAT_SECONDS = 5.0
+STOP_SECONDS = 20.0
+"""How long a run that was cancelled may take to clean up before it is killed."""
+
+MISFIRE_SECONDS = 3600
+"""A schedule that was missed by less, because the machine slept, is made up for."""
+
+
+class Worker:
+    """Works until `stop` is set."""
+
+    def __init__(self, settings: Settings, database: Database) -> None:
+        self._settings = settings
+        self._runs = Runs(database)
+        self._examples = ExampleBook(
+            database, open_access=settings.access == "open", admins=settings.admins
+        )
+        self.stop = threading.Event()
+
+    def work(self) -> None:
+        """Keep the schedule and take what is queued."""
+        scheduler = self._scheduler()
+        scheduler.start()
+        try:
+            while not self.stop.is_set():
+                try:
+                    run = self._runs.take()
+                    if run is not None:
+                        self._carry_out(run)
+                except StoreError as error:
+                    logger.error("cannot look for runs: %s", error)
+                self.stop.wait(LOOK_SECONDS)
+        finally:
+            scheduler.shutdown(wait=False)
+
+    def work_on(self, run_id: int) -> None:
+        """Wait for one run's turn and carry it out, unless another worker does."""
+        while not self.stop.is_set() and self._runs.get(run_id).status is RunStatus.QUEUED:
+            run = self._runs.take(run_id)
+            if run is not None:
+                self._carry_out(run)
+            self.stop.wait(LOOK_SECONDS)
+
+    def queue_if_due(self) -> bool:
+        """Queue a run if enough was rated since the last one that learned."""
+        last = self._runs.last_learned()
+        new = self._examples.ratings_since(last.started_at if last else None)
+        if new < self._settings.train_min_ratings:
+            logger.info(
+                "%d new ratings, %d are needed: no run", new, self._settings.train_min_ratings
+            )
+            return False
+        _, queued = self._runs.queue(f"the schedule: {new} new ratings")
+        return queued
+
+    def _scheduler(self) -> BackgroundScheduler:
+        scheduler = BackgroundScheduler(timezone="UTC", daemon=True)
+        if self._settings.train_cron != "off":
+            scheduler.add_job(
+                self.queue_if_due,
+                CronTrigger.from_crontab(self._settings.train_cron, timezone="UTC"),
+                misfire_grace_time=MISFIRE_SECONDS,
+                coalesce=True,
+                max_instances=1,
+            )
+        return scheduler
+
+    def _carry_out(self, run: TrainingRun) -> None:
+        """Have a run carried out by a child process, and see how it ends."""
+        logger.info("run %d begins (%s)", run.id, run.reason)
+        with tempfile.TemporaryFile() as log:
+            child = subprocess.Popen(
+                [sys.executable, "-m", "trainer.run", str(run.id)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+            )
+            cancelled = self._watch(run.id, child)
+            text = _tail(log)
+        if cancelled:
+            ended = self._runs.finish(
+                run.id, RunStatus.CANCELLED, "It was cancelled; nothing of it is in use.", log=text
+            )
+        else:
+            ended = self._runs.finish(
+                run.id, RunStatus.FAILED, f"It failed: {_cause(child.returncode, text)}", log=text
+            )
+        logger.info("run %d ended as %s: %s", run.id, ended.status, ended.outcome)
+
+    def _watch(self, run_id: int, child: "subprocess.Popen[bytes]") -> bool:
+        """Wait for a child to end, or make it; whether it was made to."""
+        while True:
+            try:
+                child.wait(BEAT_SECONDS if not self.stop.is_set() else 0.1)
+                return False
+            except subprocess.TimeoutExpired:
+                pass
+            try:
+                cancelled = self._runs.beat(run_id)
+            except StoreError as error:  # the run goes on; its row waits for the database
+                logger.error("run %d: %s", run_id, error)
+                cancelled = False
+            if cancelled or self.stop.is_set():
+                child.terminate()
+                try:
+                    child.wait(STOP_SECONDS)
+                except subprocess.TimeoutExpired:
+                    child.kill()
+                    child.wait()
+                return True
+
+
+def _tail(log: IO[bytes]) -> str:
+    size = log.seek(0, 2)
+    log.seek(max(0, size - LOG_CHARS))
+    return log.read().decode("utf-8", "replace")
+
+
+def _cause(code: int, log: str) -> str:
+    if code < 0:
+        return f"its process was killed by {signal.Signals(-code).name}"
+    lines = [line for line in log.splitlines() if line.strip()]
+    return lines[-1][:300] if lines else f"its process ended with exit code {code}"
+
+
+def main() -> None:
+    """`python -m trainer.worker [--run ID]`."""
+    parser = argparse.ArgumentParser(description="Carries out training runs.")
+    parser.add_argument("--run", type=int, help="carry out this one and leave")
+    run_id: int | None = parser.parse_args().run
+    try:
+        settings = load_settings()
+        logging.basicConfig(
+            level=settings.log_level,
+            stream=sys.stderr,
+            format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        )
+        for name in ("apscheduler", "alembic"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+        Path(settings.data_dir).mkdir(parents=True, exist_ok=True)
+        database = Database(settings.database)
+        try:
+            database.check_at_head()
+            worker = Worker(settings, database)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, lambda *_: worker.stop.set())
+            worker.work() if run_id is None else worker.work_on(run_id)
+        finally:
+            database.close()
+    except StoreError as error:
+        sys.exit(f"ratchet trainer: {error}")
+
+
+if __name__ == "__main__":
+    main()
