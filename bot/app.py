@@ -19,18 +19,19 @@ from store.conversations import Conversations
 from store.database import Database
 from store.domain import Adapter
 from store.embedder import SentenceEmbedder
+from store.examples import ExampleBook
 from store.feedback import FeedbackBook
 from store.index import ChromaIndex
 from store.knowledge import Knowledge
+from store.memory import MemoryBook
 from store.people import People
+from store.runs import Runs
 from store.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 WAITING_THREADS = 32
 """Threads for SQL, Chroma and the embedder; most of them wait, so the cores do not bound them."""
-
-COLLECTION = "ratchet-chunks"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +44,10 @@ class Store:
     conversations: Conversations
     feedback: FeedbackBook
     knowledge: Knowledge
+    memories: MemoryBook
     adapters: Adapters
+    examples: ExampleBook
+    runs: Runs
 
     @property
     def status(self) -> StatusReader:
@@ -55,6 +59,7 @@ class Store:
             feedback=self.feedback,
             knowledge=self.knowledge,
             adapters=self.adapters,
+            runs=self.runs,
         )
 
 
@@ -64,12 +69,11 @@ def open_store(settings: Settings) -> Iterator[Store]:
     database = Database(settings.database)
     try:
         database.check_at_head()
+        embedder = SentenceEmbedder(settings.embedder)
         knowledge = Knowledge(
-            database,
-            make_index(settings),
-            SentenceEmbedder(settings.embedder),
-            chunk_chars=settings.chunk_chars,
+            database, make_index(settings), embedder, chunk_chars=settings.chunk_chars
         )
+        memories = MemoryBook(database, make_memory_index(settings), embedder)
         try:
             yield Store(
                 settings=settings,
@@ -78,20 +82,40 @@ def open_store(settings: Settings) -> Iterator[Store]:
                 conversations=Conversations(database),
                 feedback=FeedbackBook(database),
                 knowledge=knowledge,
+                memories=memories,
                 adapters=Adapters(database, settings.data_dir / "adapters"),
+                examples=ExampleBook(
+                    database, open_access=settings.access == "open", admins=settings.admins
+                ),
+                runs=Runs(database),
             )
         finally:
+            memories.close()
             knowledge.close()
     finally:
         database.close()
 
 
 def make_index(settings: Settings) -> ChromaIndex:
-    """The index that the settings ask for, not yet opened."""
-    digest = hashlib.sha256(settings.embedder.encode()).hexdigest()[:8]
+    """The index of documents that the settings ask for, not yet opened."""
     return ChromaIndex(
-        path=settings.chroma_path, url=settings.chroma_url, name=f"{COLLECTION}-{digest}"
+        path=settings.chroma_path,
+        url=settings.chroma_url,
+        name=f"ratchet-chunks-{_digest(settings)}",
     )
+
+
+def make_memory_index(settings: Settings) -> ChromaIndex:
+    """The index of earlier questions, in a folder of its own: one process has each open."""
+    return ChromaIndex(
+        path=settings.data_dir / "memory",
+        url=settings.chroma_url,
+        name=f"ratchet-memory-{_digest(settings)}",
+    )
+
+
+def _digest(settings: Settings) -> str:
+    return hashlib.sha256(settings.embedder.encode()).hexdigest()[:8]
 
 
 async def open_engine(settings: Settings) -> Engine:
@@ -104,7 +128,7 @@ async def open_engine(settings: Settings) -> Engine:
         weights = load_weights(
             settings.model, models_folder=settings.data_dir / "models", device=settings.device
         )
-        return LocalEngine(weights, queue_size=settings.queue_size)
+        return LocalEngine(weights, queue_size=settings.queue_size, batch_size=settings.batch_size)
 
     return await asyncio.to_thread(load)
 
@@ -125,6 +149,7 @@ async def open_chat(
             settings=store.settings,
             conversations=store.conversations,
             knowledge=store.knowledge,
+            memories=store.memories,
             engine=engine,
             choose_adapter=choose_adapter or store.adapters.active,
         )

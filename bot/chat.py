@@ -19,9 +19,10 @@ from bot.errors import ReplyFailed
 from bot.lanes import Lanes
 from bot.prompt import build_prompt
 from store.conversations import Conversations
-from store.domain import Adapter, FinishReason, Message, Passage, Place, Turn, TurnState
+from store.domain import Adapter, FinishReason, Memory, Message, Passage, Place, Turn, TurnState
 from store.errors import StoreError
 from store.knowledge import Knowledge
+from store.memory import MemoryBook
 from store.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -39,12 +40,14 @@ class Chat:
         settings: Settings,
         conversations: Conversations,
         knowledge: Knowledge,
+        memories: MemoryBook,
         engine: Engine,
         choose_adapter: Callable[[], Adapter | None],
     ) -> None:
         self._settings = settings
         self._conversations = conversations
         self._knowledge = knowledge
+        self._memories = memories
         self._engine = engine
         self._choose_adapter = choose_adapter
         self._lanes = Lanes()
@@ -133,11 +136,12 @@ class Chat:
             before=turn.regenerates_id or turn.id,
         )
         sampling = self._sampling(again=turn.regenerates_id is not None)
-        messages, passages = await asyncio.to_thread(
+        messages, passages, memories = await asyncio.to_thread(
             build_prompt,
             system_prompt=self._settings.system_prompt,
             history=history,
             passages=await asyncio.to_thread(self._retrieve, turn.question),
+            memories=await asyncio.to_thread(self._recall, turn),
             question=turn.question,
             count_tokens=self._engine.count_tokens,
             budget_tokens=self._settings.prompt_tokens,
@@ -150,6 +154,7 @@ class Chat:
             turn.id,
             messages=messages,
             passages=passages,
+            memories=memories,
             sampling=asdict(sampling),
         )
         return messages, sampling
@@ -165,6 +170,21 @@ class Chat:
             )
         except StoreError as error:
             logger.warning("answering without sources: %s", error)
+            return ()
+
+    def _recall(self, turn: Turn) -> tuple[Memory, ...]:
+        settings = self._settings
+        if not settings.memory:
+            return ()
+        try:
+            return self._memories.recall(
+                turn.question,
+                chat_id=turn.place.chat_id,
+                count=settings.memories,
+                floor=settings.memory_floor,
+            )
+        except StoreError as error:
+            logger.warning("answering without examples: %s", error)
             return ()
 
     def _sampling(self, *, again: bool) -> SamplingParams:

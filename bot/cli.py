@@ -4,22 +4,21 @@ Exit codes: 0 it worked, 1 it failed, 2 it was used wrongly. Errors are one line
 """
 
 import asyncio
-import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from bot.app import Store, open_store, serve_telegram, set_up_logging
+from bot.console import example, opened_store, out, print_json
 from bot.engine.errors import EngineError
 from bot.errors import BotError, UsageError
 from bot.ingest import Ingested, ingest
+from bot.learning import adapters, feedback, generate, train, trainer
+from bot.trainer import supervised_worker
 from store.database import Database
 from store.domain import Document
 from store.errors import IndexInUse, SettingsError, StoreError
@@ -27,9 +26,6 @@ from store.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from bot.terminal import ChooseAdapter
-
-out = Console(soft_wrap=True)
-"""What was asked for. Advice and progress go to stderr through `click.echo(err=True)`."""
 
 NO_TERMINAL = (
     "there is no Telegram token and no terminal to talk in: set RATCHET_TELEGRAM_TOKEN, "
@@ -59,35 +55,24 @@ def _stop(message: str, *, code: int) -> None:
     sys.exit(code)
 
 
-def _example(text: str) -> str:
-    return f"Example: {text}"
-
-
-@contextmanager
-def _store() -> Iterator[Store]:
-    settings = load_settings()
-    set_up_logging("WARNING")
-    with open_store(settings) as store:
-        yield store
-
-
 @click.group(epilog="Settings are RATCHET_* variables or a .env file; .env.example lists them.")
 @click.version_option(package_name="ratchet-assistant")
 def cli() -> None:
     """A self-hosted assistant that learns from the people who talk to it."""
 
 
-@cli.command(epilog=_example("ratchet run"))
+@cli.command(epilog=example("ratchet run"))
 def run() -> None:
-    """Upgrade the database, then talk: in Telegram when a token is set, else in this terminal."""
+    """Upgrade the database, then talk and learn: in Telegram when a token is set, else here."""
     settings = load_settings()
     if settings.telegram_token is None and not sys.stdin.isatty():
         raise UsageError(NO_TERMINAL)
     _upgrade(settings)
-    _talk(settings)
+    with supervised_worker(settings.log_level if settings.telegram_token else "CRITICAL"):
+        _talk(settings)
 
 
-@cli.command(epilog=_example("RATCHET_TELEGRAM_TOKEN=… ratchet bot"))
+@cli.command(epilog=example("RATCHET_TELEGRAM_TOKEN=… ratchet bot"))
 def bot() -> None:
     """Talk in Telegram; the database must be at head."""
     settings = load_settings()
@@ -106,7 +91,7 @@ def _talk(settings: Settings) -> None:
             _terminal(store, None)
 
 
-@cli.command(epilog=_example('ratchet chat --once "What is the capital of France?" --json'))
+@cli.command(epilog=example('ratchet chat --once "What is the capital of France?" --json'))
 @click.option("--once", metavar="TEXT", help="Ask one question and leave.")
 @click.option("--adapter", metavar="NAME", help="Answer with this adapter, or with `base`.")
 @click.option("--json", "as_json", is_flag=True, help="With --once: print one JSON document.")
@@ -116,7 +101,7 @@ def chat(once: str | None, adapter: str | None, as_json: bool) -> None:
         raise UsageError("--json goes with --once TEXT")
     settings = load_settings()
     _upgrade(settings)
-    with _store() as store:
+    with opened_store() as store:
         if once is None:
             _terminal(store, adapter)
         else:
@@ -146,18 +131,18 @@ def _once(store: Store, question: str, adapter: str | None, *, as_json: bool) ->
 
     turn = asyncio.run(ask_once(store, question, choose_adapter=_fixed(store, adapter), show=show))
     if as_json:
-        click.echo(json.dumps(asdict(answer_of(turn)), ensure_ascii=False))
+        print_json(asdict(answer_of(turn)))
         return
     click.echo()
     for passage in turn.passages:
         click.echo(f"  [{passage.score:.2f}] {passage.source}")
 
 
-@cli.command("ingest", epilog=_example("ratchet ingest handbook/ prices.csv"))
+@cli.command("ingest", epilog=example("ratchet ingest handbook/ prices.csv"))
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
 def ingest_(paths: tuple[Path, ...]) -> None:
     """Take files or folders into the knowledge base."""
-    with _store() as store:
+    with opened_store() as store:
         results = ingest(store.knowledge, paths, _report)
         _index(store)
     failed = sum(result.document is None for result in results)
@@ -193,10 +178,10 @@ def knowledge() -> None:
     """The documents that answers may draw on."""
 
 
-@knowledge.command("list", epilog=_example("ratchet knowledge list"))
+@knowledge.command("list", epilog=example("ratchet knowledge list"))
 def list_documents() -> None:
     """Show the documents."""
-    with _store() as store:
+    with opened_store() as store:
         table = Table("id", "name", "title", "passages", "indexed", "added", box=None)
         for each in store.knowledge.documents():
             row = (each.id, each.name, each.title, each.chunks)
@@ -205,11 +190,11 @@ def list_documents() -> None:
         out.print(table)
 
 
-@knowledge.command(epilog=_example('ratchet knowledge search "opening hours"'))
+@knowledge.command(epilog=example('ratchet knowledge search "opening hours"'))
 @click.argument("text")
 def search(text: str) -> None:
     """Show the passages that a question would be answered from."""
-    with _store() as store:
+    with opened_store() as store:
         _index(store)
         settings = store.settings
         passages = store.knowledge.search(
@@ -224,37 +209,37 @@ def search(text: str) -> None:
             click.echo("Nothing fits.")
 
 
-@knowledge.command(epilog=_example("ratchet knowledge remove 3"))
+@knowledge.command(epilog=example("ratchet knowledge remove 3"))
 @click.argument("document_id", metavar="ID", type=int)
 def remove(document_id: int) -> None:
     """Take a document out."""
-    with _store() as store:
+    with opened_store() as store:
         document = store.knowledge.remove(document_id)
         _index(store)
         click.echo(f"Removed {document.name}.")
 
 
-@knowledge.command(epilog=_example("ratchet knowledge reindex"))
+@knowledge.command(epilog=example("ratchet knowledge reindex"))
 def reindex() -> None:
     """Throw the vectors away and make them anew from SQL."""
-    with _store() as store:
+    with opened_store() as store:
         _index(store, anew=True)
 
 
-@cli.command(epilog=_example("ratchet status --json"))
+@cli.command(epilog=example("ratchet status --json"))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def status(as_json: bool) -> None:
     """Show how things are."""
-    with _store() as store:
+    with opened_store() as store:
         now = store.status.read()
     if as_json:
-        click.echo(json.dumps(asdict(now), ensure_ascii=False))
+        print_json(asdict(now))
         return
     for name, value in now.rows():
         click.echo(f"{name.replace('_', ' '):<18} {value}")
 
 
-@cli.command(epilog=_example("ratchet doctor"))
+@cli.command(epilog=example("ratchet doctor"))
 def doctor() -> None:
     """Check that everything needed is there; says what to do where it is not."""
     from bot.app import make_index
@@ -270,12 +255,16 @@ def doctor() -> None:
         raise BotError(f"not in order: {', '.join(failed)}")
 
 
+for command in (train, trainer, adapters, feedback, generate):
+    cli.add_command(command)
+
+
 @cli.group()
 def db() -> None:
     """The database's schema."""
 
 
-@db.command(epilog=_example("ratchet db upgrade"))
+@db.command(epilog=example("ratchet db upgrade"))
 def upgrade() -> None:
     """Bring the schema to the version that this program needs."""
     _upgrade(load_settings())

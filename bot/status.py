@@ -2,16 +2,15 @@
 
 from dataclasses import asdict, dataclass
 
-from sqlalchemy import func, select
+from apscheduler.triggers.cron import CronTrigger
 
 from store.adapters import Adapters
 from store.conversations import Conversations
 from store.database import Database
-from store.domain import RunStatus
 from store.feedback import FeedbackBook
 from store.knowledge import Knowledge
+from store.runs import Runs
 from store.settings import Settings
-from store.tables import RunRow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +52,7 @@ class StatusReader:
         feedback: FeedbackBook,
         knowledge: Knowledge,
         adapters: Adapters,
+        runs: Runs,
     ) -> None:
         self._settings = settings
         self._database = database
@@ -60,13 +60,12 @@ class StatusReader:
         self._feedback = feedback
         self._knowledge = knowledge
         self._adapters = adapters
+        self._runs = runs
 
     def read(self) -> Status:
         """What holds now."""
         active = self._adapters.active()
         tally = self._feedback.count()
-        with self._database.reading() as session:
-            queued = session.scalar(select(func.count()).where(RunRow.status == RunStatus.QUEUED))
         return Status(
             adapter=active.name if active else None,
             engine=f"local ({self._settings.device})",
@@ -77,6 +76,14 @@ class StatusReader:
             turns=self._conversations.count(),
             ratings={"up": tally.up, "down": tally.down},
             pending_documents=self._knowledge.pending(),
-            queue=queued or 0,
-            next_run=None,
+            queue=self._runs.queued(),
+            next_run=self._next_run(),
         )
+
+    def _next_run(self) -> str | None:
+        cron = self._settings.train_cron
+        if cron == "off":
+            return None
+        trigger = CronTrigger.from_crontab(cron, timezone="UTC")
+        due = trigger.get_next_fire_time(None, self._database.now())
+        return due.isoformat() if due else None

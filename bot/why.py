@@ -18,4 +18,7 @@ def why(turn: Turn) -> str:
         lines.append("Passages: none was close enough to the question.")
     for passage in turn.passages:
         lines.append(f"Passage {passage.score:.2f}: {passage.source}")
+    lines.append(f"Examples from earlier answers: {len(turn.memories)}")
+    for memory in turn.memories:
+        lines.append(f"Example {memory.score:.2f}: turn {memory.turn_id}, {memory.question[:80]}")
     return "\n".join(lines)

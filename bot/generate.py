@@ -1,0 +1,111 @@
+"""`ratchet generate`: a file of prompts in, the same lines with completions out."""
+
+import asyncio
+import json
+import os
+from collections.abc import Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, get_args
+
+from bot.engine.base import Completion, Engine, SamplingParams
+from bot.errors import BotError, UsageError
+from store.domain import Message, Role
+
+AT_ONCE = 64
+"""Lines that wait for the engine together."""
+
+ROLES = get_args(Role)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """A line of the input, with the prompt that it holds."""
+
+    row: dict[str, Any]
+    messages: tuple[Message, ...]
+
+
+def read_lines(path: Path, *, system_prompt: str) -> tuple[Line, ...]:
+    """Every line of a file. Raises `UsageError`, which names the first bad line by number."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read {path}: {error}") from error
+    lines = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            lines.append(_line(json.loads(line), system_prompt))
+        except (ValueError, RecursionError) as error:
+            raise UsageError(f"{path}, line {number}: {error}") from error
+    if not lines:
+        raise UsageError(f"{path} holds no prompts")
+    return tuple(lines)
+
+
+async def generate(
+    engine: Engine,
+    lines: Sequence[Line],
+    sampling: SamplingParams,
+    *,
+    adapter: str | None,
+    done: Callable[[], None] = lambda: None,
+) -> list[dict[str, Any]]:
+    """Each line's row with `completion`, `completion_tokens` and `adapter`, in their order."""
+    room = asyncio.Semaphore(AT_ONCE)
+
+    async def complete(number: int, line: Line) -> dict[str, Any]:
+        # Each line has dice of its own, or the order of arrival would decide what is drawn.
+        seed = None if sampling.seed is None else sampling.seed + number
+        async with room:
+            stream = engine.stream(line.messages, replace(sampling, seed=seed), adapter=adapter)
+            async with aclosing(stream) as pieces:
+                async for piece in pieces:
+                    if isinstance(piece, Completion):
+                        done()
+                        return {
+                            **line.row,
+                            "completion": piece.text,
+                            "completion_tokens": piece.completion_tokens,
+                            "adapter": piece.adapter,
+                        }
+        raise AssertionError("an engine's stream ends with its completion")
+
+    tasks = [complete(number, line) for number, line in enumerate(lines)]
+    return list(await asyncio.gather(*tasks))
+
+
+def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write the rows aside and put them in place at once. Raises `BotError`."""
+    aside = path.with_name(f".{path.name}.part")
+    try:
+        with aside.open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        os.replace(aside, path)
+    except OSError as error:
+        raise BotError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _line(row: object, system_prompt: str) -> Line:
+    if not isinstance(row, dict):
+        raise ValueError("it is no JSON object")
+    if isinstance(row.get("prompt"), str) and row["prompt"].strip():
+        system = [Message(role="system", content=system_prompt)] if system_prompt else []
+        return Line(row=row, messages=(*system, Message(role="user", content=row["prompt"])))
+    messages = row.get("messages")
+    if isinstance(messages, list) and messages and all(map(_is_message, messages)):
+        return Line(
+            row=row,
+            messages=tuple(
+                Message(role=each["role"], content=each["content"]) for each in messages
+            ),
+        )
+    raise ValueError('it needs a "prompt" with a text, or "messages" with role and content')
+
+
+def _is_message(value: object) -> bool:
+    fine = isinstance(value, dict) and value.get("role") in ROLES
+    return fine and isinstance(value, dict) and isinstance(value.get("content"), str)

@@ -1,0 +1,70 @@
+"""The trainer worker as a process beside the bot: started, watched, started again, stopped.
+
+The two meet in the store alone; nothing of the trainer is imported here.
+"""
+
+import logging
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+logger = logging.getLogger(__name__)
+
+WORKER = (sys.executable, "-m", "trainer.worker")
+STOP_SECONDS = 30.0
+FIRST_PAUSE_SECONDS = 1.0
+LONGEST_PAUSE_SECONDS = 300.0
+
+
+@contextmanager
+def supervised_worker(log_level: str) -> Iterator[None]:
+    """A worker runs for as long as the block; one that dies is started again, ever more slowly."""
+    stop = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(stop, log_level), name="trainer", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        watcher.join(STOP_SECONDS + 5)
+
+
+@contextmanager
+def worker_for(run_id: int) -> Iterator[None]:
+    """A worker that takes one run, unless another worker does; stopped at the end of the block."""
+    process = subprocess.Popen([*WORKER, "--run", str(run_id)], env=_environment("ERROR"))
+    try:
+        yield
+    finally:
+        _stop(process)
+
+
+def _watch(stop: threading.Event, log_level: str) -> None:
+    pause = FIRST_PAUSE_SECONDS
+    while not stop.is_set():
+        process = subprocess.Popen(
+            WORKER, env=_environment(log_level), stdin=subprocess.DEVNULL, start_new_session=True
+        )
+        while process.poll() is None:
+            if stop.wait(0.5):
+                _stop(process)
+                return
+        logger.error("the trainer ended with exit code %s; again in %.0f s", process.poll(), pause)
+        stop.wait(pause)
+        pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+
+def _stop(process: "subprocess.Popen[bytes]") -> None:
+    process.terminate()
+    try:
+        process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _environment(log_level: str) -> dict[str, str]:
+    return {**os.environ, "RATCHET_LOG_LEVEL": log_level}
