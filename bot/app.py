@@ -5,10 +5,16 @@ import hashlib
 import logging
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import (
+    AbstractAsyncContextManager,
+    asynccontextmanager,
+    contextmanager,
+    suppress,
+)
 from dataclasses import dataclass
+from typing import Any
 
 from bot.chat import Chat
 from bot.engine.base import Engine
@@ -134,6 +140,16 @@ async def open_engine(settings: Settings) -> Engine:
 
 
 @asynccontextmanager
+async def opened_engine(settings: Settings) -> AsyncIterator[Engine]:
+    """The engine, closed at the end of the block."""
+    engine = await open_engine(settings)
+    try:
+        yield engine
+    finally:
+        await engine.close()
+
+
+@asynccontextmanager
 async def open_chat(
     store: Store, choose_adapter: Callable[[], Adapter | None] | None = None
 ) -> AsyncIterator[Chat]:
@@ -141,26 +157,35 @@ async def open_chat(
 
     `choose_adapter` says what each reply is written with; by default the active adapter.
     """
-    engine = await open_engine(store.settings)
-    try:
+    async with opened_engine(store.settings) as engine:
         if choose_adapter is not None and (chosen := choose_adapter()) is not None:
             await engine.load_adapter(chosen)  # asked for by name: not to be had is an error
-        yield Chat(
-            settings=store.settings,
-            conversations=store.conversations,
-            knowledge=store.knowledge,
-            memories=store.memories,
-            engine=engine,
-            choose_adapter=choose_adapter or store.adapters.active,
-        )
-    finally:
-        await engine.close()
+        yield make_chat(store, engine, choose_adapter)
+
+
+def make_chat(
+    store: Store, engine: Engine, choose_adapter: Callable[[], Adapter | None] | None = None
+) -> Chat:
+    """A chat over an engine."""
+    return Chat(
+        settings=store.settings,
+        conversations=store.conversations,
+        knowledge=store.knowledge,
+        memories=store.memories,
+        engine=engine,
+        choose_adapter=choose_adapter or store.adapters.active,
+    )
+
+
+def indexing(store: Store) -> AbstractAsyncContextManager[None]:
+    """Documents are indexed in the background, whoever adds them."""
+    return in_background(Indexer(store.knowledge).run(), name="indexer")
 
 
 @asynccontextmanager
-async def indexing(store: Store) -> AsyncIterator[None]:
-    """Documents are indexed in the background, whoever adds them."""
-    task = asyncio.create_task(Indexer(store.knowledge).run(), name="indexer")
+async def in_background(work: Coroutine[Any, Any, None], *, name: str) -> AsyncIterator[None]:
+    """Something goes on for as long as the block."""
+    task = asyncio.create_task(work, name=name)
     try:
         yield
     finally:
@@ -176,6 +201,8 @@ async def serve_telegram(store: Store) -> None:
     from bot.telegram.chat import ChatHandlers
     from bot.telegram.documents import DocumentHandlers
     from bot.telegram.gate import Gate
+    from bot.telegram.learning import LearningHandlers
+    from bot.telegram.news import News
     from bot.telegram.privacy import PrivacyHandlers
     from bot.telegram.rating import RatingHandlers
 
@@ -186,7 +213,9 @@ async def serve_telegram(store: Store) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, _stop_or_quit, stop, main)
     logger.info("loading the model %s", settings.model)
-    async with open_chat(store) as chat, indexing(store):
+    async with opened_engine(settings) as engine, indexing(store):
+        chat = make_chat(store, engine)
+        news = News(runs=store.runs, adapters=store.adapters, engine=engine, admins=settings.admins)
         talking = ChatHandlers(
             chat=chat, conversations=store.conversations, feedback=store.feedback
         )
@@ -205,8 +234,17 @@ async def serve_telegram(store: Store) -> None:
             documents=DocumentHandlers(knowledge=store.knowledge),
             privacy=PrivacyHandlers(people=store.people),
             admin=AdminHandlers(people=store.people, status=store.status, admins=settings.admins),
+            learning=LearningHandlers(
+                database=store.database,
+                runs=store.runs,
+                adapters=store.adapters,
+                memories=store.memories,
+                news=news,
+                base_model=engine.model,
+            ),
         )
-        await serve(application, settings, stop)
+        async with in_background(news.run(application.bot), name="news"):
+            await serve(application, settings, stop)
 
 
 def _stop_or_quit(stop: asyncio.Event, main: "asyncio.Task[None]") -> None:

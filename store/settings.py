@@ -142,6 +142,12 @@ class Settings(BaseSettings):
     train_max_length: int = Field(
         1024, ge=64, description="Tokens of prompt and reply; longer examples are left out."
     )
+    train_rehearsal: int = Field(
+        96,
+        ge=0,
+        le=1000,
+        description="Everyday questions rehearsed in a run, so that they are not forgotten.",
+    )
     train_checkpoints: int = Field(
         4, ge=1, le=50, description="Moments of a run at which the adapter is judged."
     )

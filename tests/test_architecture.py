@@ -36,7 +36,12 @@ def belongs_to(module: str, package: str) -> bool:
 
 @pytest.mark.parametrize(
     ("package", "forbidden"),
-    [("store", ("bot", "trainer", "migrations")), ("bot", ("trainer",)), ("migrations", ("bot",))],
+    [
+        ("store", ("bot", "trainer", "migrations")),
+        ("bot", ("trainer",)),
+        ("trainer", ("migrations",)),
+        ("migrations", ("bot", "trainer")),
+    ],
 )
 def test_no_package_imports_one_above_it(package: str, forbidden: tuple[str, ...]) -> None:
     wrong = [
@@ -60,10 +65,21 @@ def test_the_engine_imports_nothing_else_of_the_bot() -> None:
     assert wrong == []
 
 
+def test_the_trainer_imports_nothing_of_the_bot_but_its_engine() -> None:
+    wrong = [
+        (file.name, module)
+        for file in sources("trainer")
+        for module in imports(file)
+        if belongs_to(module, "bot") and module != "bot" and not belongs_to(module, "bot.engine")
+    ]
+
+    assert wrong == []
+
+
 def test_nothing_heavy_is_imported_outside_the_rooms_for_it() -> None:
     wrong = [
         (file.relative_to(ROOT).as_posix(), module)
-        for package in ("store", "bot")
+        for package in ("store", "bot", "trainer")
         for file in sources(package)
         if not file.relative_to(ROOT).as_posix().startswith(HEAVY_ROOMS)
         for module in imports(file, top_level=True)
@@ -74,7 +90,7 @@ def test_nothing_heavy_is_imported_outside_the_rooms_for_it() -> None:
 
 
 def test_importing_the_command_line_loads_nothing_heavy() -> None:
-    code = "import sys, bot.cli, bot.terminal, bot.doctor; print(*sys.modules)"
+    code = "import sys, bot.cli, bot.terminal, bot.doctor, trainer.worker; print(*sys.modules)"
 
     loaded = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
@@ -101,13 +117,13 @@ def test_the_readmes_tree_is_the_tree() -> None:
 
     existing = {
         path.relative_to(ROOT).as_posix() + ("/" if path.is_dir() else "")
-        for folder in ("store", "bot", "bot/engine", "bot/telegram")
+        for folder in ("store", "bot", "bot/engine", "bot/telegram", "trainer")
         for path in (ROOT / folder).iterdir()
         if path.name not in unlisted
     }
     folders = {f"{each}/" for each in ("migrations", "tests", "benchmarks", "examples", "docs")}
 
-    assert tree_in_the_readme() == existing | folders | {"store/", "bot/"}
+    assert tree_in_the_readme() == existing | folders | {"store/", "bot/", "trainer/"}
     assert all((ROOT / folder).is_dir() for folder in folders)
 
 

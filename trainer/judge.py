@@ -6,9 +6,7 @@ there.
 """
 
 from collections.abc import Sequence
-from typing import TypeVar
-
-from peft import PeftModel
+from typing import TYPE_CHECKING, TypeVar
 
 from bot.engine.base import SamplingParams
 from bot.engine.batch import Batch
@@ -20,6 +18,9 @@ from trainer.evaluate import SAMPLING, asked, mean_nll, seeded
 from trainer.finetune import Verdict
 from trainer.predictor import RatingPredictor
 from trainer.retention import load_retention_suite, pass_rate
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 JUDGED_PROMPTS = 32
 JUDGED_CHECKS = 48
@@ -45,7 +46,7 @@ class CheckpointJudge:
         self._base_kept = self._kept()
         self._base_nll = mean_nll(weights, self._replies())
 
-    def __call__(self, model: PeftModel) -> Verdict:
+    def __call__(self, model: "PeftModel") -> Verdict:
         """Judge the checkpoint that the weights are at."""
         self._seen += 1
         replies, kept = self._replies(), self._kept()

@@ -35,6 +35,8 @@ class Recipe:
     max_examples: int
     replay: float
     """Share of `max_examples` that is drawn from older ones."""
+    rehearsal: int
+    """Everyday questions whose answers by the base model are learned along."""
     checkpoints: int
     """Moments at which the adapter is judged; the best one that drifted little is kept."""
     seed: int

@@ -14,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from bot.engine.base import SamplingParams
 from bot.engine.weights import load_weights
 from store.domain import Demonstration, Example, Examples, Message, PreferencePair
 from store.embedder import SentenceEmbedder
@@ -21,9 +22,10 @@ from store.settings import Settings, load_settings
 from trainer.dataset import Snapshot
 from trainer.errors import TrainingFailed
 from trainer.finetune import Point, finetune
-from trainer.judge import CheckpointJudge
+from trainer.judge import CheckpointJudge, write
 from trainer.predictor import RatingPredictor
 from trainer.recipe import Recipe
+from trainer.rehearsal import REHEARSED_TOKENS, rehearsal_prompts, with_rehearsal
 
 JOB_FILE = "job.json"
 ADAPTER_FOLDER = "adapter"
@@ -70,7 +72,10 @@ def carry_out(
         SentenceEmbedder(settings.embedder), snapshot.train.unpaired, snapshot.held_out.unpaired
     )
     judge = CheckpointJudge(weights, predictor, snapshot.train, settings)
-    return finetune(weights, snapshot.train, recipe, folder, report=report, judge=judge)
+    prompts = rehearsal_prompts(recipe.rehearsal, settings.system_prompt)
+    greedy = SamplingParams(max_new_tokens=REHEARSED_TOKENS)
+    train = with_rehearsal(snapshot.train, write(weights, prompts, [greedy] * len(prompts)))
+    return finetune(weights, train, recipe, folder, report=report, judge=judge)
 
 
 def write_job(folder: Path, snapshot: Snapshot, recipe: Recipe) -> None:

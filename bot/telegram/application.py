@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from functools import partial
 from typing import Any, TypeAlias
 
 from telegram import (
@@ -18,6 +19,7 @@ from telegram.ext import (
     ApplicationBuilder,
     CallbackQueryHandler,
     CommandHandler,
+    ContextTypes,
     MessageHandler,
     MessageReactionHandler,
     TypeHandler,
@@ -32,6 +34,8 @@ from bot.telegram.chat import ChatHandlers
 from bot.telegram.commands import FOR_ADMINS, FOR_EVERYBODY, FOR_GROUPS
 from bot.telegram.documents import DocumentHandlers
 from bot.telegram.gate import Gate
+from bot.telegram.keyboard import acknowledge
+from bot.telegram.learning import LEARNING_PATTERN, LearningHandlers
 from bot.telegram.order import CONCURRENT_UPDATES, InOrder
 from bot.telegram.patience import Patience
 from bot.telegram.privacy import FORGET_PATTERN, PrivacyHandlers
@@ -49,6 +53,7 @@ FINISH_SECONDS = 60.0
 """How long replies that are being written at the end may take to be finished."""
 
 App: TypeAlias = "Application[Any, Any, Any, Any, Any, Any]"
+Handler: TypeAlias = Callable[[Update, ContextTypes.DEFAULT_TYPE], Coroutine[Any, Any, None]]
 
 
 def build_application(
@@ -61,6 +66,7 @@ def build_application(
     documents: DocumentHandlers,
     privacy: PrivacyHandlers,
     admin: AdminHandlers,
+    learning: LearningHandlers,
     request: HTTPXRequest | None = None,
 ) -> App:
     """An application with every handler in place, not yet started."""
@@ -84,11 +90,21 @@ def build_application(
         ("status", admin.on_status, by_admin),
         ("allow", admin.on_allow, by_admin),
         ("deny", admin.on_deny, by_admin),
+        ("train", learning.on_train, by_admin),
+        ("runs", learning.on_runs, by_admin),
+        ("adapters", learning.on_adapters, by_admin),
+        ("promote", learning.on_promote, by_admin),
+        ("rollback", learning.on_rollback, by_admin),
+        ("approve", learning.on_approve, by_admin),
+        ("stats", learning.on_stats, by_admin),
         ("documents", documents.on_documents, by_admin),
         ("remove", documents.on_remove, by_admin),
     ):
         application.add_handler(CommandHandler(name, callback, filters=who))
     application.add_handler(CallbackQueryHandler(privacy.on_forget_button, FORGET_PATTERN))
+    application.add_handler(
+        CallbackQueryHandler(partial(_for_admins, settings, learning.on_button), LEARNING_PATTERN)
+    )
     application.add_handler(CallbackQueryHandler(rating.on_button))
     application.add_handler(MessageReactionHandler(rating.on_reaction))
     for wanted, on_message in (
@@ -101,6 +117,17 @@ def build_application(
         application.add_handler(MessageHandler(wanted, on_message))
     application.add_error_handler(on_error)
     return application
+
+
+async def _for_admins(
+    settings: Settings, handler: Handler, update: Update, context: ContextTypes.DEFAULT_TYPE
+) -> None:
+    """Buttons can be pressed by whoever sees them, and an admin may be one no longer."""
+    assert update.callback_query is not None
+    if update.callback_query.from_user.id not in settings.admins:
+        await acknowledge(update.callback_query, "That is for admins.")
+        return
+    await handler(update, context)
 
 
 def _without_handlers(settings: Settings, chat: Chat, request: HTTPXRequest) -> App:

@@ -18,6 +18,13 @@ FOR_EVERYBODY = (
 FOR_ADMINS = (
     *FOR_EVERYBODY,
     BotCommand("status", "How I am"),
+    BotCommand("train", "Learn from what was rated"),
+    BotCommand("runs", "How the last runs went"),
+    BotCommand("adapters", "The versions, and what the gate said"),
+    BotCommand("promote", "Answer with a version"),
+    BotCommand("rollback", "Go back to the version before"),
+    BotCommand("approve", "Let a good answer help in every chat"),
+    BotCommand("stats", "How people like each version"),
     BotCommand("documents", "What I know"),
     BotCommand("remove", "Take a document out"),
     BotCommand("allow", "Let somebody in"),

@@ -37,6 +37,11 @@ send a file – add it to what I know (.txt .md .pdf .docx .html .csv .json .jso
 /documents – what I know, with numbers
 /remove NUMBER – take a document out
 /status – how I am
+/train – learn from what was rated; /runs – how that went
+/adapters – the versions; /adapters NAME – what the gate said of one
+/promote NAME, /rollback – answer with a version, go back to the one before
+/approve – liked and corrected answers that may help in every chat
+/stats – how people like each version, as a picture
 /allow ID, /deny ID – who may talk to me; or as an answer to a message that you forwarded"""
 
 

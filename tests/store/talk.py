@@ -2,7 +2,8 @@
 
 from store.conversations import Conversations
 from store.database import Database
-from store.domain import Message, Place, TurnState
+from store.domain import FinishReason, Message, Place, Rating, RatingSource, TurnState
+from store.feedback import FeedbackBook
 from store.people import People
 
 ADA, BOB, CLEO = 11, 22, 33
@@ -44,6 +45,7 @@ def talk(
     regenerates_id: int | None = None,
     prompt: str | None = None,
     state: TurnState = TurnState.FINAL,
+    finish_reason: FinishReason = FinishReason.STOP,
 ) -> int:
     """Ask and answer, with what went before in the prompt. Returns the turn's id."""
     conversations = Conversations(database)
@@ -60,5 +62,17 @@ def talk(
         passages=(),
         sampling={"temperature": 0.5},
     )
-    conversations.finish_turn(turn_id, state=state, completion=reply)
+    conversations.finish_turn(turn_id, state=state, completion=reply, finish_reason=finish_reason)
     return turn_id
+
+
+def rate(database: Database, turn_id: int, rating: Rating | None, person_id: int = ADA) -> None:
+    """Give a thumb, or take it back."""
+    meet(database, person_id)
+    FeedbackBook(database).rate(turn_id, person_id, rating, RatingSource.BUTTON)
+
+
+def correct(database: Database, turn_id: int, text: str, person_id: int = ADA) -> int:
+    """Say what a reply should have been. Returns the correction's id."""
+    meet(database, person_id)
+    return FeedbackBook(database).correct(turn_id, person_id, text).id
