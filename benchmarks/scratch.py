@@ -1,27 +1,41 @@
 """A store to measure or show things in, thrown away afterwards."""
 
+import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 from store.database import Database
-from store.settings import Settings, load_settings
+from store.settings import PREFIX, Settings, load_settings
 
 
 @contextmanager
 def scratch_settings(**overrides: object) -> Iterator[Settings]:
-    """Settings over an empty data folder, its database at head.
+    """Settings over an empty data folder, its database at head; the model stays the real one.
 
-    The converted model stays in the real data folder, so that it is converted only once.
+    They are in the environment too, for processes that are started meanwhile, and the working
+    folder is the empty one, so that nobody's `.env` file counts there. The converted model stays
+    in the real data folder, so that it is converted only once.
     """
-    models = (load_settings().data_dir / "models").absolute()
+    real = load_settings()
+    models = (real.data_dir / "models").absolute()
     models.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="ratchet-") as folder:
+    with tempfile.TemporaryDirectory(prefix="ratchet-") as folder, chdir(folder):
         (Path(folder) / "models").symlink_to(models)
-        scratch = {"data_dir": Path(folder), "database_url": "", "chroma_url": ""}
-        settings = load_settings(**scratch, **overrides)
-        database = Database(settings.database)
-        database.upgrade()
-        database.close()
-        yield settings
+        chosen = {
+            "data_dir": folder,
+            "model": real.model,
+            "embedder": real.embedder,
+            "device": real.device,
+            **overrides,
+        }
+        outside = {name: v for name, v in os.environ.items() if not name.startswith(PREFIX)}
+        variables = {f"{PREFIX}{name.upper()}": str(value) for name, value in chosen.items()}
+        with patch.dict(os.environ, {**outside, **variables}, clear=True):
+            settings = load_settings()
+            database = Database(settings.database)
+            database.upgrade()
+            database.close()
+            yield settings

@@ -1,152 +1,180 @@
-"""The main job, shown on the embedded model: `make demo`.
+"""The whole loop, shown on the embedded model: `make demo`.
 
-Asks questions that nobody can answer without the handbook, reads the handbook, asks again, rates
-the replies, and prints what is kept of it all. Ends with exit code 0 only if the handbook helped.
+A simulated audience with a taste chats and rates; a run trains an adapter and the gate proves it;
+the version goes live while a reply is being streamed; the audience comes back with topics that it
+never rated; back, and forward again. Ends with exit code 0 only if the gate let the version through
+and the audience is measurably happier.
 """
 
 import asyncio
 import sys
 import time
 from contextlib import aclosing
-from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from benchmarks.retrieval import Question, load_questions
-from benchmarks.scratch import scratch_settings
-from bot.app import Store, open_chat, open_store
-from bot.chat import Chat
-from bot.ingest import ingest
-from store.domain import Place, Rating, RatingSource, Turn
-
-HANDBOOK = Path(__file__).parent / "handbook"
-PERSON_ID = 1
-ASKED = (
-    "How much is the deposit for the tile saw?",
-    "What is the pass mark for the machine permit test?",
-    "Which form do I use to report a damaged tool?",
-    "What is the deepest cut allowed on the table saw?",
-    "How many tools were washed into the harbour by the great storm?",
+from benchmarks.audience import (
+    NEW_TOPICS,
+    PERSONAS,
+    RATED_TOPICS,
+    SETTINGS,
+    Audience,
+    last_turn,
+    questions,
 )
-NEEDED = 3
-"""Questions of these five that the embedded model, small as it is, has to get right."""
+from benchmarks.pictures import Share, draw_demo
+from benchmarks.scratch import scratch_settings
+from bot.app import Store, make_chat, open_store, opened_engine
+from bot.chat import Chat
+from bot.trainer import worker_for
+from bot.verdict import gate_text, progress_text
+from store.domain import Place, RunStatus, TrainingRun, Turn
 
-
-@dataclass(frozen=True, kw_only=True)
-class Answered:
-    """A question with its reply, and whether the reply holds the fact."""
-
-    question: Question
-    turn: Turn
-
-    @property
-    def right(self) -> bool:
-        """Whether the reply holds the fact."""
-        return self.question.answered_by(self.turn.completion)
+PERSONA = PERSONAS[0]
+RATED = 320
+ASKED_AGAIN = 64
+SHOWN = 3
+PICTURE = Path("demo.png")
+STREAMED = "Tell me about the sea, and take your time."
 
 
 class Demo:
-    """Talks to a chat and shows what happens."""
+    """Runs the loop in a store and shows it."""
 
-    def __init__(self, store: Store, chat: Chat, console: Console) -> None:
+    def __init__(self, store: Store, chat: Chat, console: Console, bar: Progress) -> None:
         self._store = store
         self._chat = chat
         self._console = console
+        self._bar = bar
+        self._audience = Audience(PERSONA, chat, store.people, store.feedback)
 
-    async def run(self) -> bool:
+    async def run(self, picture: Path) -> bool:
         """The whole story; whether it ended well."""
-        written = {question.question: question for question in load_questions()}
-        questions = [written[text] for text in ASKED]
-        self._store.people.see(PERSON_ID, "visitor")
+        say = self._console.print
+        say(f"The audience likes {PERSONA.wants}; one thumb in ten is the wrong one.\n")
+        rated = await self._ask("chatting and rating", questions(RATED_TOPICS, RATED), rate=True)
+        tally = self._store.feedback.count()
+        say(f"{len(rated)} replies rated: {tally.up} 👍, {tally.down} 👎")
+        fresh = questions(NEW_TOPICS, ASKED_AGAIN, seed=1)
+        before = await self._ask("topics it never rated, before", fresh)
 
-        self._console.rule("Before it has read anything")
-        before = [await self._ask(question, number) for number, question in enumerate(questions)]
-        self._console.rule("It reads the handbook")
-        await asyncio.to_thread(self._read_handbook)
-        self._console.rule("The same questions again")
-        after = [await self._ask(question, number) for number, question in enumerate(questions)]
-        self._console.rule("What is kept")
-        for answered in (*before, *after):
-            self._rate(answered)
-        self._show_store(before, after)
+        run = await self._train()
+        say(f"Run {run.id}: {run.outcome} ({run.seconds:.0f} s)\n")
+        adapter = self._store.adapters.of_run(run.id)
+        report = self._store.adapters.report(adapter.name) if adapter else None
+        if report is not None:
+            say(gate_text(report), highlight=False)
+        if adapter is None or run.status is not RunStatus.PASSED:
+            return False
 
-        right_before, right_after = (sum(each.right for each in part) for part in (before, after))
-        self._console.print(
-            f"\nRight before: {right_before} of {len(ASKED)}; after: {right_after} of {len(ASKED)}."
+        streamed = await self._swap(adapter.name)
+        say(
+            f"\nA reply was being streamed when {adapter.name} went live; it was finished by "
+            f"{streamed.adapter or 'the base model'}."
         )
-        return right_after >= NEEDED and right_after > right_before
+        after = await self._ask("topics it never rated, after", fresh)
+        swapped = streamed.adapter is None and {turn.adapter for turn in after} == {adapter.name}
+        there = await self._back_and_forward(adapter.name)
+        self._compare(before, after)
 
-    async def _ask(self, question: Question, number: int) -> Answered:
-        place = Place(chat_id=number + 1)
-        await self._chat.start_new(place)
-        self._console.print(f"\n[bold]{question.question}[/bold]")
+        share_before, share_after = (self._audience.pleased(each) for each in (before, after))
+        draw_demo(
+            picture,
+            curve=run.metrics["curve"],
+            shares=[
+                Share(name="base model", share=share_before, count=len(before)),
+                Share(name=adapter.name, share=share_after, count=len(after)),
+            ],
+        )
+        say(
+            f"\nReplies that please, on topics never rated: {share_before:.0%} before, "
+            f"{share_after:.0%} after. The curve is in {picture}."
+        )
+        return swapped and there and share_after > share_before + 0.1
+
+    async def _ask(self, what: str, asked: list[str], *, rate: bool = False) -> list[Turn]:
+        task = self._bar.add_task(what, total=len(asked))
+        return await self._audience.ask(asked, rate=rate, done=lambda: self._bar.advance(task))
+
+    async def _train(self) -> TrainingRun:
+        run, _ = self._store.runs.queue("the demo")
+        task = self._bar.add_task("training and the gate", total=100)
+        with worker_for(run.id):
+            while not (run := self._store.runs.get(run.id)).status.ended:
+                done = round(100 * run.progress.share)
+                self._bar.update(task, completed=done, description=progress_text(run))
+                await asyncio.sleep(0.5)
+        self._bar.update(task, completed=100, description="training and the gate")
+        return run
+
+    async def _swap(self, name: str) -> Turn:
+        """Promote while a reply is on its way; the reply's turn."""
+        place = Place(chat_id=-1)
         turn: Turn | None = None
-        async with aclosing(self._chat.answer(place, PERSON_ID, question.question)) as pieces:
-            async for piece in pieces:
+        pieces = 0
+        async with aclosing(self._chat.answer(place, 1, STREAMED)) as stream:
+            async for piece in stream:
                 if isinstance(piece, Turn):
                     turn = piece
-                else:
-                    self._console.print(piece, end="", highlight=False, markup=False)
+                    continue
+                pieces += 1
+                if pieces == 5:
+                    self._promote(name)
         assert turn is not None
-        self._console.print()
-        for passage in turn.passages:
-            self._console.print(f"  📎 {passage.source} ({passage.score:.2f})", style="dim")
-        return Answered(question=question, turn=turn)
+        return turn
 
-    def _read_handbook(self) -> None:
-        started = time.monotonic()
-        results = ingest(self._store.knowledge, [HANDBOOK], lambda result: None)
-        self._store.knowledge.index_pending(
-            lambda document: self._console.print(
-                f"  {document.title} ({document.chunks} passages)", style="dim"
-            )
+    def _promote(self, name: str) -> None:
+        adapter = self._store.adapters.get(name)
+        self._store.adapters.promote(name, base_model=adapter.base_model, reason="the demo")
+
+    async def _back_and_forward(self, name: str) -> bool:
+        """Roll back, ask, promote again, ask; whether each reply came from the right version."""
+        self._store.adapters.rollback(reason="the demo goes back")
+        back = await last_turn(self._chat, Place(chat_id=-2), 1, "What is tea?")
+        self._promote(name)
+        forward = await last_turn(self._chat, Place(chat_id=-2), 1, "What is tea?")
+        self._console.print(
+            f"Rolled back, a reply came from {back.adapter or 'the base model'}; "
+            f"promoted again, from {forward.adapter}."
         )
-        seconds = time.monotonic() - started
-        self._console.print(f"{len(results)} documents in {seconds:.1f} s")
+        return back.adapter is None and forward.adapter == name
 
-    def _rate(self, answered: Answered) -> None:
-        rating = Rating.UP if answered.right else Rating.DOWN
-        self._store.feedback.rate(answered.turn.id, PERSON_ID, rating, RatingSource.TERMINAL)
-        if not answered.right:
-            better = f"It is {answered.question.answers[0]}."
-            self._store.feedback.correct(answered.turn.id, PERSON_ID, better)
-
-    def _show_store(self, before: list[Answered], after: list[Answered]) -> None:
-        table = Table("turn", "question", "sources", "tokens", "rating", "correction", box=None)
-        for answered in (*before, *after):
-            turn = answered.turn
-            tally = self._store.feedback.tally(turn.id)
-            corrections = self._store.feedback.corrections(turn.id)
-            table.add_row(
-                str(turn.id),
-                turn.question,
-                str(len(turn.passages)),
-                f"{turn.prompt_tokens}+{turn.completion_tokens}",
-                "👍" if tally.up else "👎",
-                corrections[-1].text if corrections else "",
-            )
+    def _compare(self, before: list[Turn], after: list[Turn]) -> None:
+        table = Table("question", "before", "after", show_lines=True)
+        for old, new in list(zip(before, after, strict=True))[:SHOWN]:
+            table.add_row(old.question, old.completion, new.completion)
         self._console.print(table)
-        for name, value in self._store.status.read().rows():
-            self._console.print(f"{name.replace('_', ' '):<18} {value}", highlight=False)
 
 
-async def show(store: Store, console: Console) -> bool:
+async def show(store: Store, console: Console, picture: Path) -> bool:
     """Run the demo in a store."""
-    async with open_chat(store) as chat:
-        return await Demo(store, chat, console).run()
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    async with opened_engine(store.settings) as engine:
+        with Progress(*columns, console=console) as bar:
+            return await Demo(store, make_chat(store, engine), console, bar).run(picture)
 
 
 def main() -> None:
-    """Exit code 0 if the handbook helped."""
+    """Exit code 0 if the loop closed: the gate passed and the audience is happier."""
     console = Console(width=110)
     started = time.monotonic()
-    with scratch_settings(temperature=0) as settings, open_store(settings) as store:
-        helped = asyncio.run(show(store, console))
+    picture = PICTURE.absolute()
+    with (
+        scratch_settings(**SETTINGS, promote="ask", queue_size=1000) as settings,
+        open_store(settings) as store,
+    ):
+        happier = asyncio.run(show(store, console, picture))
     console.print(f"{time.monotonic() - started:.0f} seconds.")
-    if not helped:
-        sys.exit("The handbook did not help: that should not happen.")
+    if not happier:
+        sys.exit("The loop did not close: the gate refused the version, or it pleases no more.")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ into the run's row as it goes.
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 import tempfile
@@ -40,6 +41,9 @@ logger = logging.getLogger(__name__)
 
 TRAINED = 0.55
 """Share of a run's time, as a rule, until the adapter is trained; the rest measures it."""
+
+NICENESS = 10
+"""Replies go first."""
 
 SHOWN = 3
 """Prompts whose replies before and after are shown to admins."""
@@ -174,6 +178,7 @@ def _cancel(*_: object) -> NoReturn:
 def main() -> None:
     """Carry out the run whose id is the argument."""
     signal.signal(signal.SIGTERM, _cancel)
+    os.nice(NICENESS)
     settings = load_settings()
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s"

@@ -6,6 +6,7 @@ share one database: the queue gives a run to one of them.
 
 import argparse
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -25,6 +26,9 @@ from store.runs import LOG_CHARS, Runs
 from store.settings import Settings, load_settings
 
 logger = logging.getLogger(__name__)
+
+_BESIDE_THE_BOT = {"OMP_WAIT_POLICY": "PASSIVE"}
+"""Threads that wait for others sleep instead of spinning on the cores that replies need."""
 
 LOOK_SECONDS = 1.0
 BEAT_SECONDS = 5.0
@@ -100,6 +104,7 @@ class Worker:
         with tempfile.TemporaryFile() as log:
             child = subprocess.Popen(
                 [sys.executable, "-m", "trainer.run", str(run.id)],
+                env=_BESIDE_THE_BOT | os.environ,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=log,

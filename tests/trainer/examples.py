@@ -1,0 +1,92 @@
+"""Makes examples and recipes by the dozen, for tests that are about what is made of them."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+from store.domain import Demonstration, Example, Message, PreferencePair
+from store.settings import Settings
+from trainer.recipe import Recipe
+
+BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def settings(**changes: object) -> Settings:
+    """The default settings, whatever the machine's own are."""
+    return Settings(_env_file=None, **changes)  # type: ignore[call-arg, arg-type]
+
+
+def recipe(**changes: object) -> Recipe:
+    return replace(Recipe.of(settings()), **changes)  # type: ignore[arg-type]
+
+
+def asked(question: str, *, system: str = "") -> tuple[Message, ...]:
+    before = (Message(role="system", content=system),) if system else ()
+    return (*before, Message(role="user", content=question))
+
+
+def minute(number: int) -> datetime:
+    """Examples are made in the order of their numbers."""
+    return BEGINNING + timedelta(minutes=number)
+
+
+def rated(
+    number: int,
+    label: bool = True,
+    *,
+    question: str | None = None,
+    reply: str | None = None,
+    system: str = "",
+    held_out: bool = False,
+    finished: bool = True,
+    imported: bool = False,
+) -> Example:
+    return Example(
+        id=f"{'i' if imported else 't'}{number}",
+        prompt=asked(question or f"question {number}", system=system),
+        completion=f"reply {number}" if reply is None else reply,
+        label=label,
+        held_out=held_out,
+        finished=finished,
+        created_at=minute(number),
+    )
+
+
+def pair(
+    number: int,
+    *,
+    question: str | None = None,
+    chosen: str | None = None,
+    rejected: str | None = None,
+    held_out: bool = False,
+    imported: bool = False,
+) -> PreferencePair:
+    return PreferencePair(
+        id=f"{'i' if imported else 'c'}{number}",
+        prompt=asked(question or f"question {number}"),
+        chosen=chosen or f"better reply {number}",
+        rejected=rejected or f"worse reply {number}",
+        held_out=held_out,
+        created_at=minute(number),
+    )
+
+
+def demonstration(
+    number: int,
+    *,
+    question: str | None = None,
+    reply: str | None = None,
+    held_out: bool = False,
+    imported: bool = False,
+) -> Demonstration:
+    return Demonstration(
+        id=f"{'i' if imported else 'd'}{number}",
+        prompt=asked(question or f"question {number}"),
+        completion=reply or f"right reply {number}",
+        held_out=held_out,
+        created_at=minute(number),
+    )
+
+
+def thumbs(count: int, *, first: int = 1) -> tuple[Example, ...]:
+    """So many ratings, 👍 and 👎 in turn."""
+    return tuple(rated(number, number % 2 == 1) for number in range(first, first + count))
