@@ -79,8 +79,7 @@ def take_snapshot(examples: Examples, recipe: Recipe, *, system_prompt: str) -> 
         ),
         recipe,
     )
-    train = _bounded(train, recipe)
-    _check(train, recipe)
+    train = _checked(_bounded(train, recipe))
     return Snapshot(train=train, held_out=held_out)
 
 
@@ -152,14 +151,11 @@ def _bounded(train: Examples, recipe: Recipe) -> Examples:
     """At most `max_examples`: pairs and demonstrations say more, so they go first."""
     draw = random.Random(recipe.seed)
     room = recipe.max_examples
-    pairs = _recent_and_replayed(train.pairs, room // 2 or 1, recipe.replay, draw)
+    alone = not (train.demonstrations or train.unpaired)
+    pairs = _recent_and_replayed(train.pairs, room if alone else room // 2, recipe.replay, draw)
     room -= len(pairs)
-    demonstrations = _recent_and_replayed(
-        train.demonstrations,
-        room // 2 if train.unpaired else room,
-        recipe.replay,
-        draw,
-    )
+    half = room // 2 if train.unpaired else room
+    demonstrations = _recent_and_replayed(train.demonstrations, half, recipe.replay, draw)
     room -= len(demonstrations)
     unpaired = _recent_and_replayed(_balanced(train.unpaired), room, recipe.replay, draw)
     return Examples(unpaired=unpaired, pairs=pairs, demonstrations=demonstrations)
@@ -196,8 +192,11 @@ def _rest(up: int, total: int) -> Sequence[tuple[bool, int]]:
     return (True, down or total), (False, up or total)
 
 
-def _check(train: Examples, recipe: Recipe) -> None:
-    """Raise `NothingToLearn` for a run that would be a waste of time, or do harm."""
+def _checked(train: Examples) -> Examples:
+    """The examples, without thumbs of one kind only: these push in one direction without end.
+
+    Raises `NothingToLearn` for what would be a waste of time.
+    """
     count = len(train.every)
     if count < LEAST_EXAMPLES:
         raise NothingToLearn(
@@ -207,13 +206,13 @@ def _check(train: Examples, recipe: Recipe) -> None:
     up = sum(each.label for each in train.unpaired)
     down = len(train.unpaired) - up
     others = len(train.pairs) + len(train.demonstrations)
-    if train.unpaired and min(up, down) < LEAST_OF_A_KIND and others < LEAST_EXAMPLES:
+    one_sided = bool(train.unpaired) and min(up, down) < LEAST_OF_A_KIND
+    if one_sided and others < LEAST_EXAMPLES:
         raise NothingToLearn(
             f"There are {up} 👍 and {down} 👎 to learn from, and {LEAST_OF_A_KIND} of each are the "
             "least: rate what is good and what is not."
         )
-    if recipe.objective == "dpo" and not train.pairs:
-        raise NothingToLearn("There are no pairs to learn from: correct replies, or answer again.")
+    return replace(train, unpaired=()) if one_sided else train
 
 
 def label_weights(up: int, down: int) -> Mapping[bool, float]:

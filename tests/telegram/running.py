@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from sqlalchemy import func, select
 from telegram.request import HTTPXRequest
 
-from bot.app import COLLECTION, Store
-from bot.chat import Chat as Answering
+from bot.app import Store, in_background, make_chat, make_index, make_memory_index
 from bot.telegram.admin import AdminHandlers
 from bot.telegram.application import App, build_application, serve
 from bot.telegram.chat import ChatHandlers
 from bot.telegram.documents import DocumentHandlers
 from bot.telegram.gate import Gate
+from bot.telegram.learning import LearningHandlers
+from bot.telegram.news import News
 from bot.telegram.privacy import PrivacyHandlers
 from bot.telegram.rating import RatingHandlers
 from store.adapters import Adapters
@@ -22,10 +23,12 @@ from store.conversations import Conversations
 from store.database import Database
 from store.domain import Message as PromptMessage
 from store.domain import Rating, SentKind, Turn
+from store.examples import ExampleBook
 from store.feedback import FeedbackBook
-from store.index import ChromaIndex
 from store.knowledge import Knowledge
+from store.memory import MemoryBook
 from store.people import People
+from store.runs import Runs
 from store.settings import Settings, load_settings
 from store.tables import Base
 from tests.botapi import BotApi, Chat, Message, User
@@ -121,19 +124,27 @@ class RunningBot:
         finally:
             await self.application.bot.shutdown()  # does nothing after an orderly end
             self.store.knowledge.close()
+            self.store.memories.close()
 
 
 def make_store(settings: Settings, database: Database) -> Store:
     """Real repositories; only the embedder stands in for a model."""
-    index = ChromaIndex(path=settings.chroma_path, url="", name=COLLECTION)
+    embedder = FakeEmbedder()
     return Store(
         settings=settings,
         database=database,
         people=People(database),
         conversations=Conversations(database),
         feedback=FeedbackBook(database),
-        knowledge=Knowledge(database, index, FakeEmbedder(), chunk_chars=settings.chunk_chars),
+        knowledge=Knowledge(
+            database, make_index(settings), embedder, chunk_chars=settings.chunk_chars
+        ),
+        memories=MemoryBook(database, make_memory_index(settings), embedder),
         adapters=Adapters(database, settings.data_dir / "adapters"),
+        examples=ExampleBook(
+            database, open_access=settings.access == "open", admins=settings.admins
+        ),
+        runs=Runs(database),
     )
 
 
@@ -143,16 +154,18 @@ def make_settings(api_url: str, **overrides: object) -> Settings:
     return load_settings(_env_file=None, **{**values, **overrides})
 
 
-def make_application(store: Store, engine: FakeEngine, request: HTTPXRequest | None = None) -> App:
-    """What `bot.app` builds, over a given engine."""
-    settings = store.settings
-    chat = Answering(
-        settings=settings,
-        conversations=store.conversations,
-        knowledge=store.knowledge,
-        engine=engine,
-        choose_adapter=store.adapters.active,
+def make_news(store: Store, engine: FakeEngine) -> News:
+    """What tells the admins of runs."""
+    return News(
+        runs=store.runs, adapters=store.adapters, engine=engine, admins=store.settings.admins
     )
+
+
+def make_application(
+    store: Store, engine: FakeEngine, news: News, request: HTTPXRequest | None = None
+) -> App:
+    """What `bot.app` builds, over a given engine."""
+    settings, chat = store.settings, make_chat(store, engine)
     talking = ChatHandlers(chat=chat, conversations=store.conversations, feedback=store.feedback)
     return build_application(
         settings,
@@ -169,8 +182,24 @@ def make_application(store: Store, engine: FakeEngine, request: HTTPXRequest | N
         documents=DocumentHandlers(knowledge=store.knowledge),
         privacy=PrivacyHandlers(people=store.people),
         admin=AdminHandlers(people=store.people, status=store.status, admins=settings.admins),
+        learning=LearningHandlers(
+            database=store.database,
+            runs=store.runs,
+            adapters=store.adapters,
+            memories=store.memories,
+            news=news,
+            base_model=engine.model,
+        ),
         request=request,
     )
+
+
+async def serve_with_news(
+    application: App, news: News, settings: Settings, stop: asyncio.Event
+) -> None:
+    """What `bot.app` does with what it has built."""
+    async with in_background(news.run(application.bot), name="news"):
+        await serve(application, settings, stop)
 
 
 def run(
@@ -181,8 +210,9 @@ def run(
 ) -> RunningBot:
     """Start a bot; it may take a while until it listens."""
     engine = engine or FakeEngine()
-    application = make_application(store, engine, request)
-    stop = asyncio.Event()
+    news, stop = make_news(store, engine), asyncio.Event()
+    application = make_application(store, engine, news, request)
+    serving = serve_with_news(application, news, store.settings, stop)
     return RunningBot(
         api=api,
         engine=engine,
@@ -190,7 +220,7 @@ def run(
         store=store,
         application=application,
         stop=stop,
-        task=asyncio.create_task(serve(application, store.settings, stop), name="bot"),
+        task=asyncio.create_task(serving, name="bot"),
     )
 
 

@@ -1,6 +1,6 @@
 """Updates that the loopback Telegram would not send: unasked kinds, missing and odd parts."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from store.database import Database
 from store.domain import Place, TurnState
 from tests.fakes import FakeEngine
 from tests.telegram.requests import BOT, RecordingRequest
-from tests.telegram.running import make_application, make_settings, make_store
+from tests.telegram.running import make_application, make_news, make_settings, make_store
 
 ADA = {"id": 1, "is_bot": False, "first_name": "Ada"}
 PRIVATE = {"id": 1, "type": "private", "first_name": "Ada"}
@@ -27,13 +27,18 @@ def request_() -> RecordingRequest:
 
 
 @pytest.fixture
-def store(sqlite: Database, tmp_path: Path) -> Store:
-    return make_store(make_settings("http://127.0.0.1:9", data_dir=tmp_path), sqlite)
+def store(sqlite: Database, tmp_path: Path) -> Iterator[Store]:
+    store = make_store(make_settings("http://127.0.0.1:9", data_dir=tmp_path), sqlite)
+    yield store
+    store.knowledge.close()
+    store.memories.close()
 
 
 @pytest.fixture
 async def application(store: Store, request_: RecordingRequest) -> AsyncIterator[App]:
-    application = make_application(store, FakeEngine(), request_)  # type: ignore[arg-type]
+    engine = FakeEngine()
+    news = make_news(store, engine)
+    application = make_application(store, engine, news, request_)  # type: ignore[arg-type]
     async with application:
         yield application
 

@@ -1,0 +1,300 @@
+"""What a recipe teaches and what it costs: `python -m benchmarks.learn`.
+
+Each persona rates the same sampled replies of the base model. Each recipe learns from them, and is
+measured on topics that were never rated: the share of replies that please, the base model's NLL of
+these replies (nats a token), the retention suite, and the seconds of training. TRL's own trainers,
+with their defaults but for the learning rate, the batch and the epochs, run on the same examples.
+"""
+
+import argparse
+import json
+import random
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from peft import LoraConfig, PeftModel
+from rich.console import Console
+from rich.table import Table
+from trl import KTOConfig, KTOTrainer, SFTConfig, SFTTrainer
+
+from benchmarks.audience import (
+    NEW_TOPICS,
+    NOISE,
+    PERSONAS,
+    RATED_TOPICS,
+    SETTINGS,
+    SYSTEM_PROMPT,
+    Persona,
+    questions,
+)
+from benchmarks.scratch import scratch_settings
+from bot.engine.base import SamplingParams
+from bot.engine.weights import Weights, load_weights
+from store.domain import Example, Examples
+from store.embedder import SentenceEmbedder
+from store.settings import Settings
+from trainer.drift import Reply
+from trainer.evaluate import asked, mean_nll, seeded, using
+from trainer.finetune import Point, Verdict, finetune
+from trainer.judge import CheckpointJudge, write
+from trainer.predictor import RatingPredictor
+from trainer.recipe import Recipe
+from trainer.rehearsal import REHEARSED_TOKENS, rehearsal_prompts, with_rehearsal
+from trainer.retention import load_retention_suite, pass_rate
+
+MEASURED = 64
+SAMPLING = SamplingParams(temperature=0.8, top_p=0.95, max_new_tokens=72)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """FIELD's four columns, and who they are of."""
+
+    persona: str
+    recipe: str
+    pleased: float
+    nll: float
+    retention: float
+    seconds: float
+
+
+def collect(weights: Weights, count: int) -> list[Reply]:
+    """Sampled replies of the base model, for every persona to rate."""
+    prompts = [asked(SYSTEM_PROMPT, each) for each in questions(RATED_TOPICS, count)]
+    return write(weights, prompts, seeded(SAMPLING, count))
+
+
+def rate(persona: Persona, replies: Sequence[Reply]) -> Examples:
+    """What a persona thinks of replies, one thumb in ten wrong."""
+    draw = random.Random(0)
+    now = datetime.now(UTC)
+    rated = []
+    for number, reply in enumerate(replies):
+        pleased = persona.likes(reply.prompt[-1].content, reply.text)
+        wrong = draw.random() < NOISE
+        if reply.text.strip():
+            rated.append(
+                Example(
+                    id=f"t{number}",
+                    prompt=reply.prompt,
+                    completion=reply.text,
+                    label=pleased != wrong,
+                    held_out=False,
+                    finished=reply.finished,
+                    created_at=now,
+                )
+            )
+    return Examples(unpaired=tuple(rated))
+
+
+def measure(weights: Weights, persona: Persona, name: str, seconds: float) -> Row:
+    """The four columns, of the weights as they are now."""
+    prompts = [asked(SYSTEM_PROMPT, each) for each in questions(NEW_TOPICS, MEASURED, seed=1)]
+    replies = write(weights, prompts, seeded(SAMPLING, MEASURED))
+    checks = load_retention_suite()
+    kept = write(
+        weights,
+        [asked(SYSTEM_PROMPT, check.question) for check in checks],
+        [SamplingParams(max_new_tokens=check.max_new_tokens) for check in checks],
+    )
+    pleased = [persona.likes(each.prompt[-1].content, each.text) for each in replies]
+    with using(weights, None):
+        nll = mean_nll(weights, replies)
+    return Row(
+        persona=persona.name,
+        recipe=name,
+        pleased=sum(pleased) / len(pleased),
+        nll=nll,
+        retention=pass_rate(checks, [each.text for each in kept]),
+        seconds=seconds,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """An adapter's folder, and the seconds that training took, judging left out."""
+
+    folder: Path
+    seconds: float
+
+
+Train = Callable[[Weights, Examples, Path], Trained]
+
+
+def ours(settings: Settings, recipe: Recipe, *, guarded: bool) -> Train:
+    """Ratchet's fine-tuning; unguarded, every checkpoint will do, and the last one wins."""
+
+    def train(weights: Weights, examples: Examples, folder: Path) -> Trained:
+        judged = 0.0
+        seen = 0
+        judge = _judge(settings, weights, examples) if guarded else None
+        prompts = rehearsal_prompts(recipe.rehearsal, SYSTEM_PROMPT)
+        greedy = [SamplingParams(max_new_tokens=REHEARSED_TOKENS)] * len(prompts)
+        started = time.monotonic()
+        taught = with_rehearsal(examples, write(weights, prompts, greedy))
+
+        def verdict(model: PeftModel) -> Verdict:
+            nonlocal judged, seen
+            seen += 1
+            began = time.monotonic()
+            found = judge(model) if judge else Verdict(score=seen, within_limits=True)
+            judged += time.monotonic() - began
+            return found
+
+        written = finetune(weights, taught, recipe, folder, report=_ignore, judge=verdict)
+        return Trained(folder=written, seconds=time.monotonic() - started - judged)
+
+    return train
+
+
+def trl_kto(recipe: Recipe) -> Train:
+    """TRL's KTOTrainer with its defaults; only what cannot be left out is set."""
+
+    def train(weights: Weights, examples: Examples, folder: Path) -> Trained:
+        rows = [
+            {
+                "prompt": weights.template.render(each.prompt),
+                "completion": each.completion,
+                "label": each.label,
+            }
+            for each in examples.unpaired
+        ]
+        config = KTOConfig(beta=recipe.beta, **_trl(recipe, folder))
+        return _trained(KTOTrainer, weights, config, rows, recipe, folder)
+
+    return train
+
+
+def trl_sft(recipe: Recipe) -> Train:
+    """TRL's SFTTrainer with its defaults, on the replies that were liked."""
+
+    def train(weights: Weights, examples: Examples, folder: Path) -> Trained:
+        rows = [
+            {"prompt": weights.template.render(each.prompt), "completion": each.completion}
+            for each in examples.unpaired
+            if each.label
+        ]
+        return _trained(
+            SFTTrainer, weights, SFTConfig(**_trl(recipe, folder)), rows, recipe, folder
+        )
+
+    return train
+
+
+def _trl(recipe: Recipe, folder: Path) -> dict[str, Any]:
+    return {
+        "output_dir": str(folder / "trl"),
+        "learning_rate": recipe.learning_rate,
+        "num_train_epochs": recipe.epochs,
+        "per_device_train_batch_size": recipe.batch_size,
+        "seed": recipe.seed,
+        "save_strategy": "no",
+        "report_to": [],
+        "disable_tqdm": True,
+    }
+
+
+def _trained(
+    kind: Any, weights: Weights, config: Any, rows: list[Any], recipe: Recipe, folder: Path
+) -> Trained:
+    lora = LoraConfig(
+        r=recipe.rank, lora_alpha=recipe.alpha, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+    started = time.monotonic()
+    trainer = kind(
+        model=weights.model,
+        args=config,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=weights.tokenizer,
+        peft_config=lora,
+    )
+    trainer.train()
+    seconds = time.monotonic() - started
+    trainer.model.save_pretrained(str(folder / "adapter"))
+    return Trained(folder=folder / "adapter", seconds=seconds)
+
+
+def _judge(settings: Settings, weights: Weights, examples: Examples) -> CheckpointJudge:
+    embedder = SentenceEmbedder(settings.embedder)
+    middle = len(examples.unpaired) * 4 // 5  # as many as a run would hold out
+    predictor = RatingPredictor(embedder, examples.unpaired[:middle], examples.unpaired[middle:])
+    return CheckpointJudge(weights, predictor, examples, settings)
+
+
+def _ignore(point: Point) -> None:
+    pass
+
+
+def recipes(settings: Settings) -> dict[str, Train]:
+    """Everything that is compared, by name."""
+    recipe = Recipe.of(settings)
+    bare = replace(recipe, rehearsal=0, checkpoints=1)
+    field = replace(bare, learning_rate=5e-4, epochs=1, beta=0.1)
+    return {
+        "ratchet": ours(settings, recipe, guarded=True),
+        "without rehearsal": ours(settings, replace(recipe, rehearsal=0), guarded=True),
+        "without guard": ours(settings, replace(recipe, checkpoints=1), guarded=False),
+        "lr 5e-4, β 0.1, unguarded": ours(settings, field, guarded=False),
+        "TRL KTO": trl_kto(recipe),
+        "TRL SFT": trl_sft(recipe),
+    }
+
+
+def run(settings: Settings, personas: Sequence[str], names: Sequence[str], count: int) -> list[Row]:
+    """Every persona × recipe, the base model first."""
+
+    def load() -> Weights:
+        return load_weights(
+            settings.model, models_folder=settings.data_dir / "models", device=settings.device
+        )
+
+    weights = load()
+    replies = collect(weights, count)
+    rows = []
+    for persona in (each for each in PERSONAS if each.name in personas):
+        rows.append(measure(weights, persona, "base model", 0.0))
+        show(rows[-1])
+        examples = rate(persona, replies)
+        for name in names:
+            with tempfile.TemporaryDirectory() as folder:
+                trained = recipes(settings)[name](load(), examples, Path(folder))
+                adapted = load()
+                adapted.model.load_adapter(str(trained.folder), adapter_name=name[:4])
+                rows.append(measure(adapted, persona, name, trained.seconds))
+            show(rows[-1])
+    return rows
+
+
+def show(row: Row) -> None:
+    """One line, as soon as it is known: the whole takes hours."""
+    print(json.dumps(asdict(row), ensure_ascii=False), flush=True)
+
+
+def main() -> None:
+    """Print the table and write it as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--personas", nargs="+", default=[each.name for each in PERSONAS])
+    parser.add_argument("--recipes", nargs="+", default=["ratchet", "TRL KTO", "TRL SFT"])
+    parser.add_argument("--count", type=int, default=400, help="rated replies")
+    parser.add_argument("--json", type=Path, help="write the rows there, too")
+    options = parser.parse_args()
+    target = options.json.absolute() if options.json else None
+    with scratch_settings(**SETTINGS) as settings:
+        rows = run(settings, options.personas, options.recipes, options.count)
+    table = Table("persona", "recipe", "pleased", "base NLL", "retention", "seconds", box=None)
+    for row in rows:
+        shares = (f"{row.pleased:.0%}", f"{row.nll:.2f}", f"{row.retention:.1%}")
+        table.add_row(row.persona, row.recipe, *shares, f"{row.seconds:.0f}")
+    Console().print(table)
+    if target:
+        target.write_text(json.dumps([asdict(row) for row in rows], ensure_ascii=False, indent=2))
+
+
+if __name__ == "__main__":
+    main()
