@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import subprocess
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -49,8 +50,8 @@ def train(wait: bool, as_json: bool) -> None:
                 f"Run {run.id} {state}; a running `ratchet run` or `ratchet trainer` takes it."
             )
             return
-        with worker_for(run.id):
-            ended = _follow(store, run.id)
+        with worker_for(run.id) as worker:
+            ended = _follow(store, run.id, worker)
         report, adapter = _result(store, ended)
         if as_json:
             print_json(_run_json(ended, adapter, report))
@@ -60,13 +61,15 @@ def train(wait: bool, as_json: bool) -> None:
             raise BotError(ended.outcome)
 
 
-def _follow(store: Store, run_id: int) -> TrainingRun:
+def _follow(store: Store, run_id: int, worker: "subprocess.Popen[bytes]") -> TrainingRun:
     """Show a run's progress on stderr until it has ended; Ctrl-C cancels it."""
     columns = (BarColumn(), TextColumn("{task.description}"))
     with Progress(*columns, console=_stderr(), transient=True) as bar:
         task = bar.add_task("waits for its turn", total=1.0)
         try:
             while not (run := store.runs.get(run_id)).status.ended:
+                if worker.poll():
+                    raise BotError("the trainer could not be started; the run waits in the queue")
                 bar.update(task, completed=run.progress.share, description=progress_text(run))
                 time.sleep(LOOK_SECONDS)
         except KeyboardInterrupt:

@@ -33,11 +33,11 @@ def supervised_worker(log_level: str) -> Iterator[None]:
 
 
 @contextmanager
-def worker_for(run_id: int) -> Iterator[None]:
+def worker_for(run_id: int) -> Iterator["subprocess.Popen[bytes]"]:
     """A worker that takes one run, unless another worker does; stopped at the end of the block."""
     process = subprocess.Popen([*WORKER, "--run", str(run_id)], env=_environment("ERROR"))
     try:
-        yield
+        yield process
     finally:
         _stop(process)
 

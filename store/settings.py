@@ -130,26 +130,26 @@ class Settings(BaseSettings):
         "all-linear", description="Modules that are adapted, separated by commas, or all-linear."
     )
     train_learning_rate: float = Field(
-        3e-4, gt=0, le=1, description="The highest learning rate; it rises to it, then falls to 0."
+        4e-4, gt=0, le=1, description="The highest learning rate; it rises to it, then falls to 0."
     )
     train_beta: float = Field(
         0.3, gt=0, description="How strongly kto and dpo hold on to the base model."
     )
-    train_epochs: float = Field(2.0, gt=0, le=100, description="How often each example is seen.")
+    train_epochs: float = Field(1.0, gt=0, le=100, description="How often each example is seen.")
     train_batch_size: int = Field(
-        16, ge=2, le=1024, description="Examples of one step of the optimizer."
+        8, ge=2, le=1024, description="Examples of one step of the optimizer."
     )
     train_max_length: int = Field(
         1024, ge=64, description="Tokens of prompt and reply; longer examples are left out."
     )
     train_rehearsal: int = Field(
-        96,
+        160,
         ge=0,
         le=1000,
         description="Everyday questions rehearsed in a run, so that they are not forgotten.",
     )
     train_checkpoints: int = Field(
-        4, ge=1, le=50, description="Moments of a run at which the adapter is judged."
+        3, ge=1, le=50, description="Moments of a run at which the adapter is judged."
     )
     train_seed: int = Field(0, ge=0, description="Seed of everything that is drawn in a run.")
     train_processes: int = Field(

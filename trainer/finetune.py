@@ -270,7 +270,7 @@ def _arguments(rows: Rows, recipe: Recipe, folder: Path, device: torch.device) -
         "bf16": bf16,
         "fp16": not bf16 and device.type == "cuda",
         "use_cpu": device.type == "cpu",
-        "gradient_checkpointing": False,
+        "activation_checkpointing": False,
         "max_length": recipe.max_length,
         "logging_steps": 1,
         "save_strategy": "no",

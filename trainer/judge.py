@@ -22,8 +22,8 @@ from trainer.retention import load_retention_suite, pass_rate
 if TYPE_CHECKING:
     from peft import PeftModel
 
-JUDGED_PROMPTS = 32
-JUDGED_CHECKS = 48
+JUDGED_PROMPTS = 24
+JUDGED_CHECKS = 32
 ROWS = 64
 """Replies written side by side."""
 

@@ -78,7 +78,7 @@ def _learn(settings: Settings, database: Database, tell: Teller) -> tuple[RunSta
     )
     tell.snapshot(snapshot, recipe)
     adapters = Adapters(database, settings.data_dir / "adapters")
-    tell.stage("loading the model", 0.01)
+    tell.stage("getting ready", 0.01)
     with tempfile.TemporaryDirectory(prefix="run-", dir=settings.data_dir) as folder:
         trained = train(settings, snapshot, recipe, Path(folder), _stepping(tell))
         tell.metrics({"curve": tell.curve})

@@ -1,0 +1,124 @@
+"""The whole story in seconds: people rate, a run trains, the gate lets it through, the bot swaps.
+
+On a tiny random model with real SQL and real Chroma. The gate's limits stand wide open: what a
+tiny random model says cannot be good, and what the gate refuses is told in tests/trainer.
+"""
+
+import asyncio
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+
+from bot.app import Store, make_chat, open_store, opened_engine
+from bot.chat import Chat
+from bot.engine.source import model_name
+from bot.why import why
+from store.database import Database
+from store.domain import AdapterStatus, Place, Rating, RatingSource, RunStatus, Turn
+from store.settings import Settings, load_settings
+from tests.fakes import FakeEmbedder
+from trainer.retention import load_retention_suite
+from trainer.run import learn
+
+SUITE = load_retention_suite()[:6]
+HOME = Place(chat_id=7)
+PERSON = 7
+OPEN_GATE = {
+    "gate_min_ratings": 4,
+    "gate_preference": 0.0,
+    "gate_preference_gain": -1.0,
+    "gate_on_policy_gain": -1.0,
+    "gate_retention_drop": 1.0,
+    "gate_drift_kl": 100.0,
+    "gate_nll_rise": 100.0,
+    "gate_repetition_rise": 1.0,
+    "gate_degenerate_rise": 1.0,
+    "gate_runaway_rise": 1.0,
+    "gate_language_flips": 1.0,
+}
+
+
+@pytest.fixture
+def settings(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Everything small; no sentence embedder, which is not what this story is about."""
+    for room in ("bot.app", "trainer.run", "trainer.train"):
+        monkeypatch.setattr(f"{room}.SentenceEmbedder", lambda name: FakeEmbedder())
+    settings = load_settings(
+        data_dir=tmp_path / "data",
+        model=str(tiny_model),
+        device="cpu",
+        prompt_tokens=256,
+        max_new_tokens=6,
+        temperature=1.0,
+        system_prompt="",
+        memory=False,
+        train_max_length=256,
+        train_rehearsal=2,
+        train_learning_rate=1e-2,
+        **OPEN_GATE,
+    )
+    database = Database(settings.database)
+    database.upgrade()
+    database.close()
+    return settings
+
+
+async def ask(chat: Chat, question: str) -> Turn:
+    turn: Turn | None = None
+    async with aclosing(chat.answer(HOME, PERSON, question)) as pieces:
+        async for piece in pieces:
+            if isinstance(piece, Turn):
+                turn = piece
+    assert turn is not None
+    return turn
+
+
+async def chat_and_rate(store: Store, chat: Chat, count: int) -> None:
+    store.people.see(PERSON, "Pat")
+    for number in range(count):
+        await chat.start_new(HOME)
+        turn = await ask(chat, f"Question {number}?")
+        rating = Rating.UP if number % 2 else Rating.DOWN
+        store.feedback.rate(turn.id, PERSON, rating, RatingSource.BUTTON)
+
+
+async def test_people_rate_a_run_trains_and_the_bot_swaps_and_goes_back(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.evaluate.load_retention_suite", lambda: SUITE)
+    monkeypatch.setattr("trainer.judge.load_retention_suite", lambda: SUITE)
+    with open_store(settings) as store:
+        async with opened_engine(settings) as engine:
+            chat = make_chat(store, engine)
+            await chat_and_rate(store, chat, 40)
+            before = await ask(chat, "What is tea?")
+
+            queued, _ = store.runs.queue("this test")
+            store.runs.take(queued.id)
+            status = await asyncio.to_thread(learn, settings, store.database, queued.id)
+
+            run, adapter = store.runs.get(queued.id), store.adapters.of_run(queued.id)
+            assert (status, run.outcome[-8:]) == (RunStatus.PROMOTED, "is live.")
+            assert adapter is not None
+            assert adapter.status is AdapterStatus.ACTIVE
+            assert run.examples["train"] + run.examples["held_out"] == 40
+            report = store.adapters.report(adapter.name)
+            assert report is not None
+            assert report.passed
+
+            after = await ask(chat, "What is tea?")
+            store.adapters.rollback(reason="worse than it was")
+            back = await ask(chat, "What is tea?")
+            store.adapters.promote(
+                adapter.name, base_model=model_name(settings.model), reason="it was better"
+            )
+            forward = await ask(chat, "What is tea?")
+
+    assert [turn.adapter for turn in (before, after, back, forward)] == [
+        None,
+        adapter.name,
+        None,
+        adapter.name,
+    ]
+    assert f"Adapter: {adapter.name}" in why(after)
