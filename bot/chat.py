@@ -180,6 +180,7 @@ class Chat:
             return self._memories.recall(
                 turn.question,
                 chat_id=turn.place.chat_id,
+                conversation_id=turn.conversation_id,
                 count=settings.memories,
                 floor=settings.memory_floor,
             )

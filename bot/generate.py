@@ -23,6 +23,7 @@ ROLES = get_args(Role)
 class Line:
     """A line of the input, with the prompt that it holds."""
 
+    number: int
     row: dict[str, Any]
     messages: tuple[Message, ...]
 
@@ -30,15 +31,15 @@ class Line:
 def read_lines(path: Path, *, system_prompt: str) -> tuple[Line, ...]:
     """Every line of a file. Raises `UsageError`, which names the first bad line by number."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with path.open(encoding="utf-8-sig") as file:
+            numbered = [(number, line) for number, line in enumerate(file, 1) if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read {path}: {error}") from error
     lines = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
+    for number, line in numbered:
         try:
-            lines.append(_line(json.loads(line), system_prompt))
+            row = json.loads(line)
+            lines.append(Line(number=number, row=row, messages=_messages(row, system_prompt)))
         except (ValueError, RecursionError) as error:
             raise UsageError(f"{path}, line {number}: {error}") from error
     if not lines:
@@ -52,10 +53,21 @@ async def generate(
     sampling: SamplingParams,
     *,
     adapter: str | None,
+    at_once: int = AT_ONCE,
     done: Callable[[], None] = lambda: None,
 ) -> list[dict[str, Any]]:
-    """Each line's row with `completion`, `completion_tokens` and `adapter`, in their order."""
-    room = asyncio.Semaphore(AT_ONCE)
+    """Each line's row with `completion`, `completion_tokens` and `adapter`, in their order.
+
+    Raises `UsageError` for a prompt that the model cannot take, before anything is generated.
+    """
+    for line in lines:
+        tokens = engine.count_tokens(line.messages)
+        if tokens >= engine.context_tokens:
+            raise UsageError(
+                f"line {line.number}: {tokens} tokens, and the model takes "
+                f"{engine.context_tokens - 1}"
+            )
+    room = asyncio.Semaphore(at_once)
 
     async def complete(number: int, line: Line) -> dict[str, Any]:
         # Each line has dice of its own, or the order of arrival would decide what is drawn.
@@ -81,28 +93,23 @@ async def generate(
 def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Write the rows aside and put them in place at once. Raises `BotError`."""
     aside = path.with_name(f".{path.name}.part")
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     try:
-        with aside.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        aside.write_text(text, encoding="utf-8", errors="replace")
         os.replace(aside, path)
     except OSError as error:
         raise BotError(f"cannot write {path}: {error.strerror}") from error
 
 
-def _line(row: object, system_prompt: str) -> Line:
+def _messages(row: object, system_prompt: str) -> tuple[Message, ...]:
     if not isinstance(row, dict):
         raise ValueError("it is no JSON object")
-    if isinstance(row.get("prompt"), str) and row["prompt"].strip():
+    prompt, messages = row.get("prompt"), row.get("messages")
+    if isinstance(prompt, str) and prompt.strip():
         system = [Message(role="system", content=system_prompt)] if system_prompt else []
-        return Line(row=row, messages=(*system, Message(role="user", content=row["prompt"])))
-    messages = row.get("messages")
+        return (*system, Message(role="user", content=prompt))
     if isinstance(messages, list) and messages and all(map(_is_message, messages)):
-        return Line(
-            row=row,
-            messages=tuple(
-                Message(role=each["role"], content=each["content"]) for each in messages
-            ),
-        )
+        return tuple(Message(role=each["role"], content=each["content"]) for each in messages)
     raise ValueError('it needs a "prompt" with a text, or "messages" with role and content')
 
 

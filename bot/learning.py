@@ -17,9 +17,9 @@ from bot.app import Store, open_engine
 from bot.console import example, opened_store, out, print_json
 from bot.engine.base import SamplingParams
 from bot.engine.source import model_name
-from bot.errors import BotError
+from bot.errors import BotError, UsageError
+from bot.generate import AT_ONCE, read_lines, write_rows
 from bot.generate import generate as generate_lines
-from bot.generate import read_lines, write_rows
 from bot.trainer import WORKER, worker_for
 from bot.verdict import adapter_line, gate_rows, progress_text
 from store.domain import Adapter, GateReport, RunStatus, TrainingRun
@@ -228,6 +228,8 @@ def generate(
     max_new_tokens: int | None,
 ) -> None:
     """Complete a file of prompts."""
+    if not target.absolute().parent.is_dir():
+        raise UsageError(f"there is no folder {target.absolute().parent}")
     with opened_store() as store:
         settings = store.settings
         lines = read_lines(source, system_prompt=settings.system_prompt)
@@ -254,6 +256,7 @@ def generate(
                         lines,
                         sampling,
                         adapter=version.name if version else None,
+                        at_once=min(AT_ONCE, settings.queue_size),
                         done=lambda: bar.advance(task),
                     )
             finally:

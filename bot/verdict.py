@@ -14,6 +14,10 @@ MARKS = {
 }
 
 
+OUTCOME_CHARS = 300
+"""Of an outcome in a line; a failed run may quote a library at length."""
+
+
 def gate_rows(report: GateReport) -> list[tuple[str, str, str, str, str]]:
     """Mark, name, value, limit and detail of every check."""
     return [
@@ -24,6 +28,8 @@ def gate_rows(report: GateReport) -> list[tuple[str, str, str, str, str]]:
 
 def gate_text(report: GateReport) -> str:
     """The report as a table of fixed width, the failed checks explained under it."""
+    if not report.checks:
+        return "The gate measured nothing."
     rows = [(mark, name, value, limit) for mark, name, value, limit, _ in gate_rows(report)]
     widths = [max(len(row[column]) for row in rows) for column in (1, 2)]
     lines = [
@@ -36,7 +42,7 @@ def gate_text(report: GateReport) -> str:
 
 def run_line(run: TrainingRun) -> str:
     """A run in a line."""
-    what = run.outcome or progress_text(run) or run.reason
+    what = run.outcome[:OUTCOME_CHARS] or progress_text(run) or run.reason
     return f"{MARKS[run.status]} run {run.id} · {run.created_at:%m-%d %H:%M} · {what}"
 
 
@@ -44,6 +50,8 @@ def progress_text(run: TrainingRun) -> str:
     """How far a run is."""
     if run.status is RunStatus.QUEUED:
         return "waits for its turn"
+    if run.status is RunStatus.RUNNING and run.cancel_requested:
+        return "is being stopped"
     progress = run.progress
     if run.status is not RunStatus.RUNNING or not progress.stage:
         return "begins" if run.status is RunStatus.RUNNING else ""

@@ -20,5 +20,6 @@ def why(turn: Turn) -> str:
         lines.append(f"Passage {passage.score:.2f}: {passage.source}")
     lines.append(f"Examples from earlier answers: {len(turn.memories)}")
     for memory in turn.memories:
-        lines.append(f"Example {memory.score:.2f}: turn {memory.turn_id}, {memory.question[:80]}")
+        short = " ".join(memory.question.split())[:80]
+        lines.append(f"Example {memory.score:.2f}: turn {memory.turn_id}, {short}")
     return "\n".join(lines)

@@ -5,10 +5,18 @@ The `alembic` command at the desk (`alembic check`, `alembic revision --autogene
 """
 
 from alembic import context
+from sqlalchemy import JSON, Column
 
 from store.database import create_database_engine
 from store.settings import load_settings
 from store.tables import Base
+
+
+def _compare_server_default(
+    context: object, inspected: object, column: Column[object], *defaults: object
+) -> bool | None:
+    """None leaves it to Alembic, which asks Postgres; Postgres cannot compare JSON."""
+    return False if isinstance(column.type, JSON) else None
 
 
 def run() -> None:
@@ -21,7 +29,7 @@ def run() -> None:
                 connection=connection,
                 target_metadata=Base.metadata,
                 render_as_batch=connection.dialect.name == "sqlite",
-                compare_server_default=True,
+                compare_server_default=_compare_server_default,
             )
             with context.begin_transaction():
                 context.run_migrations()

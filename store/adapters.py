@@ -148,10 +148,14 @@ class Adapters:
             if row.status == AdapterStatus.CANDIDATE:
                 row.status = AdapterStatus.REJECTED
 
-    def rollback(self, *, reason: str, person_id: int | None = None) -> Adapter | None:
+    def rollback(
+        self, *, reason: str, person_id: int | None = None, expected: str | None = None
+    ) -> Adapter | None:
         """Go back to the version before the active one; None is the base model.
 
-        What was rolled back is not gone back to again. Raises `NothingToRollBack`.
+        What was rolled back is not gone back to again, nor what can no longer be loaded. With
+        `expected`, nothing happens unless that version is active. Raises `NothingToRollBack`, or
+        `AdapterNotFit` when another one is active.
         """
         with self._database.session() as session:
             self._database.take_turns(session, ADAPTERS_KEY)
@@ -165,12 +169,14 @@ class Adapters:
             ).first()
             if active is None:
                 raise NothingToRollBack
+            if expected is not None and active.name != expected:
+                raise AdapterNotFit(f"{expected} is not in use any more; nothing has changed")
             before: AdapterRow | None = None
             for step in steps:
                 if step.adapter_id == active.id:
                     step.undone = True
                 elif before is None:
-                    before = session.get(AdapterRow, step.adapter_id)
+                    before = self._usable(session, step, active.base_model)
             self._switch(session, before)
             self._remember(session, before, reason, person_id, undone=True)
             return self._adapter(before) if before else None
@@ -221,6 +227,17 @@ class Adapters:
             if row is None:
                 return None
             return GateReport(checks=tuple(Check(**check) for check in row.report["checks"]))
+
+    def _usable(self, session: Session, step: ActivationRow, base_model: str) -> AdapterRow | None:
+        """The version of an earlier step, unless it can no longer be loaded."""
+        row = session.get(AdapterRow, step.adapter_id)
+        if row is None or row.base_model != base_model:
+            return None
+        try:
+            _checked(self._adapter(row))
+        except AdapterDamaged:
+            return None
+        return row
 
     def _switch(self, session: Session, row: AdapterRow | None) -> None:
         for old in session.scalars(

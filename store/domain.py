@@ -235,6 +235,9 @@ class PreferencePair:
     prompt: tuple[Message, ...]
     chosen: str
     rejected: str
+    chosen_finished: bool = True
+    rejected_finished: bool = True
+    """A reply that was cut must not teach when to stop."""
     held_out: bool
     created_at: datetime
 

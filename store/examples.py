@@ -34,6 +34,10 @@ HELD_OUT_SHARE = 0.2
 """A constant and not a setting: with another share, what was held out would be trained on."""
 
 
+IMPORTS_KEY = -3
+"""Imports take turns under this key; no Telegram chat has it as its id."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Preference:
     """A line of a preference file: a labelled or demonstrated completion, or a pair."""
@@ -85,14 +89,29 @@ class ExampleBook:
         )
 
     def ratings_since(self, moment: datetime | None) -> int:
-        """Ratings that stand and were given, or imported, after a moment; None counts all."""
+        """Ratings and corrections that may teach, and imports, after a moment; None counts all."""
+        counts = (
+            (
+                select(func.count())
+                .select_from(FeedbackRow)
+                .join(PersonRow, PersonRow.id == FeedbackRow.person_id)
+                .where(FeedbackRow.replaced_at.is_(None), self._may_teach()),
+                FeedbackRow.created_at,
+            ),
+            (
+                select(func.count())
+                .select_from(CorrectionRow)
+                .join(PersonRow, PersonRow.id == CorrectionRow.person_id)
+                .where(self._may_teach()),
+                CorrectionRow.created_at,
+            ),
+            (select(func.count()).select_from(ImportedRow), ImportedRow.created_at),
+        )
         with self._database.reading() as session:
-            given = select(func.count()).where(FeedbackRow.replaced_at.is_(None))
-            taken = select(func.count()).select_from(ImportedRow)
-            if moment is not None:
-                given = given.where(FeedbackRow.created_at > moment)
-                taken = taken.where(ImportedRow.created_at > moment)
-            return (session.scalar(given) or 0) + (session.scalar(taken) or 0)
+            return sum(
+                session.scalar(count if moment is None else count.where(given > moment)) or 0
+                for count, given in counts
+            )
 
     def take_in(self, preferences: Iterable[Preference], *, source: str) -> int:
         """Import preferences; those that are here already are left out. Returns how many are new.
@@ -101,6 +120,7 @@ class ExampleBook:
         """
         added = 0
         with self._database.session() as session:
+            self._database.take_turns(session, IMPORTS_KEY)
             known = set(session.scalars(select(ImportedRow.digest)))
             for each in preferences:
                 digest = _digest(each)
@@ -122,6 +142,11 @@ class ExampleBook:
         return added
 
     def _usable_turns(self) -> Select[TurnRow]:
+        asked_first = (
+            select(TurnRow.id)
+            .join(PersonRow, PersonRow.id == TurnRow.person_id)
+            .where(self._may_teach())
+        )
         return (
             select(TurnRow)
             .join(PersonRow, PersonRow.id == TurnRow.person_id)
@@ -129,6 +154,7 @@ class ExampleBook:
                 TurnRow.state == TurnState.FINAL,
                 TurnRow.completion != "",
                 self._may_teach(),
+                or_(TurnRow.regenerates_id.is_(None), TurnRow.regenerates_id.in_(asked_first)),
                 or_(
                     TurnRow.id.in_(
                         select(FeedbackRow.turn_id).where(FeedbackRow.replaced_at.is_(None))
@@ -171,7 +197,12 @@ class ExampleBook:
             .where(CorrectionRow.id.in_(last), CorrectionRow.text != "", self._may_teach())
             .order_by(CorrectionRow.id)
         )
-        return [row for row in rows if row.turn_id in turns]
+        return [
+            row
+            for row in rows
+            if row.turn_id in turns
+            and row.text.strip() not in ("", turns[row.turn_id].completion.strip())
+        ]
 
 
 def is_held_out(key: str) -> bool:
@@ -184,8 +215,12 @@ def _turn_is_held_out(row: TurnRow) -> bool:
     return is_held_out(f"turn {row.regenerates_id or row.id}")
 
 
-def _age(each: AnyExample) -> tuple[datetime, str]:
-    return each.created_at, each.id
+def _finished(row: TurnRow) -> bool:
+    return row.finish_reason != FinishReason.LENGTH
+
+
+def _age(each: AnyExample) -> datetime:
+    return each.created_at
 
 
 def _messages(row: TurnRow | ImportedRow) -> tuple[Message, ...]:
@@ -200,7 +235,7 @@ def _example(row: TurnRow, vote: int) -> Example:
         completion=row.completion,
         label=vote > 0,
         held_out=_turn_is_held_out(row),
-        finished=row.finish_reason != FinishReason.LENGTH,
+        finished=_finished(row),
         created_at=row.created_at,
     )
 
@@ -211,6 +246,7 @@ def _corrected(row: TurnRow, correction: CorrectionRow) -> PreferencePair:
         prompt=_messages(row),
         chosen=correction.text,
         rejected=row.completion,
+        rejected_finished=_finished(row),
         held_out=_turn_is_held_out(row),
         created_at=correction.created_at,
     )
@@ -237,12 +273,15 @@ def _regenerated(
         for one, other in combinations(sorted(ids), 2):
             better, worse = (one, other) if votes[one] > votes[other] else (other, one)
             same_prompt = turns[better].messages == turns[worse].messages
-            if votes[better] > 0 >= votes[worse] and same_prompt:
+            same_text = turns[better].completion.strip() == turns[worse].completion.strip()
+            if votes[better] > 0 >= votes[worse] and same_prompt and not same_text:
                 yield PreferencePair(
                     id=f"p{better}-{worse}",
                     prompt=_messages(turns[better]),
                     chosen=turns[better].completion,
                     rejected=turns[worse].completion,
+                    chosen_finished=_finished(turns[better]),
+                    rejected_finished=_finished(turns[worse]),
                     held_out=_turn_is_held_out(turns[better]),
                     created_at=turns[better].created_at,
                 )

@@ -24,7 +24,7 @@ from store.tables import (
     TurnRow,
 )
 
-NEIGHBOURS = 64
+NEIGHBOURS = 256
 """Questions looked at for one that is asked; most may belong to other chats."""
 
 REMEMBERED = 20_000
@@ -42,13 +42,15 @@ class MemoryBook:
         self._embedder = embedder
         self._catching_up = threading.Lock()
         self._seen: tuple[object, ...] | None = None
+        self._size = 0
 
     def recall(
-        self, question: str, *, chat_id: int, count: int, floor: float
+        self, question: str, *, chat_id: int, conversation_id: int, count: int, floor: float
     ) -> tuple[Memory, ...]:
         """The answers to the closest questions of this chat, and of others once approved.
 
-        `floor` is the least cosine similarity of two questions. Closest first.
+        What was liked in the conversation itself is left out: it is history, or is just being
+        answered again. `floor` is the least cosine similarity of two questions. Closest first.
         Raises `IndexInUse`, `IndexUnavailable` or `EmbedderNotFound`.
         """
         self._catch_up()
@@ -56,12 +58,13 @@ class MemoryBook:
             return ()
         vector = self._embedder.embed([question])[0]
         close = {
-            turn_id: score
+            turn_id: min(score, 1.0)
             for turn_id, score in self._index.nearest(vector, NEIGHBOURS)
             if score >= floor
         }
         with self._database.reading() as session:
-            found = _answers(session, or_(_here(chat_id), _approved()), list(close))
+            visible = or_(_here(chat_id), _approved()) & _news_to(conversation_id)
+            found = _answers(session, visible, list(close))
         found.sort(key=lambda row: close[row[0]], reverse=True)
         best: dict[str, Memory] = {}
         for turn_id, asked, answer in found:
@@ -72,9 +75,10 @@ class MemoryBook:
         return tuple(best.values())[:count]
 
     def approve(self, turn_id: int, person_id: int) -> None:
-        """Let a turn's answer help in every chat. Raises `TurnNotFound`."""
+        """Let a liked or corrected answer help in every chat. Raises `TurnNotFound`."""
         with self._database.session() as session:
-            if session.get(TurnRow, turn_id) is None:
+            liked = _worth_remembering().where(TurnRow.id == turn_id)
+            if abs(turn_id) >= 2**63 or session.scalar(liked) is None:
                 raise TurnNotFound(turn_id)
             if session.get(ApprovalRow, turn_id) is None:
                 session.add(
@@ -102,7 +106,7 @@ class MemoryBook:
             self._index.open()
             with self._database.reading() as session:
                 seen = _state(session)
-                if seen == self._seen:
+                if seen == self._seen and self._index.count() == self._size:
                     return
                 wanted = set(session.scalars(_worth_remembering().limit(REMEMBERED)))
                 there = self._index.ids()
@@ -114,38 +118,60 @@ class MemoryBook:
                 part = missing[start : start + EMBEDDED_AT_ONCE]
                 vectors = self._embedder.embed([question for _, question in part])
                 self._index.upsert([turn_id for turn_id, _ in part], vectors)
-            self._seen = seen
+            self._seen, self._size = seen, self._index.count()
 
 
 def _state(session: Session) -> tuple[object, ...]:
-    """Changes whenever a rating or a correction is given, taken back or erased."""
-    ratings = session.execute(
-        select(func.count(), func.max(FeedbackRow.id), func.count(FeedbackRow.replaced_at))
-    ).one()
-    corrections = session.execute(select(func.count(), func.max(CorrectionRow.id))).one()
-    return (*ratings, *corrections)
+    """Changes whenever somebody rates, corrects, takes back, is erased, opts out or is denied."""
+    given = (
+        select(
+            func.count(),
+            func.max(FeedbackRow.id),
+            func.max(FeedbackRow.created_at),
+            func.count(FeedbackRow.replaced_at),
+        ),
+        select(func.count(), func.max(CorrectionRow.id), func.max(CorrectionRow.created_at)),
+        select(func.count()).where(PersonRow.opted_out),
+        select(func.count()).where(PersonRow.access == Access.DENIED),
+    )
+    return tuple(tuple(session.execute(each).one()) for each in given)
 
 
 def _worth_remembering() -> Select[int]:
     """Turns that more people liked than disliked, or that somebody corrected; newest first."""
     liked = (
         select(FeedbackRow.turn_id)
-        .where(FeedbackRow.replaced_at.is_(None))
+        .join(PersonRow, PersonRow.id == FeedbackRow.person_id)
+        .where(FeedbackRow.replaced_at.is_(None), _may_teach())
         .group_by(FeedbackRow.turn_id)
         .having(func.sum(FeedbackRow.rating) > 0)
     )
-    corrected = select(CorrectionRow.turn_id).where(CorrectionRow.text != "")
+    asked_first = (
+        select(TurnRow.id).join(PersonRow, PersonRow.id == TurnRow.person_id).where(_may_teach())
+    )
     return (
         select(TurnRow.id)
         .join(PersonRow, PersonRow.id == TurnRow.person_id)
         .where(
-            or_(TurnRow.id.in_(liked), TurnRow.id.in_(corrected)),
+            or_(TurnRow.id.in_(liked), TurnRow.id.in_(_corrected())),
+            or_(TurnRow.regenerates_id.is_(None), TurnRow.regenerates_id.in_(asked_first)),
             TurnRow.state == TurnState.FINAL,
             TurnRow.completion != "",
-            PersonRow.opted_out.is_(False),
-            PersonRow.access != Access.DENIED,
+            _may_teach(),
         )
         .order_by(TurnRow.id.desc())
+    )
+
+
+def _may_teach() -> ColumnElement[bool]:
+    return PersonRow.opted_out.is_(False) & (PersonRow.access != Access.DENIED)
+
+
+def _corrected() -> Select[int]:
+    return (
+        select(CorrectionRow.turn_id)
+        .join(PersonRow, PersonRow.id == CorrectionRow.person_id)
+        .where(CorrectionRow.text != "", _may_teach())
     )
 
 
@@ -159,7 +185,8 @@ def _answers(
     """Turn id, question and what to answer: the last correction, or else the reply."""
     correction = (
         select(CorrectionRow.text)
-        .where(CorrectionRow.turn_id == TurnRow.id, CorrectionRow.text != "")
+        .join(PersonRow, PersonRow.id == CorrectionRow.person_id)
+        .where(CorrectionRow.turn_id == TurnRow.id, CorrectionRow.text != "", _may_teach())
         .order_by(CorrectionRow.id.desc())
         .limit(1)
         .correlate(TurnRow)
@@ -180,6 +207,11 @@ def _here(chat_id: int) -> ColumnElement[bool]:
     return TurnRow.conversation_id.in_(
         select(ConversationRow.id).where(ConversationRow.chat_id == chat_id)
     )
+
+
+def _news_to(conversation_id: int) -> ColumnElement[bool]:
+    """A liked reply of the conversation stands in its history; a correction does not."""
+    return or_(TurnRow.conversation_id != conversation_id, TurnRow.id.in_(_corrected()))
 
 
 def _approved() -> ColumnElement[bool]:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
-from sqlalchemy import Select, delete, select
+from sqlalchemy import Select, Text, cast, delete, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -20,6 +20,7 @@ from store.tables import (
     CorrectionRow,
     FeedbackRow,
     PersonRow,
+    RunRow,
     TurnRow,
 )
 
@@ -74,9 +75,13 @@ class People:
             row = session.get(PersonRow, person_id)
             turns = _all(session, select(TurnRow).where(TurnRow.person_id == person_id))
             own = {(turn["question"], turn["completion"]) for turn in turns}
-            for turn in turns:  # the history of a group holds what others said
+            ids = {turn["id"] for turn in turns}
+            for turn in turns:  # a group's history, and examples, hold what others said
                 turn["messages"] = _replaced(
                     turn["messages"], lambda pair: pair not in own, SOMEBODY_ELSE
+                )
+                turn["messages"], turn["memories"] = _without_memories(
+                    turn["messages"], turn["memories"], lambda id: id not in ids, SOMEBODY_ELSE
                 )
             return {
                 "person": _plain(row) if row else None,
@@ -98,6 +103,8 @@ class People:
         with self._database.session() as session:
             turns = _turns_with_words_of(session, person_id)
             _blank(session, turns)
+            _blank_memories(session, turns)
+            _blank_samples(session, turns)
             conversations = {turn.conversation_id for turn in turns}
             for row in turns:
                 session.delete(row)
@@ -151,6 +158,48 @@ def _blank(session: Session, erased: list[TurnRow]) -> None:
     conversations = {turn.conversation_id for turn in erased}
     for turn in session.scalars(select(TurnRow).where(TurnRow.conversation_id.in_(conversations))):
         turn.messages = _replaced(turn.messages, lambda pair: pair in exchanges, ERASED)
+
+
+def _blank_memories(session: Session, erased: list[TurnRow]) -> None:
+    """Take erased exchanges out of the examples that other turns were served with."""
+    ids = {turn.id for turn in erased}
+    helped = select(TurnRow).where(cast(TurnRow.memories, Text) != "[]")
+    for turn in session.scalars(helped):
+        if any(memory["turn_id"] in ids for memory in turn.memories):
+            turn.messages, turn.memories = _without_memories(
+                turn.messages, turn.memories, lambda id: id in ids, ERASED
+            )
+
+
+def _blank_samples(session: Session, erased: list[TurnRow]) -> None:
+    """Take erased questions out of the replies that runs showed to admins."""
+    questions = {turn.question for turn in erased}
+    for run in session.scalars(select(RunRow)):
+        samples = run.metrics.get("samples", [])
+        kept = [each for each in samples if each["question"] not in questions]
+        if len(kept) < len(samples):
+            run.metrics = {**run.metrics, "samples": kept}
+
+
+def _without_memories(
+    messages: list[dict[str, Any]],
+    memories: list[dict[str, Any]],
+    affected: Callable[[int], bool],
+    text: str,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Messages and memories, with a text in place of every memory that is affected."""
+    kept_messages = [dict(message) for message in messages]
+    kept_memories = []
+    for memory in memories:
+        if not affected(memory["turn_id"]):
+            kept_memories.append(memory)
+            continue
+        kept_memories.append({**memory, "question": text, "answer": text})
+        for message in kept_messages:
+            if message["role"] == "system":
+                for words in (memory["answer"], memory["question"]):
+                    message["content"] = message["content"].replace(words, text)
+    return kept_messages, kept_memories
 
 
 def _replaced(

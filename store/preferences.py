@@ -115,7 +115,7 @@ def _completion(row: dict[str, object], name: str) -> str:
         raise ValueError(f"{name} must be a text or a list of messages")
     if not value.strip():
         raise ValueError(f"{name} is empty")
-    return value
+    return _storable(value, name)
 
 
 def _messages(value: object, name: str) -> tuple[Message, ...]:
@@ -126,7 +126,18 @@ def _messages(value: object, name: str) -> tuple[Message, ...]:
         fine = isinstance(each, dict) and each.get("role") in ROLES
         if not fine or not isinstance(each.get("content"), str):
             raise ValueError(f"{name} holds something that is no message with role and content")
-        messages.append(Message(role=each["role"], content=each["content"]))
+        content = _storable(each["content"], name)
+        messages.append(Message(role=each["role"], content=content))
     if not any(message.content.strip() for message in messages):
         raise ValueError(f"{name} is empty")
     return tuple(messages)
+
+
+def _storable(text: str, name: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{name} holds half of a surrogate pair") from None
+    if "\0" in text:
+        raise ValueError(f"{name} holds a zero byte")
+    return text

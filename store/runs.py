@@ -103,7 +103,7 @@ class Runs:
     ) -> None:
         """Record what has become known of a running run; nothing if it has ended meanwhile."""
         with self._database.session() as session:
-            row = _row(session, run_id)
+            row = _row(session, run_id, lock=True)
             if RunStatus(row.status).ended:
                 return
             if progress is not None:
@@ -119,7 +119,7 @@ class Runs:
         """Record how a run ended; the first word counts. Raises `RunNotFound`."""
         assert status.ended, "a run is finished with an outcome"
         with self._database.session() as session:
-            row = _row(session, run_id)
+            row = _row(session, run_id, lock=True)
             if not RunStatus(row.status).ended:
                 self._end(row, status, outcome)
             if log:
@@ -130,7 +130,7 @@ class Runs:
         """Take a run out of the queue, or ask the running one to stop. Raises `RunNotFound`."""
         with self._database.session() as session:
             self._database.take_turns(session, RUNS_KEY)
-            row = _row(session, run_id)
+            row = _row(session, run_id, lock=True)
             if row.status == RunStatus.QUEUED:
                 self._end(row, RunStatus.CANCELLED, "It was cancelled before it began.")
             elif row.status == RunStatus.RUNNING:
@@ -163,17 +163,19 @@ class Runs:
             return session.scalar(waiting) or 0
 
     def unannounced(self) -> tuple[TrainingRun, ...]:
-        """Ended runs that nobody was told of yet, oldest first; each is given once."""
-        with self._database.session() as session:
+        """Ended runs that the admins were not told of yet, oldest first."""
+        with self._database.reading() as session:
             rows = session.scalars(
                 select(RunRow)
                 .where(RunRow.announced.is_(False), RunRow.finished_at.is_not(None))
                 .order_by(RunRow.id)
-                .with_for_update(skip_locked=True)
-            ).all()
-            for row in rows:
-                row.announced = True
+            )
             return tuple(_run(row) for row in rows)
+
+    def mark_announced(self, run_id: int) -> None:
+        """The admins were told. Raises `RunNotFound`."""
+        with self._database.session() as session:
+            _row(session, run_id, lock=True).announced = True
 
     def _fail_the_dead(self, session: Session) -> None:
         deadline = self._database.now() - timedelta(seconds=HEARTBEAT_LOST_SECONDS)
@@ -188,8 +190,8 @@ class Runs:
         row.progress = {}
 
 
-def _row(session: Session, run_id: int) -> RunRow:
-    row = session.get(RunRow, run_id) if run_id < 2**63 else None
+def _row(session: Session, run_id: int, *, lock: bool = False) -> RunRow:
+    row = session.get(RunRow, run_id, with_for_update=lock) if abs(run_id) < 2**63 else None
     if row is None:
         raise RunNotFound(run_id)
     return row

@@ -107,7 +107,7 @@ class Settings(BaseSettings):
 
     train_cron: str = Field(
         "0 3 * * *",
-        description="When to train, as minute hour day month weekday in UTC; off turns it off.",
+        description="When to train, in UTC: minute hour day month weekday (mon to sun); or off.",
     )
     train_min_ratings: int = Field(
         50, ge=1, description="New ratings without which the schedule does not train."

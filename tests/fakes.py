@@ -32,8 +32,8 @@ def echo(messages: Sequence[Message]) -> str:
 class FakeEngine:
     """An `Engine` whose tokens are words. `reply` says what it answers.
 
-    While `hold` is clear, replies wait before every word. `prompts` lists what it was given, and
-    `asked` is set from the first prompt on.
+    While `hold` is clear, replies wait before every word. `prompts` and `samplings` list what it
+    was given, and `asked` is set from the first prompt on.
     """
 
     def __init__(
@@ -43,6 +43,7 @@ class FakeEngine:
         self.hold = asyncio.Event()
         self.hold.set()
         self.prompts: list[tuple[Message, ...]] = []
+        self.samplings: list[SamplingParams] = []
         self.asked = asyncio.Event()
         self.failure: Exception | None = None
         self._context_tokens = context_tokens
@@ -77,6 +78,7 @@ class FakeEngine:
             raise EngineBusy(self._waiting)
         started = time.monotonic()
         self.prompts.append(tuple(messages))
+        self.samplings.append(sampling)
         self.asked.set()
         self._waiting += 1
         try:

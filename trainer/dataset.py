@@ -70,7 +70,7 @@ def take_snapshot(examples: Examples, recipe: Recipe, *, system_prompt: str) -> 
         pairs=tuple(each for each in pairs if each.held_out)[-MOST_HELD_OUT:],
     )
     everything: list[AnyExample] = [*unpaired, *pairs, *demonstrations]
-    hidden = {_text(each) for each in everything if each.held_out}
+    hidden = {reply for each in everything if each.held_out for reply in _replies(each)}
     train = _wanted(
         Examples(
             unpaired=_visible(unpaired, hidden),
@@ -96,6 +96,13 @@ def _text(each: AnyExample) -> tuple[object, ...]:
     return each.prompt, each.completion.strip()
 
 
+def _replies(each: AnyExample) -> list[tuple[object, str]]:
+    """Every reply that an example shows, with its prompt."""
+    if isinstance(each, PreferencePair):
+        return [(each.prompt, each.chosen.strip()), (each.prompt, each.rejected.strip())]
+    return [(each.prompt, each.completion.strip())]
+
+
 def _once(examples: Sequence[Kind]) -> list[Kind]:
     """Of copies, one: the held-out one if there is one, else the newest."""
     kept: dict[tuple[object, ...], Kind] = {}
@@ -119,8 +126,12 @@ def _settled(examples: Sequence[Example]) -> list[Example]:
     ]
 
 
-def _visible(examples: Sequence[Kind], hidden: set[tuple[object, ...]]) -> tuple[Kind, ...]:
-    return tuple(each for each in examples if not each.held_out and _text(each) not in hidden)
+def _visible(examples: Sequence[Kind], hidden: set[tuple[object, str]]) -> tuple[Kind, ...]:
+    return tuple(
+        each
+        for each in examples
+        if not each.held_out and not any(reply in hidden for reply in _replies(each))
+    )
 
 
 def _wanted(train: Examples, recipe: Recipe) -> Examples:
@@ -144,7 +155,8 @@ def _wanted(train: Examples, recipe: Recipe) -> Examples:
                 for each in train.unpaired
                 if each.label and each.finished
             )
-            return Examples(demonstrations=(*liked, *train.demonstrations))
+            shown = sorted((*liked, *train.demonstrations), key=lambda each: each.created_at)
+            return Examples(demonstrations=tuple(_once(shown)))
 
 
 def _bounded(train: Examples, recipe: Recipe) -> Examples:
@@ -157,7 +169,7 @@ def _bounded(train: Examples, recipe: Recipe) -> Examples:
     half = room // 2 if train.unpaired else room
     demonstrations = _recent_and_replayed(train.demonstrations, half, recipe.replay, draw)
     room -= len(demonstrations)
-    unpaired = _recent_and_replayed(_balanced(train.unpaired), room, recipe.replay, draw)
+    unpaired = _balanced(train.unpaired, room, recipe.replay, draw)
     return Examples(unpaired=unpaired, pairs=pairs, demonstrations=demonstrations)
 
 
@@ -174,22 +186,22 @@ def _recent_and_replayed(
     return (*kept, *examples[older:])
 
 
-def _balanced(examples: Sequence[Example]) -> tuple[Example, ...]:
-    """Without the oldest of a label that outnumbers the other beyond `MOST_IMBALANCE`."""
-    up = sum(each.label for each in examples)
-    room = {label: round(MOST_IMBALANCE * count) for label, count in _rest(up, len(examples))}
-    kept: list[Example] = []
-    for each in reversed(examples):
-        if room[each.label] > 0:
-            room[each.label] -= 1
-            kept.append(each)
-    return tuple(reversed(kept))
-
-
-def _rest(up: int, total: int) -> Sequence[tuple[bool, int]]:
-    """For each label, how many there are of the other; a label alone is left as it is."""
-    down = total - up
-    return (True, down or total), (False, up or total)
+def _balanced(
+    examples: Sequence[Example], room: int, replay: float, draw: random.Random
+) -> tuple[Example, ...]:
+    """Half of the room for each label; what one leaves, the other may have, up to a limit."""
+    up = [each for each in examples if each.label]
+    down = [each for each in examples if not each.label]
+    halves = (room - room // 2, room // 2)
+    rooms = [max(half, room - len(other)) for half, other in zip(halves, (down, up), strict=True)]
+    if up and down:
+        most = [round(MOST_IMBALANCE * min(len(other), room // 2)) for other in (down, up)]
+        rooms = [min(pair) for pair in zip(rooms, most, strict=True)]
+    kept = [
+        *_recent_and_replayed(up, rooms[0], replay, draw),
+        *_recent_and_replayed(down, rooms[1], replay, draw),
+    ]
+    return tuple(sorted(kept, key=lambda each: each.created_at))
 
 
 def _checked(train: Examples) -> Examples:

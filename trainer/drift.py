@@ -3,9 +3,8 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 
-from py3langid.langid import MODEL_FILE, LanguageIdentifier
+from py3langid import classify
 
 from store.domain import Message
 from trainer.evaluation import Drift
@@ -15,7 +14,7 @@ LETTERS_FOR_A_LANGUAGE = 40
 """Shorter texts are not told apart reliably."""
 
 _WORD = re.compile(r"\w+")
-_RUN = re.compile(r"(.)\1{15,}", re.DOTALL)
+_RUN = re.compile(r"(\w)\1{15,}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,10 +69,5 @@ def _letters(text: str) -> int:
 
 
 def _language(text: str) -> str:
-    language, _ = _identifier().classify(text)
+    language, _ = classify(text)
     return str(language)
-
-
-@cache
-def _identifier() -> LanguageIdentifier:
-    return LanguageIdentifier.from_pickled_model(MODEL_FILE, norm_probs=True)

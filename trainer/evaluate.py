@@ -61,7 +61,11 @@ class Evaluator:
         self._held_out = held_out
         self._checks = load_retention_suite() if checks is None else tuple(checks)
         self._questions = [asked(system_prompt, check.question) for check in self._checks]
-        self.prompts = sampled_prompts(held_out) or self._questions[:SAMPLED_PROMPTS]
+        self.prompts = [
+            prompt
+            for prompt in sampled_prompts(held_out) or self._questions[:SAMPLED_PROMPTS]
+            if engine.count_tokens(prompt) + SAMPLING.max_new_tokens < engine.context_tokens
+        ]
         """What fresh replies are given to."""
         self._base: dict[str, list[float]] = {}
 
@@ -101,10 +105,12 @@ class Evaluator:
             name, "rated", [(e.prompt, e.completion, e.finished) for e in self._held_out.unpaired]
         )
         chosen = self._log_ratios(
-            name, "chosen", [(e.prompt, e.chosen, True) for e in self._held_out.pairs]
+            name, "chosen", [(e.prompt, e.chosen, e.chosen_finished) for e in self._held_out.pairs]
         )
         rejected = self._log_ratios(
-            name, "rejected", [(e.prompt, e.rejected, True) for e in self._held_out.pairs]
+            name,
+            "rejected",
+            [(e.prompt, e.rejected, e.rejected_finished) for e in self._held_out.pairs],
         )
         return Evaluation(
             adapter=name,

@@ -8,6 +8,8 @@ Invariant: the same rows, recipe and base give the same adapter, bit for bit, on
 """
 
 import json
+import math
+import os
 import random
 import shutil
 from collections.abc import Callable, Mapping
@@ -83,14 +85,10 @@ def finetune(
     are all too long, or a model that the recipe does not fit.
     """
     set_seed(recipe.seed)
+    train = fitting(weights, train, recipe)
     model = _adapted(weights, recipe)
     stages = _stages(weights, train, recipe)
     steps = sum(_steps(rows, recipe) for rows, _ in stages.values())
-    if not steps:
-        raise TrainingFailed(
-            f"every example is longer than {recipe.max_length} tokens: raise "
-            "RATCHET_TRAIN_MAX_LENGTH"
-        )
     watch = _Watch(report, judge, steps=steps, checkpoints=recipe.checkpoints)
     for name, (rows, make) in stages.items():
         if rows and not watch.over:
@@ -101,6 +99,27 @@ def finetune(
     model.unload()
     shutil.rmtree(folder / "trainer", ignore_errors=True)
     return written
+
+
+def fitting(weights: Weights, train: Examples, recipe: Recipe) -> Examples:
+    """The examples that `max_length` lets in. Raises `TrainingFailed` if there are none."""
+
+    def fits(row: Mapping[str, Any]) -> bool:
+        return _length(row) <= recipe.max_length
+
+    kept = Examples(
+        unpaired=tuple(e for e in train.unpaired if fits(_rated_row(weights, e))),
+        pairs=tuple(e for e in train.pairs if fits(_pair_row(weights, e))),
+        demonstrations=tuple(
+            e for e in train.demonstrations if fits(_demonstration_row(weights, e))
+        ),
+    )
+    if not kept.every:
+        raise TrainingFailed(
+            f"every example is longer than {recipe.max_length} tokens: raise "
+            "RATCHET_TRAIN_MAX_LENGTH"
+        )
+    return kept
 
 
 class _Watch(TrainerCallback):
@@ -123,7 +142,7 @@ class _Watch(TrainerCallback):
         self._step += 1
         if self._step in self._moments:
             self._look(kwargs["model"], state.is_world_process_zero)
-            control.should_training_stop = self.over
+            control.should_training_stop |= self.over
         control.should_log = True
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -220,8 +239,10 @@ def _rated_row(weights: Weights, each: Example) -> dict[str, Any]:
 def _pair_row(weights: Weights, each: PreferencePair) -> dict[str, Any]:
     return {
         "prompt_ids": weights.template.encode(each.prompt),
-        "chosen_ids": weights.template.encode_reply(each.chosen),
-        "rejected_ids": weights.template.encode_reply(each.rejected),
+        "chosen_ids": weights.template.encode_reply(each.chosen, finished=each.chosen_finished),
+        "rejected_ids": weights.template.encode_reply(
+            each.rejected, finished=each.rejected_finished
+        ),
     }
 
 
@@ -242,23 +263,25 @@ _REPLIES = ("completion_ids", "chosen_ids", "rejected_ids")
 
 
 def _bucketed(rows: Rows, recipe: Recipe) -> Rows:
-    """Rows that fit, in batches of similar length, the batches shuffled; the odd one goes last."""
+    """Rows in batches of similar length, the batches shuffled; the odd one goes last."""
     size = recipe.batch_size
-    fitting = sorted((row for row in rows if _length(row) <= recipe.max_length), key=_length)
-    whole = [fitting[start : start + size] for start in range(0, len(fitting), size)]
+    by_length = sorted(rows, key=_length)
+    whole = [by_length[start : start + size] for start in range(0, len(rows), size)]
     odd = whole.pop() if whole and len(whole[-1]) < size else []
     random.Random(recipe.seed).shuffle(whole)
     return [row for batch in (*whole, odd) for row in batch]
 
 
 def _steps(rows: Rows, recipe: Recipe) -> int:
-    return round(-(-len(rows) // recipe.batch_size) * recipe.epochs)
+    """Steps of a stage; each of several processes takes a batch of its own a step."""
+    batches = math.ceil(len(rows) / recipe.batch_size / int(os.environ.get("WORLD_SIZE", "1")))
+    return max(1, round(batches * recipe.epochs)) if rows else 0
 
 
 def _arguments(rows: Rows, recipe: Recipe, folder: Path, device: torch.device) -> dict[str, Any]:
     """What all three trainers are told."""
     bf16 = device.type == "cpu" or (device.type == "cuda" and torch.cuda.is_bf16_supported())
-    steps = max(1, _steps(rows, recipe))
+    steps = _steps(rows, recipe)
     return {
         "output_dir": str(folder),
         "max_steps": steps,

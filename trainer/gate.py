@@ -4,6 +4,7 @@ Pure. A candidate passes if every check does; what could not be measured is no p
 a check says that it was not asked.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -86,7 +87,7 @@ def _preference(
         gain = found.value - _auc(labels, theirs)
         what = f"AUC over {up} 👍 and {down} 👎 held out"
     elif held_out.pairs >= least:
-        found = _bootstrap_mean(np.array(candidate.margins) > 0)
+        found = _bootstrap_mean(np.array(candidate.margins))
         gain = found.value - float(np.mean(_wins(active.margins)))
         what = f"right of {held_out.pairs} held-out pairs"
     else:
@@ -103,7 +104,7 @@ def _preference(
     return (
         Check(
             name="preference",
-            value=round(found.value, 3),
+            value=_shown(found.value),
             limit=f"lower bound > {settings.gate_preference}",
             passed=found.low > settings.gate_preference,
             detail=f"{what}; {CONFIDENCE:.0%} interval {found.low:.2f} to {found.high:.2f}",
@@ -127,16 +128,16 @@ def _on_policy(settings: Settings, candidate: Evaluation, active: Evaluation) ->
     if auc < settings.gate_predictor_auc:
         return Check(
             name=name,
-            value=round(gain, 3),
+            value=_shown(gain),
             limit=limit,
             passed=True,
             detail=f"not asked: the predictor cannot tell (AUC {auc:.2f})",
         )
     return Check(
         name=name,
-        value=round(gain, 3),
+        value=_shown(gain),
         limit=limit,
-        passed=gain >= least,
+        passed=bool(gain >= least and np.isfinite(auc)),
         detail=f"predicted share of 👍 {np.mean(candidate.predicted):.0%} against "
         f"{np.mean(active.predicted):.0%} (predictor's AUC {auc:.2f})",
     )
@@ -180,14 +181,17 @@ def _degeneration(settings: Settings, candidate: Evaluation, base: Evaluation) -
 
 def _at_most(name: str, value: float, limit: float, detail: str) -> Check:
     fine = bool(np.isfinite(value)) and value <= limit + 1e-9
-    shown = round(value, 3) if np.isfinite(value) else None
-    return Check(name=name, value=shown, limit=f"≤ {limit}", passed=fine, detail=detail)
+    return Check(name=name, value=_shown(value), limit=f"≤ {limit}", passed=fine, detail=detail)
 
 
 def _at_least(name: str, value: float, limit: float, detail: str) -> Check:
     fine = bool(np.isfinite(value)) and value >= limit - 1e-9
-    shown = round(value, 3) if np.isfinite(value) else None
-    return Check(name=name, value=shown, limit=f"≥ {limit}", passed=fine, detail=detail)
+    return Check(name=name, value=_shown(value), limit=f"≥ {limit}", passed=fine, detail=detail)
+
+
+def _shown(value: float) -> float | None:
+    """None for what could not be measured."""
+    return round(float(value), 3) if np.isfinite(value) else None
 
 
 def _wins(margins: Sequence[float]) -> list[float]:
@@ -202,7 +206,7 @@ def _auc(labels: NDArray[np.bool_], scores: NDArray[np.float64]) -> float:
 def _bootstrap_auc(labels: NDArray[np.bool_], scores: NDArray[np.float64]) -> Interval:
     value = _auc(labels, scores)
     if not np.isfinite(value):
-        return Interval(value=0.0, low=0.0, high=0.0)
+        return Interval(value=value, low=value, high=value)
     draw = np.random.default_rng(SEED)
     ups, downs = scores[labels], scores[~labels]
     values = []
@@ -213,7 +217,10 @@ def _bootstrap_auc(labels: NDArray[np.bool_], scores: NDArray[np.float64]) -> In
     return _interval(value, values)
 
 
-def _bootstrap_mean(outcomes: NDArray[np.bool_]) -> Interval:
+def _bootstrap_mean(margins: NDArray[np.float64]) -> Interval:
+    if not np.isfinite(margins).all():
+        return Interval(value=math.nan, low=math.nan, high=math.nan)
+    outcomes = margins > 0
     draw = np.random.default_rng(SEED)
     values = [float(draw.choice(outcomes, len(outcomes)).mean()) for _ in range(RESAMPLES)]
     return _interval(float(outcomes.mean()), values)

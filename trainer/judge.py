@@ -5,6 +5,7 @@ limits are the gate's own, on a smaller sample, so a checkpoint that passes here
 there.
 """
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeVar
 
@@ -39,8 +40,10 @@ class CheckpointJudge:
         self._weights = weights
         self._predictor = predictor
         self._settings = settings
-        prompts = list(dict.fromkeys(each.prompt for each in train.every))
-        self._prompts = spread(prompts, JUDGED_PROMPTS)
+        prompts = dict.fromkeys(each.prompt for each in train.every)
+        room = weights.context_tokens - SAMPLING.max_new_tokens
+        fitting = [each for each in prompts if len(weights.template.encode(each)) < room]
+        self._prompts = spread(fitting, JUDGED_PROMPTS)
         self._checks = spread(load_retention_suite(), JUDGED_CHECKS)
         self._seen = 0
         self._base_kept = self._kept()
@@ -49,7 +52,10 @@ class CheckpointJudge:
     def __call__(self, model: "PeftModel") -> Verdict:
         """Judge the checkpoint that the weights are at."""
         self._seen += 1
-        replies, kept = self._replies(), self._kept()
+        try:
+            replies, kept = self._replies(), self._kept()
+        except RuntimeError:  # probabilities that are no numbers: nothing can be drawn from them
+            return Verdict(score=-math.inf, within_limits=False)
         with model.disable_adapter():
             nll = mean_nll(self._weights, replies)
         able = (self._predictor.auc or 0.0) >= self._settings.gate_predictor_auc

@@ -57,7 +57,11 @@ def learn(settings: Settings, database: Database, run_id: int) -> RunStatus:
     except NothingToLearn as reason:
         status, outcome = RunStatus.SKIPPED, str(reason)
     except RunCancelled:
-        status, outcome = RunStatus.CANCELLED, "It was cancelled; nothing of it is in use."
+        active = Adapters(database, settings.data_dir / "adapters").active()
+        if active is not None and active.run_id == run_id:  # it came too late
+            status, outcome = RunStatus.PROMOTED, f"{active.name} passed the gate and is live."
+        else:
+            status, outcome = RunStatus.CANCELLED, "It was cancelled; nothing of it is in use."
     except (TrainerError, StoreError, EngineError, OSError) as error:
         logger.exception("the run failed")
         status, outcome = RunStatus.FAILED, f"It failed: {error}"
@@ -88,7 +92,11 @@ def _learn(settings: Settings, database: Database, tell: Teller) -> tuple[RunSta
             run_id=tell.run_id,
             metrics={"recipe": recipe.as_dict(), "examples": snapshot.counts},
         )
-    report = asyncio.run(_prove(settings, snapshot, candidate, adapters.active(), tell))
+    try:
+        report = asyncio.run(_prove(settings, snapshot, candidate, adapters.active(), tell))
+    except BaseException:  # what was not measured must not be used
+        adapters.reject(candidate.name)
+        raise
     adapters.evaluate(candidate.name, report, run_id=tell.run_id)
     return _decide(settings, adapters, candidate, report)
 
@@ -130,8 +138,9 @@ async def _prove(
             tell.stage("measuring the active version", 0.85)
             before, _ = await evaluator.evaluate(active)
             before, in_use = (before, active) if before.sound else (base, None)
-        tell.stage("before and after", 0.95)
-        tell.metrics({"samples": await _samples(evaluator, snapshot, in_use, candidate)})
+        if measured.sound:
+            tell.stage("before and after", 0.95)
+            tell.metrics({"samples": await _samples(evaluator, snapshot, in_use, candidate)})
     finally:
         await engine.close()
     held_out = HeldOut(

@@ -1,5 +1,6 @@
 """Tells the run's row how far the run is; whoever shows progress reads it there."""
 
+import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -41,8 +42,12 @@ class Teller:
 
     def step(self, step: int, steps: int, loss: float, *, until: float) -> None:
         """A training step was made; all of them together take the run to the share `until`."""
-        self._curve.append((step, round(loss, 4)))
-        self._tell("training", until * step / steps, step=step, steps=steps, loss=loss)
+        known = math.isfinite(loss)  # JSON knows no other numbers
+        if known:
+            self._curve.append((step, round(loss, 4)))
+        self._tell(
+            "training", until * step / steps, step=step, steps=steps, loss=loss if known else None
+        )
 
     def metrics(self, values: Mapping[str, Any]) -> None:
         """What was found out, for the run's row."""

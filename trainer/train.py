@@ -21,7 +21,7 @@ from store.embedder import SentenceEmbedder
 from store.settings import Settings, load_settings
 from trainer.dataset import Snapshot
 from trainer.errors import TrainingFailed
-from trainer.finetune import Point, finetune
+from trainer.finetune import Point, finetune, fitting
 from trainer.judge import CheckpointJudge, write
 from trainer.predictor import RatingPredictor
 from trainer.recipe import Recipe
@@ -74,7 +74,8 @@ def carry_out(
     judge = CheckpointJudge(weights, predictor, snapshot.train, settings)
     prompts = rehearsal_prompts(recipe.rehearsal, settings.system_prompt)
     greedy = SamplingParams(max_new_tokens=REHEARSED_TOKENS)
-    train = with_rehearsal(snapshot.train, write(weights, prompts, [greedy] * len(prompts)))
+    train = fitting(weights, snapshot.train, recipe)  # or rehearsal would hide that there are none
+    train = with_rehearsal(train, write(weights, prompts, [greedy] * len(prompts)))
     return finetune(weights, train, recipe, folder, report=report, judge=judge)
 
 

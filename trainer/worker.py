@@ -101,6 +101,13 @@ class Worker:
     def _carry_out(self, run: TrainingRun) -> None:
         """Have a run carried out by a child process, and see how it ends."""
         logger.info("run %d begins (%s)", run.id, run.reason)
+        try:
+            self._have_it_done(run)
+        except OSError as error:  # no memory, no disk, no process
+            logger.exception("run %d cannot be carried out", run.id)
+            self._runs.finish(run.id, RunStatus.FAILED, f"It could not be started: {error}")
+
+    def _have_it_done(self, run: TrainingRun) -> None:
         with tempfile.TemporaryFile() as log:
             child = subprocess.Popen(
                 [sys.executable, "-m", "trainer.run", str(run.id)],
@@ -152,7 +159,8 @@ def _tail(log: IO[bytes]) -> str:
 
 def _cause(code: int, log: str) -> str:
     if code < 0:
-        return f"its process was killed by {signal.Signals(-code).name}"
+        names = {number.value: number.name for number in signal.Signals}
+        return f"its process was killed by {names.get(-code, f'signal {-code}')}"
     lines = [line for line in log.splitlines() if line.strip()]
     return lines[-1][:300] if lines else f"its process ended with exit code {code}"
 

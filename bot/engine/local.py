@@ -296,9 +296,9 @@ class LocalEngine:
             self._end(row.request, error)
 
     def _end(self, request: _Request, last: Piece | None = None) -> None:
+        self._open.pop(id(request), None)  # before anybody hears of it and asks for more
         if last is not None:
             request.give(last)
-        self._open.pop(id(request), None)
 
     def _use(self, adapter: str | None) -> None:
         if not self._adapters:

@@ -21,7 +21,13 @@ from store.errors import StoreError
 from store.memory import MemoryBook
 from store.runs import Runs
 
-LEARNING_PATTERN = re.compile(r"^(cancel|promote|force|rollback|approve|no):(\S{0,50})$")
+LEARNING_PATTERN = re.compile(
+    r"^(?:(?P<on>cancel|approve):(?P<id>\d{1,18})"
+    r"|(?P<do>promote|force|rollback):(?P<name>\S{1,50})|(?P<no>no):)$"
+)
+MOST_CALLBACK_BYTES = 64
+"""Telegram's own limit."""
+
 SHOWN = 10
 
 
@@ -80,13 +86,14 @@ class LearningHandlers:
         message, _ = _asked(update)
         arguments = [each.replace("—", "--") for each in context.args or ()]
         names = [each for each in arguments if not each.startswith("--")]
-        if len(names) != 1 or len(names[0]) > 50:
+        action = "force" if "--force" in arguments else "promote"
+        pressed = f"{action}:{names[0]}" if len(names) == 1 else ""
+        if not pressed or len(pressed.encode()) > MOST_CALLBACK_BYTES:
             await message.reply_text("Give me a name, as in /promote a3-1f2e3d4c; /adapters lists.")
             return
-        action = "force" if "--force" in arguments else "promote"
         await message.reply_text(
             f"Answer everybody with {names[0]} from now on?",
-            reply_markup=_buttons(("Yes", f"{action}:{names[0]}"), ("No", "no:")),
+            reply_markup=_buttons(("Yes", pressed), ("No", "no:")),
         )
 
     async def on_rollback(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
@@ -107,7 +114,7 @@ class LearningHandlers:
         waiting = await asyncio.to_thread(self._memories.waiting)
         for each in waiting:
             await message.reply_text(
-                f"{each.question[:500]}\n\n{each.answer[:2500]}",
+                f"{each.question[:300]}\n\n{each.answer[:1500]}",
                 reply_markup=_buttons(("Use it in every chat", f"approve:{each.turn_id}")),
             )
         if not waiting:
@@ -128,10 +135,11 @@ class LearningHandlers:
         assert query is not None
         pressed = LEARNING_PATTERN.match(query.data or "")
         assert pressed is not None, "the application asks for this pattern"
-        action, what = pressed[1], pressed[2]
+        action = pressed["on"] or pressed["do"] or pressed["no"]
+        what = pressed["id"] or pressed["name"] or ""
         try:
             done = await asyncio.to_thread(self._do, action, what, query.from_user.id)
-        except (StoreError, ValueError) as error:
+        except StoreError as error:
             done = str(error)
         await acknowledge(query)
         if isinstance(query.message, Message):
@@ -160,10 +168,9 @@ class LearningHandlers:
         return f"{name} answers from now on."
 
     def _rollback(self, name: str, admin_id: int) -> str:
-        active = self._adapters.active()
-        if active is None or active.name != name:  # an old button, or somebody was faster
-            return f"{name} is not in use any more; nothing has changed."
-        before = self._adapters.rollback(reason="an admin rolled back", person_id=admin_id)
+        before = self._adapters.rollback(
+            reason="an admin rolled back", person_id=admin_id, expected=name
+        )
         return f"{before.name} answers again." if before else "The base model answers again."
 
     def _approve(self, turn_id: int, admin_id: int) -> str:
@@ -174,7 +181,7 @@ class LearningHandlers:
         try:
             adapter = self._adapters.get(name)
         except StoreError as error:
-            return str(error)
+            return str(error)[:1000]
         report = self._adapters.report(name)
         said = gate_text(report) if report else "The gate has not looked at it."
         return f"{adapter_line(adapter)}\n\n{said}"

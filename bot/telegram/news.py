@@ -14,7 +14,6 @@ from telegram.constants import ParseMode
 from telegram.error import BadRequest, Forbidden, TelegramError
 
 from bot.engine.base import Engine
-from bot.engine.errors import EngineError
 from bot.verdict import gate_text, run_line
 from store.adapters import Adapters
 from store.domain import GateReport, TrainingRun
@@ -31,6 +30,8 @@ FOLLOWED = 20
 """Progress messages that are kept up to date at most; the oldest are let go."""
 
 SAMPLE_CHARS = 300
+TABLE_CHARS = 2500
+MOST_UNITS = 4096
 
 
 class News:
@@ -46,6 +47,7 @@ class News:
         self._followed: dict[int, list[Message]] = {}
         self._last_trouble = ""
         self._refused = ""
+        self._told: set[tuple[int, int]] = set()
 
     def follow(self, run_id: int, message: Message) -> None:
         """Keep a message at the run's progress until the run has ended."""
@@ -88,16 +90,16 @@ class News:
             return
         try:
             await self._engine.load_adapter(active)
-        except EngineError as error:
+        except Exception as error:  # whatever is wrong with it, the other news go on
             self._refused = active.name  # said once; replies come from the base model
             logger.error("%s is active and cannot be used: %s", active.name, error)
 
     async def _show_progress(self, run_id: int) -> None:
         run = await asyncio.to_thread(self._runs.get, run_id)
-        messages = self._followed[run_id]
-        for message in messages:
-            with suppress(BadRequest):  # not modified, or deleted
-                markup = None if run.status.ended else message.reply_markup
+        for message in self._followed.get(run_id, ()):
+            over = run.status.ended or run.cancel_requested
+            with suppress(BadRequest, Forbidden):  # not modified, deleted, or the bot is blocked
+                markup = None if over else message.reply_markup
                 await message.edit_text(run_line(run), reply_markup=markup)
         if run.status.ended:
             self._followed.pop(run_id, None)
@@ -109,10 +111,15 @@ class News:
         report = await asyncio.to_thread(self._adapters.report, adapter.name) if adapter else None
         text = announcement(run, report, run.metrics.get("samples", ()))
         for admin_id in sorted(self._admins):
+            if (run.id, admin_id) in self._told:
+                continue
             try:
                 await bot.send_message(admin_id, text, parse_mode=ParseMode.HTML)
             except (BadRequest, Forbidden) as error:
                 logger.info("admin %d was not told of run %d: %s", admin_id, run.id, error)
+            self._told.add((run.id, admin_id))  # whom the network kept it from, the next look tells
+        await asyncio.to_thread(self._runs.mark_announced, run.id)
+        self._told = {each for each in self._told if each[0] != run.id}
 
 
 def announcement(
@@ -121,10 +128,17 @@ def announcement(
     """How a run ended, as Telegram's HTML: outcome, gate, and replies before and after."""
     parts = [escape(run_line(run))]
     if report is not None:
-        parts.append(f"<pre>{escape(gate_text(report))}</pre>")
+        parts.append(f"<pre>{escape(gate_text(report)[:TABLE_CHARS])}</pre>")
     for each in samples:
         question, before, after = (
             escape(each[name][:SAMPLE_CHARS]) for name in ("question", "before", "after")
         )
-        parts.append(f"<b>{question}</b>\n<i>before</i> {before}\n<i>after</i> {after}")
+        sample = f"<b>{question}</b>\n<i>before</i> {before}\n<i>after</i> {after}"
+        if _units("\n\n".join([*parts, sample])) <= MOST_UNITS:
+            parts.append(sample)
     return "\n\n".join(parts)
+
+
+def _units(text: str) -> int:
+    """Telegram counts in UTF-16."""
+    return len(text.encode("utf-16-le")) // 2

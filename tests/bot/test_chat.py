@@ -14,14 +14,16 @@ from bot.errors import QuestionTooLong, ReplyFailed
 from store.adapters import Adapters
 from store.conversations import Conversations
 from store.database import Database
-from store.domain import Message, Place, Turn, TurnState
+from store.domain import Message, Place, Rating, Turn, TurnState
 from store.index import ChromaIndex
 from store.knowledge import Knowledge
+from store.memory import MemoryBook
 from store.people import People
 from store.settings import Settings
 from store.tables import TurnRow
 from tests.conftest import MakeAdapter
 from tests.fakes import FakeEmbedder, FakeEngine
+from tests.store.talk import correct, rate
 
 HERE = Place(chat_id=5)
 ADA = 1
@@ -34,6 +36,7 @@ class Setup:
     chat: Chat
     engine: FakeEngine
     knowledge: Knowledge
+    memories: MemoryBook
     conversations: Conversations
     adapters: Adapters
     database: Database
@@ -62,6 +65,8 @@ async def last(pieces: AsyncGenerator[str | Turn, None]) -> Turn:
 def make_setup(sqlite: Database, tmp_path: Path) -> Iterator[MakeSetup]:
     index = ChromaIndex(path=tmp_path / "chroma", url="", name="chunks")
     knowledge = Knowledge(sqlite, index, FakeEmbedder(), chunk_chars=240)
+    memory_index = ChromaIndex(path=tmp_path / "memory", url="", name="memory")
+    memories = MemoryBook(sqlite, memory_index, FakeEmbedder())
     People(sqlite).see(ADA, "Ada")
 
     def make(engine: FakeEngine | None = None, **settings: object) -> Setup:
@@ -71,6 +76,7 @@ def make_setup(sqlite: Database, tmp_path: Path) -> Iterator[MakeSetup]:
             settings=Settings(_env_file=None, **settings),  # type: ignore[arg-type]
             conversations=Conversations(sqlite),
             knowledge=knowledge,
+            memories=memories,
             engine=engine,
             choose_adapter=adapters.active,
         )
@@ -78,12 +84,14 @@ def make_setup(sqlite: Database, tmp_path: Path) -> Iterator[MakeSetup]:
             chat=chat,
             engine=engine,
             knowledge=knowledge,
+            memories=memories,
             conversations=Conversations(sqlite),
             adapters=adapters,
             database=sqlite,
         )
 
     yield make
+    memories.close()
     knowledge.close()
 
 
@@ -270,7 +278,7 @@ async def test_a_reply_is_written_with_the_active_adapter(
     made = make_adapter("fake")
     adapter = setup.adapters.add(Path(made.path), base_model="fake")
     before = await setup.ask("Hello")
-    setup.adapters.activate(adapter.name)
+    setup.adapters.promote(adapter.name, base_model="fake", reason="a test")
 
     after = await setup.ask("Hello")
 
@@ -281,7 +289,7 @@ async def test_an_active_adapter_that_does_not_load_leaves_the_base_model_talkin
     setup: Setup, make_adapter: MakeAdapter, caplog: pytest.LogCaptureFixture
 ) -> None:
     adapter = setup.adapters.add(Path(make_adapter("x").path), base_model="another model")
-    setup.adapters.activate(adapter.name)
+    setup.adapters.promote(adapter.name, base_model="another model", reason="a test")
 
     turn = await setup.ask("Hello")
 
@@ -306,3 +314,89 @@ async def test_what_was_sampled_with_is_kept_with_its_seed(make_setup: MakeSetup
 
     assert (turn.sampling["temperature"], turn.sampling["top_p"]) == (0.5, 0.8)
     assert isinstance(turn.sampling["seed"], int)
+
+
+OPEN, OLD_OPEN = "When does the harbour open?", "When does the old harbour open?"
+
+
+async def test_a_liked_answer_helps_with_a_close_question_and_is_kept_with_the_turn(
+    setup: Setup,
+) -> None:
+    setup.engine.reply = lambda messages: "At nine."
+    liked = await setup.ask(OPEN)
+    rate(setup.database, liked.id, Rating.UP, ADA)
+    await setup.chat.start_new(HERE)
+
+    turn = await setup.ask(OLD_OPEN)
+
+    assert turn.messages == setup.engine.prompts[1]
+    assert turn.messages[0].content.endswith(f"Question: {OPEN}\nAnswer: At nine.")
+    [memory] = turn.memories
+    assert (memory.turn_id, memory.question, memory.answer) == (liked.id, OPEN, "At nine.")
+    assert setup.conversations.turn(turn.id) == turn
+
+
+async def test_a_correction_helps_instead_of_the_reply_that_it_corrects(setup: Setup) -> None:
+    disliked = await setup.ask(OPEN)
+    rate(setup.database, disliked.id, Rating.DOWN, ADA)
+    correct(setup.database, disliked.id, "At ten.", ADA)
+
+    turn = await setup.ask(OLD_OPEN)
+
+    assert [memory.answer for memory in turn.memories] == ["At ten."]
+
+
+async def test_a_liked_answer_helps_with_no_other_question(setup: Setup) -> None:
+    rate(setup.database, (await setup.ask(OPEN)).id, Rating.UP, ADA)
+
+    turn = await setup.ask("Who wrote Hamlet?")
+
+    assert turn.memories == ()
+    assert "Example" not in turn.messages[0].content
+
+
+async def test_a_liked_answer_helps_in_another_chat_once_it_is_approved(setup: Setup) -> None:
+    liked = await setup.ask(OPEN)
+    rate(setup.database, liked.id, Rating.UP, ADA)
+    before = await setup.ask(OLD_OPEN, Place(chat_id=6))
+    setup.memories.approve(liked.id, ADA)
+
+    after = await setup.ask(OLD_OPEN, Place(chat_id=7))
+
+    assert before.memories == ()
+    assert [memory.turn_id for memory in after.memories] == [liked.id]
+
+
+@pytest.mark.parametrize("settings", [{"memory": False}, {"memory_floor": 0.99}])
+async def test_earlier_answers_do_not_help_where_the_settings_say_so(
+    make_setup: MakeSetup, settings: dict[str, object]
+) -> None:
+    setup = make_setup(**settings)
+    rate(setup.database, (await setup.ask(OPEN)).id, Rating.UP, ADA)
+
+    assert (await setup.ask(OLD_OPEN)).memories == ()
+
+
+async def test_no_more_earlier_answers_help_than_the_settings_say(make_setup: MakeSetup) -> None:
+    setup = make_setup(memories=1)
+    for question in (OPEN, "When does the old harbour open today?"):
+        rate(setup.database, (await setup.ask(question)).id, Rating.UP, ADA)
+
+    turn = await setup.ask(OLD_OPEN)
+
+    assert len(turn.memories) == 1
+
+
+async def test_a_memory_that_fails_costs_the_examples_and_not_the_answer(
+    setup: Setup, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rate(setup.database, (await setup.ask(OPEN)).id, Rating.UP, ADA)
+    setup.memories.close()
+    other = ChromaIndex(path=tmp_path / "memory", url="", name="memory")
+    other.open()
+
+    turn = await setup.ask(OLD_OPEN)
+    other.close()
+
+    assert (turn.state, turn.memories) == (TurnState.FINAL, ())
+    assert "answering without examples" in caplog.text

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bot.errors import QuestionTooLong
-from bot.prompt import build_prompt, with_passages
-from store.domain import Message, Passage
+from bot.prompt import build_prompt, with_memories, with_passages
+from store.domain import Memory, Message, Passage
 
 History = list[tuple[Message, Message]]
 
@@ -27,18 +27,25 @@ def passage(text: str, score: float = 0.5) -> Passage:
     )
 
 
+def memory(question: str, answer: str, score: float = 0.8) -> Memory:
+    return Memory(turn_id=1, question=question, answer=answer, score=score)
+
+
 def build(
     history: History | None = None,
     passages: Sequence[Passage] = (),
     question: str = "When do you open?",
     *,
+    memories: Sequence[Memory] = (),
+    system_prompt: str = "Be brief.",
     budget: int = 1000,
     limit: int = 1000,
-) -> tuple[tuple[Message, ...], tuple[Passage, ...]]:
+) -> tuple[tuple[Message, ...], tuple[Passage, ...], tuple[Memory, ...]]:
     return build_prompt(
-        system_prompt="Be brief.",
+        system_prompt=system_prompt,
         history=history or [],
         passages=passages,
+        memories=memories,
         question=question,
         count_tokens=count_words,
         budget_tokens=budget,
@@ -49,7 +56,7 @@ def build(
 def test_with_room_for_all_nothing_is_left_out() -> None:
     history = [exchange("Hi", "Hello!")]
 
-    messages, kept = build(history, [passage("We open at nine.")])
+    messages, kept, _ = build(history, [passage("We open at nine.")])
 
     assert [message.role for message in messages] == ["system", "user", "assistant", "user"]
     assert "We open at nine." in messages[-1].content
@@ -59,7 +66,7 @@ def test_with_room_for_all_nothing_is_left_out() -> None:
 def test_the_oldest_exchanges_go_first() -> None:
     history = [exchange(f"question {n}", "word " * 20) for n in range(10)]
 
-    messages, _ = build(history, budget=100)
+    messages, _, _ = build(history, budget=100)
 
     asked = [message.content for message in messages if message.role == "user"]
     assert asked == ["question 7", "question 8", "question 9", "When do you open?"]
@@ -68,7 +75,7 @@ def test_the_oldest_exchanges_go_first() -> None:
 def test_passages_stay_when_history_has_to_go() -> None:
     history = [exchange("word " * 30, "word " * 30)]
 
-    messages, kept = build(history, [passage("word " * 40)], budget=90)
+    messages, kept, _ = build(history, [passage("word " * 40)], budget=90)
 
     assert len(kept) == 1
     assert [message.role for message in messages] == ["system", "user"]
@@ -77,7 +84,7 @@ def test_passages_stay_when_history_has_to_go() -> None:
 def test_the_weakest_passage_goes_before_a_stronger_one() -> None:
     strong, weak = passage("strong " * 20, 0.9), passage("weak " * 20, 0.4)
 
-    _, kept = build(passages=[strong, weak], budget=60)
+    _, kept, _ = build(passages=[strong, weak], budget=60)
 
     assert kept == (strong,)
 
@@ -89,10 +96,17 @@ def test_the_best_passage_stands_nearest_to_the_question() -> None:
 
 
 def test_a_question_longer_than_the_budget_is_asked_alone() -> None:
-    messages, kept = build([exchange("Hi", "Hello!")], [passage("text")], "word " * 200, budget=100)
+    messages, kept, recalled = build(
+        [exchange("Hi", "Hello!")],
+        [passage("text")],
+        "word " * 200,
+        memories=[memory("Open?", "At nine.")],
+        budget=100,
+    )
 
     assert [message.role for message in messages] == ["system", "user"]
-    assert kept == ()
+    assert (kept, recalled) == ((), ())
+    assert messages[0].content == "Be brief."
 
 
 def test_a_question_beyond_the_models_limit_is_refused_with_both_numbers() -> None:
@@ -101,17 +115,65 @@ def test_a_question_beyond_the_models_limit_is_refused_with_both_numbers() -> No
 
 
 def test_an_empty_system_prompt_is_no_message() -> None:
-    messages, _ = build_prompt(
-        system_prompt="",
-        history=[],
-        passages=[],
-        question="Hi",
-        count_tokens=count_words,
-        budget_tokens=100,
-        limit_tokens=100,
-    )
+    messages, _, _ = build(question="Hi", system_prompt="")
 
     assert messages == (Message(role="user", content="Hi"),)
+
+
+def test_memories_follow_the_system_prompt_marked_as_examples() -> None:
+    recalled = memory("When do you close?", "At six.")
+
+    messages, _, kept = build(memories=[recalled])
+
+    assert kept == (recalled,)
+    assert messages[0].role == "system"
+    assert messages[0].content == (
+        "Be brief.\n\nExample of a good answer to a similar question:\n"
+        "Question: When do you close?\nAnswer: At six."
+    )
+    assert messages[1:] == (Message(role="user", content="When do you open?"),)
+
+
+def test_memories_make_a_system_message_where_there_is_no_system_prompt() -> None:
+    messages, _, _ = build(memories=[memory("Open?", "At nine.")], system_prompt="")
+
+    assert [message.role for message in messages] == ["system", "user"]
+    assert messages[0].content.startswith("Example of a good answer")
+
+
+def test_the_closest_memory_stands_last() -> None:
+    text = with_memories("Be brief.", [memory("close", "the best"), memory("far", "the second")])
+
+    assert text.index("Be brief.") < text.index("the second") < text.index("the best")
+
+
+def test_the_weakest_memory_goes_before_a_closer_one() -> None:
+    close, far = memory("close", "word " * 20, 0.9), memory("far", "word " * 20, 0.7)
+
+    _, _, kept = build(memories=[close, far], budget=60)
+
+    assert kept == (close,)
+
+
+def test_memories_stay_when_history_has_to_go() -> None:
+    history = [exchange("word " * 30, "word " * 30)]
+    recalled = memory("Open?", "word " * 40)
+
+    messages, _, kept = build(history, memories=[recalled], budget=90)
+
+    assert kept == (recalled,)
+    assert [message.role for message in messages] == ["system", "user"]
+
+
+def test_passages_stay_when_memories_have_to_go() -> None:
+    found = passage("word " * 40)
+
+    messages, kept, recalled = build(
+        passages=[found], memories=[memory("Open?", "word " * 40)], budget=90
+    )
+
+    assert (kept, recalled) == ((found,), ())
+    assert messages[0].content == "Be brief."
 
 
 sizes = st.integers(0, 60)
@@ -120,22 +182,26 @@ sizes = st.integers(0, 60)
 @given(
     turns=st.lists(st.tuples(sizes, sizes), max_size=12),
     passages=st.lists(sizes, max_size=4),
+    memories=st.lists(sizes, max_size=3),
     budget=st.integers(30, 300),
     limit=st.integers(30, 300),
 )
-def test_a_prompt_keeps_to_its_budget_and_is_a_suffix_of_the_history(
-    turns: list[tuple[int, int]], passages: list[int], budget: int, limit: int
+def test_a_prompt_keeps_to_its_budget_and_drops_the_oldest_and_the_weakest(
+    turns: list[tuple[int, int]], passages: list[int], memories: list[int], budget: int, limit: int
 ) -> None:
     history = [
         exchange(f"q{n} " + "w " * asked, "w " * said) for n, (asked, said) in enumerate(turns)
     ]
+    found = [passage("w " * size) for size in passages]
+    recalled = [memory(f"m{n}", "w " * size) for n, size in enumerate(memories)]
 
-    messages, kept = build(
-        history, [passage("w " * size) for size in passages], budget=budget, limit=limit
-    )
+    messages, kept, used = build(history, found, memories=recalled, budget=budget, limit=limit)
 
     assert count_words(messages) <= min(budget, limit)
     past = [message for pair in history for message in pair]
     middle = list(messages[1:-1])
     assert middle == past[len(past) - len(middle) :]
-    assert len(kept) <= len(passages)
+    assert list(kept) == found[: len(kept)]
+    assert list(used) == recalled[: len(used)]
+    assert messages[0].content == with_memories("Be brief.", used)
+    assert messages[-1].content == with_passages("When do you open?", kept)

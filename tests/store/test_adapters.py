@@ -8,12 +8,14 @@ import pytest
 from sqlalchemy import update
 from sqlalchemy.exc import IntegrityError
 
-from store.adapters import FILES, Adapters, hash_adapter
+from store.adapters import FILES, RECIPE_FILE, Adapters, hash_adapter
 from store.database import Database
-from store.domain import Adapter, AdapterStatus
-from store.errors import AdapterDamaged, AdapterNotFound
+from store.domain import Adapter, AdapterStatus, Check, GateReport
+from store.errors import AdapterDamaged, AdapterNotFit, AdapterNotFound, NothingToRollBack
+from store.runs import Runs
 from store.tables import AdapterRow
 from tests.fakes import Clock
+from tests.store.talk import ADA
 from tests.store.threads import at_once
 
 
@@ -38,6 +40,17 @@ def trained(folder: Path, weights: bytes = b"weights") -> Path:
 
 def add(adapters: Adapters, tmp_path: Path, weights: bytes = b"weights") -> Adapter:
     return adapters.add(trained(tmp_path / "trained", weights), base_model="starter")
+
+
+def promote(adapters: Adapters, adapter: Adapter, reason: str = "a test") -> Adapter:
+    return adapters.promote(adapter.name, base_model="starter", reason=reason)
+
+
+def roll_back(adapters: Adapters) -> str | None:
+    """Go one version back. Returns the name of the one that is active then."""
+    before = adapters.rollback(reason="a test")
+    assert before == adapters.active()
+    return before.name if before else None
 
 
 def statuses(adapters: Adapters, *added: Adapter) -> list[AdapterStatus]:
@@ -118,57 +131,251 @@ def test_an_adapter_that_was_never_added_is_not_found(adapters: Adapters) -> Non
     with pytest.raises(AdapterNotFound, match="no adapter a9-00000000"):
         adapters.get("a9-00000000")
     with pytest.raises(AdapterNotFound):
-        adapters.activate("a9-00000000")
+        adapters.promote("a9-00000000", base_model="starter", reason="a test")
+    with pytest.raises(AdapterNotFound):
+        adapters.reject("a9-00000000")
+    with pytest.raises(AdapterNotFound):
+        adapters.evaluate("a9-00000000", GateReport(checks=()), run_id=None)
+    assert adapters.report("a9-00000000") is None
 
 
-def test_the_base_model_speaks_until_an_adapter_is_activated(
+def test_all_versions_are_listed_oldest_first(adapters: Adapters, tmp_path: Path) -> None:
+    assert adapters.all() == ()
+    added = [add(adapters, tmp_path, bytes([number])) for number in range(11)]
+    assert adapters.all() == tuple(added)
+
+
+def test_the_version_that_a_run_made_is_found(
+    database: Database, adapters: Adapters, tmp_path: Path
+) -> None:
+    run, _ = Runs(database).queue("a test")
+    add(adapters, tmp_path, b"of no run")
+    assert adapters.of_run(run.id) is None
+    made = adapters.add(trained(tmp_path / "trained"), base_model="starter", run_id=run.id)
+    assert made.run_id == run.id
+    assert adapters.of_run(run.id) == made
+
+
+def test_the_recipe_is_kept_beside_an_adapter_and_is_no_part_of_what_it_is(
+    adapters: Adapters, tmp_path: Path
+) -> None:
+    plain = add(adapters, tmp_path)
+    (tmp_path / "trained" / RECIPE_FILE).write_text('{"seed": 1}')
+    adapter = add(adapters, tmp_path)
+    kept = Path(adapter.path) / RECIPE_FILE
+    assert kept.read_text() == '{"seed": 1}'
+    assert adapter.sha256 == plain.sha256
+    kept.unlink()
+    assert adapters.get(adapter.name) == adapter
+
+
+def test_the_base_model_speaks_until_an_adapter_is_promoted(
     adapters: Adapters, tmp_path: Path
 ) -> None:
     adapter = add(adapters, tmp_path)
     assert adapters.active() is None
-    activated = adapters.activate(adapter.name)
-    assert activated is not None
-    assert activated.status == AdapterStatus.ACTIVE
-    assert adapters.active() == activated == adapters.get(adapter.name)
+    promoted = promote(adapters, adapter)
+    assert promoted.status == AdapterStatus.ACTIVE
+    assert adapters.active() == promoted == adapters.get(adapter.name)
 
 
-def test_activating_retires_the_one_before(adapters: Adapters, tmp_path: Path) -> None:
+def test_promoting_retires_the_one_before(adapters: Adapters, tmp_path: Path) -> None:
     first, second = add(adapters, tmp_path, b"1"), add(adapters, tmp_path, b"2")
-    adapters.activate(first.name)
-    adapters.activate(second.name)
+    promote(adapters, first)
+    promote(adapters, second)
     assert statuses(adapters, first, second) == [AdapterStatus.RETIRED, AdapterStatus.ACTIVE]
 
 
-def test_a_retired_adapter_can_come_back(adapters: Adapters, tmp_path: Path) -> None:
+def test_a_retired_adapter_can_be_promoted_again(adapters: Adapters, tmp_path: Path) -> None:
     first, second = add(adapters, tmp_path, b"1"), add(adapters, tmp_path, b"2")
     for adapter in (first, second, first):
-        adapters.activate(adapter.name)
+        promote(adapters, adapter)
     assert statuses(adapters, first, second) == [AdapterStatus.ACTIVE, AdapterStatus.RETIRED]
 
 
-def test_activating_the_active_one_changes_nothing(adapters: Adapters, tmp_path: Path) -> None:
+def test_promoting_the_active_one_changes_nothing(adapters: Adapters, tmp_path: Path) -> None:
     adapter = add(adapters, tmp_path)
-    adapters.activate(adapter.name)
-    adapters.activate(adapter.name)
+    promote(adapters, adapter)
+    promote(adapters, adapter)
     assert statuses(adapters, adapter) == [AdapterStatus.ACTIVE]
+    assert len(adapters.history()) == 1
 
 
-def test_activating_none_goes_back_to_the_base_model(adapters: Adapters, tmp_path: Path) -> None:
-    adapter = add(adapters, tmp_path)
-    adapters.activate(adapter.name)
-    assert adapters.activate(None) is None
-    assert adapters.active() is None
-    assert statuses(adapters, adapter) == [AdapterStatus.RETIRED]
-
-
-def test_activating_what_does_not_exist_leaves_the_active_one(
+def test_promoting_what_does_not_exist_leaves_the_active_one(
     adapters: Adapters, tmp_path: Path
 ) -> None:
     adapter = add(adapters, tmp_path)
-    adapters.activate(adapter.name)
+    promote(adapters, adapter)
     with pytest.raises(AdapterNotFound):
-        adapters.activate("a9-00000000")
+        adapters.promote("a9-00000000", base_model="starter", reason="a test")
     assert adapters.active() == adapters.get(adapter.name)
+
+
+def test_a_rejected_adapter_is_promoted_by_force_alone(adapters: Adapters, tmp_path: Path) -> None:
+    adapter = add(adapters, tmp_path)
+    adapters.reject(adapter.name)
+    with pytest.raises(AdapterNotFit, match=f"{adapter.name} was rejected .*--force"):
+        promote(adapters, adapter)
+    assert statuses(adapters, adapter) == [AdapterStatus.REJECTED]
+    adapters.promote(adapter.name, base_model="starter", reason="a test", force=True)
+    assert adapters.active() == adapters.get(adapter.name)
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_an_adapter_of_another_base_model_is_never_promoted(
+    adapters: Adapters, tmp_path: Path, force: bool
+) -> None:
+    adapter = add(adapters, tmp_path)
+    with pytest.raises(AdapterNotFit, match="was trained on starter, and another is in use"):
+        adapters.promote(adapter.name, base_model="another", reason="a test", force=force)
+    assert adapters.active() is None
+    assert adapters.history() == ()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_an_adapter_whose_files_were_changed_is_never_promoted(
+    adapters: Adapters, tmp_path: Path, name: str
+) -> None:
+    before, adapter = add(adapters, tmp_path, b"1"), add(adapters, tmp_path, b"2")
+    promote(adapters, before)
+    (Path(adapter.path) / name).write_bytes(b"something else")
+    with pytest.raises(AdapterDamaged):
+        adapters.promote(adapter.name, base_model="starter", reason="a test", force=True)
+    assert adapters.active() == adapters.get(before.name)
+
+
+def test_only_a_candidate_can_be_rejected(adapters: Adapters, tmp_path: Path) -> None:
+    retired, active = add(adapters, tmp_path, b"1"), add(adapters, tmp_path, b"2")
+    promote(adapters, retired)
+    promote(adapters, active)
+    adapters.reject(retired.name)
+    adapters.reject(active.name)
+    assert statuses(adapters, retired, active) == [AdapterStatus.RETIRED, AdapterStatus.ACTIVE]
+
+
+def test_a_rollback_goes_to_the_version_before_then_to_the_base_model_then_nowhere(
+    adapters: Adapters, tmp_path: Path
+) -> None:
+    first, second = add(adapters, tmp_path, b"1"), add(adapters, tmp_path, b"2")
+    promote(adapters, first)
+    promote(adapters, second)
+    assert roll_back(adapters) == first.name
+    assert statuses(adapters, first, second) == [AdapterStatus.ACTIVE, AdapterStatus.RETIRED]
+    assert roll_back(adapters) is None
+    assert statuses(adapters, first, second) == [AdapterStatus.RETIRED, AdapterStatus.RETIRED]
+    with pytest.raises(NothingToRollBack, match="the base model is in use already"):
+        roll_back(adapters)
+
+
+def test_there_is_nothing_to_roll_back_before_the_first_promotion(
+    adapters: Adapters, tmp_path: Path
+) -> None:
+    add(adapters, tmp_path)
+    with pytest.raises(NothingToRollBack):
+        roll_back(adapters)
+    assert adapters.history() == ()
+
+
+def test_what_was_rolled_back_can_be_promoted_again_and_rolled_back_again(
+    adapters: Adapters, tmp_path: Path
+) -> None:
+    first, second = add(adapters, tmp_path, b"1"), add(adapters, tmp_path, b"2")
+    promote(adapters, first)
+    for _ in range(2):
+        promote(adapters, second)
+        assert adapters.active() == adapters.get(second.name)
+        assert roll_back(adapters) == first.name
+    assert roll_back(adapters) is None
+
+
+def test_a_rollback_does_not_go_to_what_was_rolled_back(adapters: Adapters, tmp_path: Path) -> None:
+    first, second, third = (add(adapters, tmp_path, bytes([number])) for number in range(3))
+    promote(adapters, first)
+    promote(adapters, second)
+    roll_back(adapters)
+    promote(adapters, third)
+    assert roll_back(adapters) == first.name
+    assert roll_back(adapters) is None
+
+
+def test_a_rollback_after_going_to_and_fro_visits_each_version_once(
+    adapters: Adapters, tmp_path: Path
+) -> None:
+    first, second = add(adapters, tmp_path, b"1"), add(adapters, tmp_path, b"2")
+    for adapter in (first, second, first, second):
+        promote(adapters, adapter)
+    assert [roll_back(adapters), roll_back(adapters)] == [first.name, None]
+
+
+def test_a_version_promoted_after_going_back_to_the_base_model_goes_back_to_it(
+    adapters: Adapters, tmp_path: Path
+) -> None:
+    first, second = add(adapters, tmp_path, b"1"), add(adapters, tmp_path, b"2")
+    promote(adapters, first)
+    roll_back(adapters)
+    promote(adapters, second)
+    assert roll_back(adapters) is None
+
+
+def test_the_history_keeps_every_change_with_its_reason_its_person_and_its_time(
+    adapters: Adapters, tmp_path: Path, clock: Clock
+) -> None:
+    adapter, times = add(adapters, tmp_path), [clock()]
+    adapters.promote(adapter.name, base_model="starter", reason="run 7 passed the gate")
+    clock.advance(seconds=60)
+    times.append(clock())
+    adapters.rollback(reason="too chatty", person_id=ADA)
+    clock.advance(seconds=60)
+    times.append(clock())
+    adapters.promote(adapter.name, base_model="starter", reason="sorry", person_id=ADA)
+    kept = [
+        (each.adapter, each.reason, each.person_id, each.created_at) for each in adapters.history()
+    ]
+    assert kept == [
+        (adapter.name, "sorry", ADA, times[2]),
+        (None, "too chatty", ADA, times[1]),
+        (adapter.name, "run 7 passed the gate", None, times[0]),
+    ]
+
+
+def test_the_history_gives_the_newest_changes(adapters: Adapters, tmp_path: Path) -> None:
+    added = [add(adapters, tmp_path, bytes([number])) for number in range(4)]
+    for adapter in added:
+        promote(adapters, adapter, f"for {adapter.name}")
+    newest = [(each.adapter, each.reason) for each in adapters.history(2)]
+    assert newest == [(each.name, f"for {each.name}") for each in (added[3], added[2])]
+
+
+REPORT = GateReport(
+    checks=(
+        Check(name="preference", value=0.625, limit="≥ 0.5", passed=True),
+        Check(name="retention", value=None, limit="≥ −0.03", passed=False, detail="not measured"),
+    )
+)
+
+
+def test_what_the_gate_said_is_kept_with_every_reason(
+    database: Database, adapters: Adapters, tmp_path: Path
+) -> None:
+    run, _ = Runs(database).queue("a test")
+    adapter, other = add(adapters, tmp_path, b"1"), add(adapters, tmp_path, b"2")
+    assert adapters.report(adapter.name) is None
+    adapters.evaluate(adapter.name, REPORT, run_id=run.id)
+    assert adapters.report(adapter.name) == REPORT
+    assert adapters.report(other.name) is None
+
+
+def test_the_gates_last_word_counts(adapters: Adapters, tmp_path: Path) -> None:
+    adapter, passing = add(adapters, tmp_path), GateReport(checks=REPORT.checks[:1])
+    adapters.evaluate(adapter.name, REPORT, run_id=None)
+    adapters.evaluate(adapter.name, passing, run_id=None)
+    assert adapters.report(adapter.name) == passing
+
+
+def test_a_report_passes_if_every_check_does_and_there_is_one() -> None:
+    assert not REPORT.passed
+    assert GateReport(checks=REPORT.checks[:1]).passed
+    assert not GateReport(checks=()).passed
 
 
 def test_the_database_itself_refuses_two_active_ones(
@@ -186,8 +393,23 @@ def test_promotions_at_once_all_succeed_and_leave_one_active(
 ) -> None:
     added = [add(adapters, tmp_path, bytes([number])) for number in range(4)]
     for _ in range(5):
-        at_once(4, lambda number: adapters.activate(added[number].name))
+        promoted = at_once(4, lambda number: promote(adapters, added[number]))
+        assert {each.status for each in promoted} == {AdapterStatus.ACTIVE}
         assert statuses(adapters, *added).count(AdapterStatus.ACTIVE) == 1
+    active = adapters.active()
+    assert active is not None
+    assert adapters.history(1)[0].adapter == active.name
+
+
+def test_two_threads_that_roll_back_at_once_go_two_versions_back(
+    adapters: Adapters, tmp_path: Path
+) -> None:
+    first, second = add(adapters, tmp_path, b"1"), add(adapters, tmp_path, b"2")
+    promote(adapters, first)
+    promote(adapters, second)
+    gone_to = at_once(2, lambda _: adapters.rollback(reason="a test"))
+    assert {each.name if each else None for each in gone_to} == {first.name, None}
+    assert adapters.active() is None
 
 
 def test_a_crash_before_the_rename_leaves_nothing_visible(

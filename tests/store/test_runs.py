@@ -268,10 +268,11 @@ def test_a_run_that_has_not_ended_is_not_announced(runs: Runs) -> None:
     assert runs.unannounced() == ()
 
 
-def test_of_two_threads_that_announce_at_once_one_gets_each_run(runs: Runs) -> None:
-    ids = [ended(runs) for _ in range(4)]
-    given = at_once(2, lambda _: runs.unannounced())
-    assert sorted(run.id for part in given for run in part) == ids
+def test_threads_that_announce_at_once_give_each_run_once(runs: Runs) -> None:
+    for _ in range(5):
+        ids = [ended(runs) for _ in range(3)]
+        given = at_once(8, lambda _: runs.unannounced())
+        assert sorted(run.id for part in given for run in part) == ids
 
 
 def test_recent_runs_come_newest_first(runs: Runs) -> None:

@@ -1,20 +1,24 @@
 """A bot that listens to a loopback Telegram, and the people who write to it."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from itertools import count
 from pathlib import Path
 
 import pytest
 from telegram.request import HTTPXRequest
 
-from bot.telegram import patience, stream
+from bot.telegram import news, patience, stream
 from store.database import Database
+from store.domain import Adapter
 from tests.botapi import BotApi, Chat, User
+from tests.conftest import MakeAdapter
 from tests.fakes import FakeEngine
 from tests.telegram.running import ADMIN_ID, RunningBot, make_settings, make_store, run
 
 GROUP_ID = -1_001_000_000_001
 
 Start = Callable[..., Awaitable[RunningBot]]
+MakeVersion = Callable[..., Adapter]
 
 
 @pytest.fixture(autouse=True)
@@ -28,6 +32,12 @@ def _hurry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(stream, "DRAFT_SECONDS", 0.05)
     monkeypatch.setattr(stream, "EDIT_SECONDS", 0.05)
     monkeypatch.setattr(patience, "FIRST_PAUSE_SECONDS", 0.01)
+
+
+@pytest.fixture
+def quick_news(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bot looks for news more often than once a second."""
+    monkeypatch.setattr(news, "LOOK_SECONDS", 0.05)
 
 
 @pytest.fixture
@@ -64,6 +74,18 @@ async def start(api: BotApi, sqlite: Database, tmp_path: Path) -> AsyncIterator[
 async def bot(start: Start) -> RunningBot:
     """A bot with the default settings, and `grace` as its admin."""
     return await start()
+
+
+@pytest.fixture
+def make_version(make_adapter: MakeAdapter) -> MakeVersion:
+    """Puts a new version into a bot's store, as a run does; each has other weights."""
+    seeds = count(1)
+
+    def make(bot: RunningBot, *, base_model: str = "fake", run_id: int | None = None) -> Adapter:
+        folder = Path(make_adapter(base_model, seed=next(seeds)).path)
+        return bot.store.adapters.add(folder, base_model=base_model, run_id=run_id)
+
+    return make
 
 
 @pytest.fixture

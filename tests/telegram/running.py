@@ -60,6 +60,7 @@ class RunningBot:
     settings: Settings
     store: Store
     application: App
+    news: News
     stop: asyncio.Event
     task: "asyncio.Task[None]"
 
@@ -104,6 +105,16 @@ class RunningBot:
         """The rows of a table."""
         with self.store.database.reading() as session:
             return session.scalar(select(func.count()).select_from(table)) or 0
+
+    async def tap(self, chat: Chat, user: User, message: Message, button: str) -> Message:
+        """Tap a button under a message; the message afterwards."""
+        await chat.tap(user, message.id, button)
+        await self.settle()
+        return chat.message(message.id)
+
+    async def look_for_news(self) -> None:
+        """What the bot does about once a second beside talking."""
+        await self.news.look(self.application.bot)
 
     async def add_document(self, name: str, text: str) -> None:
         """Put a document into the knowledge base, to be found at once."""
@@ -219,6 +230,7 @@ def run(
         settings=store.settings,
         store=store,
         application=application,
+        news=news,
         stop=stop,
         task=asyncio.create_task(serving, name="bot"),
     )

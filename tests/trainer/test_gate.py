@@ -317,17 +317,14 @@ def with_a_gap(values: tuple[float, ...], hole: float = NAN) -> tuple[float, ...
     return (*values[:-1], hole)
 
 
-MARGINS = pytest.mark.xfail(strict=True, reason="trainer/gate.py: a NaN margin counts as one lost")
-AUC = pytest.mark.xfail(strict=True, reason="trainer/gate.py: a NaN AUC is not below any limit")
-
 UNMEASURED = [
     pytest.param({"log_ratios": with_a_gap(GOOD.log_ratios)}, HELD_OUT, id="log-ratio"),
     pytest.param(
         {"log_ratios": with_a_gap(GOOD.log_ratios, math.inf)}, HELD_OUT, id="infinite log-ratio"
     ),
-    pytest.param({"margins": with_a_gap(GOOD.margins)}, ONLY_PAIRS, id="margin", marks=MARGINS),
+    pytest.param({"margins": with_a_gap(GOOD.margins)}, ONLY_PAIRS, id="margin"),
     pytest.param({"predicted": with_a_gap(GOOD.predicted)}, HELD_OUT, id="guess"),
-    pytest.param({"predictor_auc": NAN}, HELD_OUT, id="predictor", marks=AUC),
+    pytest.param({"predictor_auc": NAN}, HELD_OUT, id="predictor"),
     pytest.param({"kl": NAN}, HELD_OUT, id="kl"),
     pytest.param({"kl": -math.inf}, HELD_OUT, id="infinite kl"),
     *(
@@ -365,20 +362,14 @@ def test_what_could_not_be_measured_of_the_base_is_no_pass(name: str) -> None:
     assert not judged(base=replace(BASE, drift=replace(CALM, **{name: NAN}))).passed
 
 
-SHOWN_AS_0 = pytest.mark.xfail(strict=True, reason="trainer/gate.py: shown as an AUC of 0")
-NO_JSON = pytest.mark.xfail(strict=True, reason="trainer/gate.py: shown as NaN, which is no JSON")
-
-
 @pytest.mark.parametrize(
     ("changes", "name"),
     [
         pytest.param({"kl": NAN}, "drift"),
         pytest.param({"drift": replace(CALM, nll=NAN)}, "NLL rise"),
-        pytest.param({"log_ratios": with_a_gap(GOOD.log_ratios)}, "preference", marks=SHOWN_AS_0),
-        pytest.param(
-            {"log_ratios": with_a_gap(GOOD.log_ratios)}, "preference gain", marks=SHOWN_AS_0
-        ),
-        pytest.param({"predicted": with_a_gap(GOOD.predicted)}, "fresh replies", marks=NO_JSON),
+        pytest.param({"log_ratios": with_a_gap(GOOD.log_ratios)}, "preference"),
+        pytest.param({"log_ratios": with_a_gap(GOOD.log_ratios)}, "preference gain"),
+        pytest.param({"predicted": with_a_gap(GOOD.predicted)}, "fresh replies"),
     ],
 )
 def test_what_could_not_be_measured_has_no_value(changes: dict[str, object], name: str) -> None:

@@ -1,0 +1,465 @@
+"""Training makes an adapter that serves, the same one each time, and leaves the base as it was."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from torch import Tensor
+
+from bot.engine.base import Completion, SamplingParams
+from bot.engine.local import LocalEngine
+from bot.engine.weights import Weights, load_weights
+from store.adapters import hash_adapter
+from store.domain import Adapter, AdapterStatus, Example, Examples
+from tests.trainer.examples import BEGINNING, asked, demonstration, pair, rated, recipe
+from trainer.errors import RunCancelled, TrainingFailed
+from trainer.finetune import Judge, Point, Report, Verdict, finetune
+from trainer.recipe import Recipe
+
+REPOSITORY = Path(__file__).parents[2]
+
+QUICK = recipe(
+    rank=4, alpha=8, learning_rate=1e-2, epochs=2, batch_size=4, max_length=128, checkpoints=2
+)
+
+LIKED, DISLIKED = "because", "no idea"
+
+RATED = tuple(
+    rated(number, number % 2 == 1, reply=LIKED if number % 2 else DISLIKED)
+    for number in range(1, 13)
+)
+PAIRS = tuple(pair(number, chosen=LIKED, rejected=DISLIKED) for number in range(1, 9))
+SHOWN = tuple(demonstration(number, reply=LIKED) for number in range(1, 9))
+
+KINDS = {
+    "kto": Examples(unpaired=RATED),
+    "dpo": Examples(pairs=PAIRS),
+    "sft": Examples(demonstrations=SHOWN),
+    "all": Examples(unpaired=RATED, pairs=PAIRS, demonstrations=SHOWN),
+}
+
+
+def content(_model: PeftModel) -> Verdict:
+    return Verdict(score=0.0, within_limits=True)
+
+
+def unheard(_point: Point) -> None:
+    pass
+
+
+def loaded(model: Path) -> Weights:
+    return load_weights(str(model), models_folder=model, device="cpu", dtype=torch.float32)
+
+
+def finetuned(
+    weights: Weights,
+    train: Examples,
+    folder: Path,
+    *,
+    how: Recipe = QUICK,
+    report: Report = unheard,
+    judge: Judge = content,
+) -> Path:
+    return finetune(weights, train, how, folder, report=report, judge=judge)
+
+
+def as_adapter(folder: Path, weights: Weights) -> Adapter:
+    sha256 = hash_adapter(folder)
+    return Adapter(
+        name=f"a1-{sha256[:8]}",
+        sha256=sha256,
+        base_model=weights.name,
+        path=str(folder),
+        run_id=None,
+        status=AdapterStatus.CANDIDATE,
+        metrics={},
+        created_at=BEGINNING,
+    )
+
+
+def log_probability(
+    weights: Weights, question: str, ids: list[int], adapter: Path | None = None
+) -> float:
+    """Of the reply that these ids spell, by the base or with an adapter."""
+    prompt = weights.template.encode(asked(question))
+    model = weights.model if adapter is None else PeftModel.from_pretrained(weights.model, adapter)
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1]
+    if isinstance(model, PeftModel):
+        model.unload()
+    return float(logits.log_softmax(dim=-1)[range(len(ids)), ids].sum())
+
+
+def gain(weights: Weights, reply: str, adapter: Path) -> float:
+    """How much likelier an adapter makes a reply to a question that was trained on."""
+    ids = weights.template.encode_reply(reply)
+    return log_probability(weights, "question 3", ids, adapter) - log_probability(
+        weights, "question 3", ids
+    )
+
+
+def learned(model: PeftModel) -> dict[str, Tensor]:
+    """What is trained of a model, by the names that PEFT saves it under."""
+    return {
+        name.replace(".default.", "."): each.detach().clone()
+        for name, each in model.named_parameters()
+        if each.requires_grad
+    }
+
+
+def is_as_written(tensors: dict[str, Tensor], folder: Path) -> bool:
+    written = load_file(folder / "adapter_model.safetensors")
+    return written.keys() == tensors.keys() and all(
+        torch.equal(written[name], tensors[name]) for name in written
+    )
+
+
+class Judging:
+    """Judges by a list, and remembers the weights that it saw."""
+
+    def __init__(self, verdicts: Iterable[tuple[float, bool]]) -> None:
+        self._verdicts = iter(verdicts)
+        self.seen: list[dict[str, Tensor]] = []
+
+    def __call__(self, model: PeftModel) -> Verdict:
+        score, within_limits = next(self._verdicts)
+        self.seen.append(learned(model))
+        return Verdict(score=score, within_limits=within_limits)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What came of a training, and what was seen of it."""
+
+    adapter: Path
+    points: tuple[Point, ...]
+    weights: Weights
+    """What it was trained on, the adapter taken off again."""
+
+
+@pytest.fixture(scope="module")
+def train_once(
+    tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Trained]:
+    """Trains on a kind of examples, each kind once."""
+
+    @cache
+    def train(kind: str) -> Trained:
+        folder = tmp_path_factory.mktemp(kind)
+        weights = loaded(tiny_model)
+        points: list[Point] = []
+        adapter = finetuned(weights, KINDS[kind], folder, report=points.append)
+        return Trained(adapter=adapter, points=tuple(points), weights=weights)
+
+    return train
+
+
+@pytest.fixture(params=KINDS)
+def trained(request: pytest.FixtureRequest, train_once: Callable[[str], Trained]) -> Trained:
+    """A training on each kind of examples, and on all of them."""
+    return train_once(request.param)
+
+
+@pytest.fixture
+def trained_on_all(train_once: Callable[[str], Trained]) -> Trained:
+    return train_once("all")
+
+
+def test_an_adapter_with_its_recipe_is_written(trained: Trained) -> None:
+    assert (trained.adapter / "adapter_model.safetensors").is_file()
+    assert Recipe.read(json.loads((trained.adapter / "recipe.json").read_text())) == QUICK
+    config = json.loads((trained.adapter / "adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"]) == (QUICK.rank, QUICK.alpha)
+    assert config["base_model_name_or_path"] == trained.weights.name
+
+
+async def test_the_engine_serves_what_was_trained(trained: Trained, tiny_weights: Weights) -> None:
+    adapter = as_adapter(trained.adapter, tiny_weights)
+    engine = LocalEngine(tiny_weights)
+
+    await engine.load_adapter(adapter)
+    async with aclosing(
+        engine.stream(asked("Why?"), SamplingParams(max_new_tokens=4), adapter=adapter.name)
+    ) as pieces:
+        last = [piece async for piece in pieces][-1]
+    await engine.close()
+
+    assert isinstance(last, Completion)
+    assert last.adapter == adapter.name
+
+
+def test_the_loss_of_every_stage_falls(trained: Trained) -> None:
+    for stage in {point.stage for point in trained.points}:
+        losses = [point.loss for point in trained.points if point.stage == stage]
+        half = len(losses) // 2
+        assert sum(losses[-half:]) < sum(losses[:half])
+
+
+def test_what_people_like_becomes_likelier(trained: Trained) -> None:
+    liked, disliked = (gain(trained.weights, reply, trained.adapter) for reply in (LIKED, DISLIKED))
+
+    assert liked > 0
+    assert liked > disliked
+
+
+def test_nothing_but_the_adapter_is_left_behind(trained: Trained) -> None:
+    assert list(trained.adapter.parent.iterdir()) == [trained.adapter]
+
+
+def test_the_base_is_untouched_afterwards(trained: Trained, tiny_weights: Weights) -> None:
+    fresh, after = tiny_weights.model.state_dict(), trained.weights.model.state_dict()
+    ids = tiny_weights.template.encode_reply(LIKED)
+
+    assert after.keys() == fresh.keys()
+    assert all(torch.equal(after[name], fresh[name]) for name in fresh)
+    assert log_probability(trained.weights, "Why?", ids) == log_probability(
+        tiny_weights, "Why?", ids
+    )
+
+
+def test_every_kind_of_example_has_its_stage(trained_on_all: Trained) -> None:
+    assert {point.stage for point in trained_on_all.points} == {"sft", "dpo", "kto"}
+
+
+def test_every_step_is_reported(trained: Trained) -> None:
+    steps = trained.points[-1].steps
+
+    assert [point.step for point in trained.points] == list(range(1, steps + 1))
+    assert {point.steps for point in trained.points} == {steps}
+
+
+def test_every_example_is_seen_as_often_as_the_recipe_says(
+    train_once: Callable[[str], Trained],
+) -> None:
+    assert len(train_once("kto").points) == len(RATED) * QUICK.epochs / QUICK.batch_size
+
+
+def test_the_same_examples_recipe_and_seed_give_the_same_adapter(
+    trained_on_all: Trained, tiny_weights: Weights, tmp_path: Path
+) -> None:
+    again = finetuned(tiny_weights, KINDS["all"], tmp_path)
+
+    assert hash_adapter(again) == hash_adapter(trained_on_all.adapter)
+
+
+def test_weights_that_were_trained_on_before_make_the_same_adapter(
+    trained_on_all: Trained, train_once: Callable[[str], Trained], tmp_path: Path
+) -> None:
+    again = finetuned(trained_on_all.weights, KINDS["dpo"], tmp_path)
+
+    assert hash_adapter(again) == hash_adapter(train_once("dpo").adapter)
+
+
+def test_another_process_makes_the_same_adapter(
+    trained_on_all: Trained, tiny_model: Path, tmp_path: Path
+) -> None:
+    elsewhere = "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"
+
+    there = subprocess.run(
+        [sys.executable, "-m", "tests.trainer.test_finetune", tiny_model, tmp_path],
+        cwd=REPOSITORY,
+        env=os.environ | {"PYTHONHASHSEED": elsewhere},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+
+    assert there.stdout.splitlines()[-1] == hash_adapter(trained_on_all.adapter)
+
+
+def test_another_seed_gives_another_adapter(
+    train_once: Callable[[str], Trained], tiny_weights: Weights, tmp_path: Path
+) -> None:
+    other = finetuned(tiny_weights, KINDS["sft"], tmp_path, how=replace(QUICK, seed=1))
+
+    assert hash_adapter(other) != hash_adapter(train_once("sft").adapter)
+
+
+def test_a_report_may_stop_the_training(tiny_weights: Weights, tmp_path: Path) -> None:
+    points: list[Point] = []
+
+    def report(point: Point) -> None:
+        points.append(point)
+        if point.step == 2:
+            raise RunCancelled
+
+    with pytest.raises(RunCancelled):
+        finetuned(tiny_weights, KINDS["kto"], tmp_path, report=report)
+
+    assert len(points) == 2
+    assert not (tmp_path / "adapter").exists()
+
+
+def test_the_adapter_is_judged_as_often_as_the_recipe_says(
+    tiny_weights: Weights, tmp_path: Path
+) -> None:
+    judge = Judging([(0.0, True)] * 3)
+
+    finetuned(tiny_weights, KINDS["kto"], tmp_path, how=replace(QUICK, checkpoints=3), judge=judge)
+
+    assert len(judge.seen) == 3
+
+
+def test_the_finished_adapter_is_judged_too(tiny_weights: Weights, tmp_path: Path) -> None:
+    judge = Judging([(0.0, True), (1.0, True)])
+
+    folder = finetuned(tiny_weights, KINDS["all"], tmp_path, judge=judge)
+
+    assert is_as_written(judge.seen[-1], folder)
+
+
+def test_the_best_checkpoint_within_the_limits_wins(tiny_weights: Weights, tmp_path: Path) -> None:
+    judge = Judging([(1.0, True), (3.0, True), (2.0, True)])
+
+    folder = finetuned(
+        tiny_weights, KINDS["kto"], tmp_path, how=replace(QUICK, checkpoints=3), judge=judge
+    )
+
+    assert [is_as_written(seen, folder) for seen in judge.seen] == [False, True, False]
+
+
+def test_training_stops_at_the_first_checkpoint_beyond_the_limits(
+    tiny_weights: Weights, tmp_path: Path
+) -> None:
+    judge = Judging([(1.0, True), (9.0, False)])
+    points: list[Point] = []
+
+    folder = finetuned(
+        tiny_weights,
+        KINDS["kto"],
+        tmp_path,
+        how=replace(QUICK, checkpoints=3),
+        judge=judge,
+        report=points.append,
+    )
+
+    assert [point.step for point in points] == [1, 2, 3, 4]
+    assert [is_as_written(seen, folder) for seen in judge.seen] == [True, False]
+
+
+def test_no_stage_follows_a_checkpoint_beyond_the_limits(
+    tiny_weights: Weights, tmp_path: Path
+) -> None:
+    points: list[Point] = []
+
+    finetuned(
+        tiny_weights,
+        KINDS["all"],
+        tmp_path,
+        how=replace(QUICK, checkpoints=14),
+        judge=Judging([(1.0, True), (1.0, False)]),
+        report=points.append,
+    )
+
+    assert len(points) == 2
+
+
+def too_long(number: int) -> Example:
+    return rated(number, question="why " * 100)
+
+
+def test_examples_that_are_too_long_are_left_out(
+    train_once: Callable[[str], Trained], tiny_weights: Weights, tmp_path: Path
+) -> None:
+    some_long = Examples(unpaired=(too_long(20), *RATED, too_long(21)))
+
+    folder = finetuned(tiny_weights, some_long, tmp_path)
+
+    assert hash_adapter(folder) == hash_adapter(train_once("kto").adapter)
+
+
+@pytest.mark.parametrize(
+    "train",
+    [
+        Examples(unpaired=(too_long(1), too_long(2))),
+        Examples(pairs=(pair(1, rejected="no " * 100),)),
+        Examples(pairs=(pair(1, chosen="yes " * 100),)),
+        Examples(demonstrations=(demonstration(1, reply="yes " * 100),)),
+    ],
+    ids=["rated", "rejected", "chosen", "demonstrated"],
+)
+def test_examples_that_are_all_too_long_are_a_failure_that_says_so(
+    tiny_weights: Weights, tmp_path: Path, train: Examples
+) -> None:
+    with pytest.raises(TrainingFailed, match=r"longer than 128 tokens.*TRAIN_MAX_LENGTH"):
+        finetuned(tiny_weights, train, tmp_path)
+
+
+def test_a_small_share_of_an_epoch_is_a_step_at_least(
+    tiny_weights: Weights, tmp_path: Path
+) -> None:
+    folder = finetuned(tiny_weights, KINDS["kto"], tmp_path, how=replace(QUICK, epochs=0.1))
+
+    assert (folder / "adapter_model.safetensors").is_file()
+
+
+def test_steps_are_never_more_than_were_promised(tiny_weights: Weights, tmp_path: Path) -> None:
+    points: list[Point] = []
+    train = Examples(unpaired=RATED, demonstrations=SHOWN[:1])
+
+    finetuned(tiny_weights, train, tmp_path, how=replace(QUICK, epochs=0.4), report=points.append)
+
+    assert all(point.step <= point.steps for point in points)
+
+
+def test_targets_that_the_model_does_not_have_are_a_failure_that_says_so(
+    tiny_weights: Weights, tmp_path: Path
+) -> None:
+    with pytest.raises(TrainingFailed, match="RATCHET_TRAIN_TARGETS"):
+        finetuned(
+            tiny_weights, KINDS["kto"], tmp_path, how=replace(QUICK, targets="wq,no_such_module")
+        )
+
+
+def test_only_the_modules_that_are_named_are_adapted(tiny_weights: Weights, tmp_path: Path) -> None:
+    how = replace(QUICK, targets="q_proj,v_proj")
+
+    folder = finetuned(tiny_weights, KINDS["kto"], tmp_path, how=how)
+
+    names = load_file(folder / "adapter_model.safetensors")
+    assert {name.split(".")[-3] for name in names} == {"q_proj", "v_proj"}
+
+
+def test_a_reply_that_was_cut_does_not_teach_when_to_stop(
+    tiny_weights: Weights, tmp_path: Path
+) -> None:
+    ids = tiny_weights.template.encode_reply(LIKED)
+    # It pads too, and the embedding of a padding is 0: it could not become likelier.
+    torch.manual_seed(0)
+    tiny_weights.model.state_dict()["model.embed_tokens.weight"][ids[-1]].normal_(std=0.02)
+
+    def end(adapter: Path | None = None) -> float:
+        """Log-probability that the liked reply ends where it does."""
+        whole, cut = (
+            log_probability(tiny_weights, "question 3", part, adapter) for part in (ids, ids[:-1])
+        )
+        return whole - cut
+
+    def taught(*, finished: bool) -> float:
+        """How much likelier that is once liked replies were trained on that ended, or were cut."""
+        rows = tuple(replace(each, finished=finished and each.label) for each in RATED)
+        folder = tmp_path / str(finished)
+        how = replace(QUICK, epochs=6)
+        return end(finetuned(tiny_weights, Examples(unpaired=rows), folder, how=how)) - end()
+
+    assert taught(finished=False) < 0 < taught(finished=True)
+
+
+def _make(model: str, folder: str) -> None:
+    adapter = finetuned(loaded(Path(model)), KINDS["all"], Path(folder))
+    print(hash_adapter(adapter))  # noqa: T201
+
+
+if __name__ == "__main__":
+    _make(*sys.argv[1:])

@@ -1,0 +1,380 @@
+"""A run from ratings to its outcome, on the tiny model: whatever happens, the row says it in a
+sentence, and nothing goes live that the gate has not let through."""
+
+import errno
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from bot.engine.base import SamplingParams
+from bot.engine.errors import EngineError
+from store.adapters import Adapters
+from store.database import Database
+from store.domain import (
+    AdapterStatus,
+    Check,
+    GateReport,
+    Rating,
+    RatingSource,
+    RunStatus,
+    TrainingRun,
+)
+from store.errors import AdapterNotFit
+from store.examples import ExampleBook, Preference
+from store.feedback import FeedbackBook
+from store.runs import Runs
+from store.settings import Settings
+from tests.conftest import MakeAdapter
+from tests.fakes import FakeEmbedder
+from tests.store.talk import ADA, talk
+from tests.trainer.examples import asked, settings
+from trainer.errors import RunCancelled
+from trainer.recipe import Recipe
+from trainer.retention import RetentionCheck, RetentionKind
+from trainer.run import learn
+
+LIKED, DISLIKED = "yes of course", "no way"
+
+WIDE_OPEN = {
+    "gate_min_ratings": 4,
+    "gate_preference": 0.0,
+    "gate_preference_gain": -1.0,
+    "gate_on_policy_gain": -1.0,
+    "gate_retention_drop": 1.0,
+    "gate_drift_kl": 100.0,
+    "gate_nll_rise": 100.0,
+    "gate_repetition_rise": 1.0,
+    "gate_degenerate_rise": 1.0,
+    "gate_runaway_rise": 1.0,
+    "gate_language_flips": 1.0,
+}
+
+SUITE = tuple(
+    RetentionCheck(
+        id=f"letter-{letter}",
+        kind=RetentionKind.FORMAT,
+        question=f"Say {letter}.",
+        expect=letter,
+        reject=None,
+        max_new_tokens=4,
+    )
+    for letter in "ab"
+)
+
+Learn = Callable[..., TrainingRun]
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short replies, few checks, and an embedder that only counts words."""
+    for module in ("trainer.train", "trainer.run"):
+        monkeypatch.setattr(f"{module}.SentenceEmbedder", FakeEmbedder)
+    for module in ("trainer.evaluate", "trainer.judge"):
+        monkeypatch.setattr(f"{module}.load_retention_suite", lambda: SUITE)
+        monkeypatch.setattr(
+            f"{module}.SAMPLING", SamplingParams(temperature=0.8, top_p=0.95, max_new_tokens=4)
+        )
+
+
+@pytest.fixture
+def adapters(sqlite: Database, tmp_path: Path) -> Adapters:
+    return Adapters(sqlite, tmp_path / "adapters")
+
+
+@pytest.fixture
+def learned(sqlite: Database, tiny_model: Path, tmp_path: Path) -> Learn:
+    """Queues a run, takes it and carries it out; `changes` are settings."""
+
+    def run(**changes: Any) -> TrainingRun:
+        runs = Runs(sqlite)
+        queued, _ = runs.queue("this test")
+        runs.take(queued.id)
+        status = learn(_settings(tmp_path, tiny_model, changes), sqlite, queued.id)
+        ended = runs.get(queued.id)
+        assert ended.status is status
+        return ended
+
+    return run
+
+
+def _settings(data_dir: Path, model: Path, changes: dict[str, Any]) -> Settings:
+    return settings(
+        **{
+            "data_dir": data_dir,
+            "model": str(model),
+            "device": "cpu",
+            "system_prompt": "Be brief.",
+            "train_rank": 4,
+            "train_learning_rate": 1e-2,
+            "train_epochs": 1,
+            "train_batch_size": 16,
+            "train_max_length": 128,
+            "train_rehearsal": 2,
+            "train_checkpoints": 1,
+            **WIDE_OPEN,
+            **changes,
+        }
+    )
+
+
+def preferences(count: int) -> list[Preference]:
+    """Ratings made elsewhere, 👍 and 👎 in turn."""
+    return [
+        Preference(
+            prompt=asked(f"Why {number}?"),
+            completion=LIKED if number % 2 else DISLIKED,
+            label=number % 2 == 1,
+        )
+        for number in range(count)
+    ]
+
+
+def import_ratings(database: Database, ratings: list[Preference]) -> None:
+    ExampleBook(database, open_access=True).take_in(ratings, source="this test")
+
+
+def rate_turns(database: Database, count: int) -> None:
+    for number in range(count):
+        up = number % 2 == 1
+        turn_id = talk(database, f"Who {number}?", LIKED if up else DISLIKED, prompt=f"{number}?")
+        rating = Rating.UP if up else Rating.DOWN
+        FeedbackBook(database).rate(turn_id, ADA, rating, RatingSource.BUTTON)
+
+
+@pytest.fixture
+def rated(sqlite: Database) -> None:
+    """Enough to learn from and to measure with, from both sources."""
+    rate_turns(sqlite, 4)
+    import_ratings(sqlite, preferences(60))
+
+
+def test_a_run_with_too_little_to_learn_from_is_skipped(learned: Learn, sqlite: Database) -> None:
+    rate_turns(sqlite, 3)
+
+    run = learned()
+
+    assert run.status is RunStatus.SKIPPED
+    assert "examples to learn from" in run.outcome
+    assert run.outcome.endswith("rate more replies.")
+
+
+@pytest.mark.usefixtures("rated")
+def test_a_run_that_passes_the_gate_is_promoted_and_says_all_about_itself(
+    learned: Learn, adapters: Adapters, tmp_path: Path
+) -> None:
+    run = learned()
+
+    adapter = adapters.of_run(run.id)
+    assert adapter is not None
+    assert (run.status, adapters.active()) == (RunStatus.PROMOTED, adapter)
+    assert run.outcome == f"{adapter.name} passed the gate and is live."
+    report = adapters.report(adapter.name)
+    assert report is not None
+    assert report.passed
+
+    assert run.examples["train"] + run.examples["held_out"] == 64
+    assert run.examples["positive"] + run.examples["negative"] == run.examples["train"]
+    assert {kind: len(ids) for kind, ids in run.snapshot.items()} == {
+        "train": run.examples["train"],
+        "held_out": run.examples["held_out"],
+    }
+    assert {ids[0] for ids in run.snapshot["train"]} == {"t", "i"}
+    assert not set(run.snapshot["train"]) & set(run.snapshot["held_out"])
+
+    assert Recipe.read(run.metrics["recipe"]).max_length == 128
+    steps = [step for step, _ in run.metrics["curve"]]
+    assert steps == list(range(1, len(steps) + 1))
+    assert len(run.metrics["samples"]) == 3
+    assert all(
+        sample.keys() == {"question", "before", "after"} for sample in run.metrics["samples"]
+    )
+
+
+@pytest.mark.usefixtures("rated")
+def test_what_passes_the_gate_waits_for_an_admin_where_one_is_to_be_asked(
+    learned: Learn, adapters: Adapters
+) -> None:
+    run = learned(promote="ask")
+
+    adapter = adapters.of_run(run.id)
+    assert adapter is not None
+    assert run.status is RunStatus.PASSED
+    assert run.outcome == f"{adapter.name} passed the gate and waits for /promote."
+    assert (adapter.status, adapters.active()) == (AdapterStatus.CANDIDATE, None)
+
+
+@pytest.mark.usefixtures("rated")
+def test_what_the_gate_rejects_leaves_the_active_adapter_and_keeps_its_report(
+    learned: Learn, adapters: Adapters, make_adapter: MakeAdapter, tiny_model: Path
+) -> None:
+    before = adapters.add(Path(make_adapter("tiny").path), base_model=str(tiny_model))
+    active = adapters.promote(before.name, base_model=str(tiny_model), reason="before")
+
+    run = learned(gate_min_ratings=1000)
+
+    rejected = adapters.of_run(run.id)
+    assert rejected is not None
+    assert (run.status, rejected.status) == (RunStatus.REJECTED, AdapterStatus.REJECTED)
+    assert run.outcome == f"{rejected.name} did not pass the gate: preference."
+    assert adapters.active() == active
+    report = adapters.report(rejected.name)
+    assert report is not None
+    assert not report.passed
+    assert "retention lost to active" in [check.name for check in report.checks]
+
+
+@pytest.mark.usefixtures("rated")
+def test_a_model_that_is_not_there_fails_the_run_with_a_sentence(
+    learned: Learn, adapters: Adapters, tmp_path: Path
+) -> None:
+    run = learned(model=str(tmp_path / "nowhere"))
+
+    assert run.status is RunStatus.FAILED
+    assert "check RATCHET_MODEL" in run.outcome
+    assert "\n" not in run.outcome
+    assert adapters.all() == ()
+
+
+def long_ratings(count: int, *, times: int) -> list[Preference]:
+    return [
+        replace(each, prompt=asked(each.prompt[0].content * times)) for each in preferences(count)
+    ]
+
+
+def test_examples_that_do_not_fit_fail_the_run_with_a_sentence(
+    learned: Learn, sqlite: Database
+) -> None:
+    import_ratings(sqlite, long_ratings(60, times=22))
+
+    run = learned(train_rehearsal=0)
+
+    assert run.status is RunStatus.FAILED
+    assert "RATCHET_TRAIN_MAX_LENGTH" in run.outcome
+
+
+def test_a_rehearsal_is_nothing_to_learn_from_where_no_example_fits(
+    learned: Learn, sqlite: Database
+) -> None:
+    import_ratings(sqlite, long_ratings(60, times=30))
+
+    run = learned(system_prompt="")
+
+    assert run.status is RunStatus.FAILED
+    assert "RATCHET_TRAIN_MAX_LENGTH" in run.outcome
+
+
+@pytest.mark.usefixtures("rated")
+def test_a_full_disk_fails_the_run_and_nothing_goes_live(
+    learned: Learn, adapters: Adapters, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def add(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Adapters, "add", add)
+
+    run = learned()
+
+    assert run.status is RunStatus.FAILED
+    assert "No space left on device" in run.outcome
+    assert (adapters.active(), adapters.all()) == (None, ())
+    assert list(tmp_path.glob("run-*")) == []
+
+
+@pytest.mark.usefixtures("rated")
+def test_what_nobody_thought_of_fails_the_run_and_is_named(
+    learned: Learn, adapters: Adapters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(*_: object) -> None:
+        raise RuntimeError("CUDA error: out of memory")
+
+    monkeypatch.setattr("trainer.run.train", train)
+
+    run = learned()
+
+    assert run.status is RunStatus.FAILED
+    assert run.outcome == "It failed: RuntimeError: CUDA error: out of memory"
+    assert adapters.active() is None
+
+
+@pytest.mark.usefixtures("rated")
+def test_a_run_that_is_cancelled_says_so_and_nothing_goes_live(
+    learned: Learn, adapters: Adapters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def step(*_: object, **__: object) -> None:
+        raise RunCancelled
+
+    monkeypatch.setattr("trainer.telling.Teller.step", step)
+
+    run = learned()
+
+    assert run.status is RunStatus.CANCELLED
+    assert adapters.all() == ()
+
+
+@pytest.mark.usefixtures("rated")
+def test_weights_that_are_not_finite_are_rejected_by_the_gate(
+    learned: Learn, make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(make_adapter("tiny").path)
+    weights = load_file(folder / "adapter_model.safetensors")
+    broken = {name: tensor * math.nan for name, tensor in weights.items()}
+    save_file(broken, folder / "adapter_model.safetensors")
+    monkeypatch.setattr("trainer.run.train", lambda *_: folder)
+
+    run = learned()
+
+    assert run.status is RunStatus.REJECTED
+    assert run.outcome.endswith("did not pass the gate: integrity.")
+
+
+@pytest.mark.usefixtures("rated")
+def test_a_run_that_is_cancelled_too_late_does_not_say_that_nothing_of_it_is_in_use(
+    learned: Learn, adapters: Adapters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promote = Adapters.promote
+
+    async def prove(*_: object) -> GateReport:
+        return GateReport(checks=(Check(name="any", value=1.0, limit="= 1", passed=True),))
+
+    def promote_and_be_cancelled(*arguments: Any, **options: Any) -> None:
+        promote(*arguments, **options)
+        raise RunCancelled
+
+    monkeypatch.setattr("trainer.run._prove", prove)
+    monkeypatch.setattr(Adapters, "promote", promote_and_be_cancelled)
+
+    run = learned()
+
+    assert (run.status is RunStatus.PROMOTED) == (adapters.active() is not None)
+
+
+@pytest.mark.usefixtures("rated")
+def test_what_was_never_measured_cannot_be_promoted(
+    learned: Learn, adapters: Adapters, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def prove(*_: object) -> None:
+        raise EngineError("the model failed: OutOfMemoryError")
+
+    monkeypatch.setattr("trainer.run._prove", prove)
+
+    run = learned()
+
+    candidate = adapters.of_run(run.id)
+    assert run.status is RunStatus.FAILED
+    assert candidate is not None
+    with pytest.raises(AdapterNotFit):
+        adapters.promote(candidate.name, base_model=str(tiny_model), reason="by hand")
+
+
+@pytest.mark.usefixtures("rated")
+def test_a_held_out_prompt_beyond_the_models_context_does_not_fail_the_run(
+    learned: Learn, sqlite: Database
+) -> None:
+    import_ratings(sqlite, long_ratings(20, times=60))
+
+    assert learned().status is RunStatus.PROMOTED
