@@ -55,7 +55,10 @@ def settings(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         memory=False,
         train_max_length=256,
         train_rehearsal=2,
-        train_learning_rate=1e-4,
+        train_rank=4,
+        train_learning_rate=1e-2,
+        train_batch_size=16,
+        train_checkpoints=1,
         **OPEN_GATE,
     )
     database = Database(settings.database)

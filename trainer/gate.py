@@ -17,7 +17,9 @@ from store.settings import Settings
 from trainer.evaluation import Evaluation
 
 RESAMPLES = 1000
-CONFIDENCE = 0.95
+CONFIDENCE = 0.9
+"""Of the interval: its lower bound alone decides, so that chance passes one time in twenty."""
+
 SEED = 0
 
 

@@ -39,6 +39,10 @@ def memories(database: Database, index: ChromaIndex, embedder: FakeEmbedder) -> 
     return MemoryBook(database, index, embedder)
 
 
+ELSEWHERE = 10**6
+"""A conversation that nothing was said in."""
+
+
 def ask(database: Database, reply: str = "At nine.", **options: object) -> int:
     """Have the question answered here. Returns the turn's id."""
     return talk(database, QUESTION, reply, place=HERE, **options)  # type: ignore[arg-type]
@@ -52,7 +56,9 @@ def recall(
     count: int = 3,
     floor: float = 0.7,
 ) -> tuple[Memory, ...]:
-    return memories.recall(question, chat_id=place.chat_id, count=count, floor=floor)
+    return memories.recall(
+        question, chat_id=place.chat_id, conversation_id=ELSEWHERE, count=count, floor=floor
+    )
 
 
 def answers(memories: MemoryBook, question: str = CLOSE, place: Place = HERE) -> list[str]:
