@@ -127,10 +127,16 @@ def _state(session: Session) -> tuple[object, ...]:
         select(
             func.count(),
             func.max(FeedbackRow.id),
+            func.sum(FeedbackRow.turn_id),  # ids are given anew once the last row is erased
             func.max(FeedbackRow.created_at),
             func.count(FeedbackRow.replaced_at),
         ),
-        select(func.count(), func.max(CorrectionRow.id), func.max(CorrectionRow.created_at)),
+        select(
+            func.count(),
+            func.max(CorrectionRow.id),
+            func.sum(CorrectionRow.turn_id),
+            func.max(CorrectionRow.created_at),
+        ),
         select(func.count()).where(PersonRow.opted_out),
         select(func.count()).where(PersonRow.access == Access.DENIED),
     )

@@ -88,7 +88,8 @@ class LearningHandlers:
         names = [each for each in arguments if not each.startswith("--")]
         action = "force" if "--force" in arguments else "promote"
         pressed = f"{action}:{names[0]}" if len(names) == 1 else ""
-        if not pressed or len(pressed.encode()) > MOST_CALLBACK_BYTES:
+        fits = len(pressed.encode()) <= MOST_CALLBACK_BYTES
+        if not (LEARNING_PATTERN.match(pressed) and fits):
             await message.reply_text("Give me a name, as in /promote a3-1f2e3d4c; /adapters lists.")
             return
         await message.reply_text(

@@ -381,6 +381,7 @@ async def test_no_more_earlier_answers_help_than_the_settings_say(make_setup: Ma
     setup = make_setup(memories=1)
     for question in (OPEN, "When does the old harbour open today?"):
         rate(setup.database, (await setup.ask(question)).id, Rating.UP, ADA)
+    await setup.chat.start_new(HERE)
 
     turn = await setup.ask(OLD_OPEN)
 

@@ -29,7 +29,12 @@ def read(path: Path, *rows: object, system_prompt: str = "") -> tuple[Line, ...]
 
 def prompts(*texts: str) -> list[Line]:
     return [
-        Line(row={"prompt": text}, messages=(Message(role="user", content=text),)) for text in texts
+        Line(
+            number=number,
+            row={"prompt": text},
+            messages=(Message(role="user", content=text),),
+        )
+        for number, text in enumerate(texts, 1)
     ]
 
 
@@ -152,6 +157,7 @@ async def test_every_row_is_completed_in_its_place(path: Path) -> None:
 
 async def test_a_row_that_was_completed_before_is_completed_anew() -> None:
     line = Line(
+        number=1,
         row={"prompt": "why?", "completion": "old", "adapter": "a1-00000000"},
         messages=(Message(role="user", content="why?"),),
     )

@@ -329,7 +329,7 @@ async def test_a_rollback_asked_for_before_somebody_else_changed_the_version_is_
 
     done = await bot.tap(office, grace, question, "Yes")
 
-    assert done.text == f"{first.name} is not in use any more; nothing has changed."
+    assert done.text == f"{first.name} is not in use any more; nothing has changed"
     assert active(bot) == second.name
 
 
