@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
+from itertools import cycle, islice
 from pathlib import Path
 
 import torch
@@ -25,8 +26,11 @@ from trainer.evaluation import Drift, Evaluation
 from trainer.predictor import RatingPredictor
 from trainer.retention import RetentionCheck, load_retention_suite
 
-SAMPLED_PROMPTS = 48
+SAMPLED_PROMPTS = 96
 """Held-out prompts that get fresh replies."""
+
+SAMPLED_REPLIES = 96
+"""Fresh replies; few prompts get several. Of half as many, the mean NLL wavers by a tenth."""
 
 SAMPLING = SamplingParams(temperature=0.8, top_p=0.95, max_new_tokens=64)
 SMOKE_PROMPT = (Message(role="user", content="Say hello."),)
@@ -85,11 +89,8 @@ class Evaluator:
             [SamplingParams(max_new_tokens=check.max_new_tokens) for check in self._checks],
             adapter,
         )
-        fresh = await self._ask_all(
-            self.prompts,
-            seeded(SAMPLING, len(self.prompts)),
-            adapter,
-        )
+        drawn = list(islice(cycle(self.prompts), SAMPLED_REPLIES))
+        fresh = await self._ask_all(drawn, seeded(SAMPLING, len(drawn)), adapter)
         return await asyncio.to_thread(self._measured, adapter, kept, fresh), fresh
 
     async def say(self, prompts: Sequence[Sequence[Message]], adapter: Adapter | None) -> list[str]:

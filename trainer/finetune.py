@@ -32,6 +32,9 @@ from trainer.recipe import Recipe
 
 WARMUP_SHARE = 0.1
 
+WALK_BACK = (0.8, 0.6, 0.45, 0.3)
+"""Shares of an update that are tried, one after another, when all of it is too much."""
+
 Rows = list[dict[str, Any]]
 
 
@@ -78,9 +81,9 @@ def finetune(
     report: Report,
     judge: Judge,
 ) -> Path:
-    """Train an adapter and write it into `folder`; the best checkpoint within the limits wins.
+    """Train an adapter and write it into `folder`; the best one within the limits wins.
 
-    Training stops at the first checkpoint beyond them: what lies behind a cliff is not better.
+    Training stops at the first checkpoint beyond them, and walks back from there.
     `weights` end up with the adapter taken off again. Raises `TrainingFailed` for examples that
     are all too long, or a model that the recipe does not fit.
     """
@@ -94,6 +97,8 @@ def finetune(
         if rows and not watch.over:
             watch.stage = name
             make(model, weights, rows, recipe, folder / "trainer", watch).train()
+    if watch.over:
+        watch.walk_back(model)
     _restore(model, watch.best)
     written = _write(model, weights, recipe, folder / "adapter")
     model.unload()
@@ -136,6 +141,7 @@ class _Watch(TrainerCallback):
         self._best_score = -float("inf")
         self.stage = ""
         self.best: Mapping[str, Tensor] | None = None
+        self._beyond: Mapping[str, Tensor] | None = None
         self.over = False
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -156,12 +162,33 @@ class _Watch(TrainerCallback):
         if not main:
             return
         model.eval()
-        verdict = self._judge(model)
+        self.over = not self._keeps(model)
         model.train()
-        if (verdict.within_limits and verdict.score >= self._best_score) or self.best is None:
+        if self.over:
+            self._beyond = _trained(model)
+            self.best = self.best or self._beyond
+
+    def walk_back(self, model: PeftModel) -> None:
+        """From beyond the limits towards the base model, until the adapter is within them.
+
+        A LoRA update that counts less is a point between the base model and the fine-tuned one,
+        which keeps most of what was learned (Wortsman et al. 2022, "Robust fine-tuning").
+        """
+        if self._beyond is None:  # another process judges
+            return
+        model.eval()
+        for share in WALK_BACK:
+            _restore(model, _scaled(self._beyond, share))
+            if self._keeps(model):
+                return
+
+    def _keeps(self, model: PeftModel) -> bool:
+        """Have the model judged; whether it is within the limits. The best one is kept."""
+        verdict = self._judge(model)
+        if verdict.within_limits and verdict.score >= self._best_score:
             self._best_score = verdict.score
             self.best = _trained(model)
-        self.over = not verdict.within_limits
+        return verdict.within_limits
 
 
 def _adapted(weights: Weights, recipe: Recipe) -> PeftModel:
@@ -188,6 +215,11 @@ def _trained(model: PeftModel) -> dict[str, Tensor]:
     return {
         name: each.detach().clone() for name, each in model.named_parameters() if each.requires_grad
     }
+
+
+def _scaled(trained: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
+    """The same adapter with updates that count that much: they are products of A and B."""
+    return {name: each * share if "lora_B" in name else each for name, each in trained.items()}
 
 
 def _restore(model: PeftModel, best: Mapping[str, Tensor] | None) -> None:

@@ -23,8 +23,11 @@ from trainer.retention import load_retention_suite, pass_rate
 if TYPE_CHECKING:
     from peft import PeftModel
 
-JUDGED_PROMPTS = 24
+JUDGED_PROMPTS = 48
 JUDGED_CHECKS = 32
+CAUTION = 0.7
+"""Share of the gate's limit for NLL that is used up here: the gate's own sample will differ."""
+
 ROWS = 64
 """Replies written side by side."""
 
@@ -63,7 +66,7 @@ class CheckpointJudge:
         one_check = 1 / len(self._checks)  # the sample is small: one of them may be chance
         return Verdict(
             score=sum(guesses) / len(guesses) if guesses else float(self._seen),
-            within_limits=nll - self._base_nll <= self._settings.gate_nll_rise
+            within_limits=nll - self._base_nll <= CAUTION * self._settings.gate_nll_rise
             and self._base_kept - kept <= self._settings.gate_retention_drop + one_check,
         )
 

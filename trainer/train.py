@@ -66,7 +66,10 @@ def carry_out(
 ) -> Path:
     """The training itself, in this process."""
     weights = load_weights(
-        settings.model, models_folder=settings.data_dir / "models", device=settings.device
+        settings.model,
+        models_folder=settings.data_dir / "models",
+        device=settings.device,
+        four_bits=recipe.method == "qlora",
     )
     predictor = RatingPredictor(
         SentenceEmbedder(settings.embedder), snapshot.train.unpaired, snapshot.held_out.unpaired

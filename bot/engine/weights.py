@@ -1,5 +1,6 @@
 """Loads a causal language model and its tokenizer: the embedded one, a folder, or a Hub id."""
 
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    BitsAndBytesConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -36,9 +38,17 @@ class Weights:
 
 
 def load_weights(
-    model: str, *, models_folder: Path, device: str = "auto", dtype: torch.dtype = torch.bfloat16
+    model: str,
+    *,
+    models_folder: Path,
+    device: str = "auto",
+    dtype: torch.dtype = torch.bfloat16,
+    four_bits: bool = False,
 ) -> Weights:
-    """Load `starter`, a folder, or a Hugging Face id. Raises `ModelNotFound` or `ModelUnusable`."""
+    """Load `starter`, a folder, or a Hugging Face id; with `four_bits`, to train QLoRA on.
+
+    Raises `ModelNotFound` or `ModelUnusable`.
+    """
     _quieten()
     name, source = model_name(model), model_source(model, models_folder)
     target = choose_device(device)
@@ -46,10 +56,12 @@ def load_weights(
         config = AutoConfig.from_pretrained(source)
         tokenizer = AutoTokenizer.from_pretrained(source)
         template = ChatTemplate(tokenizer, model=name)  # before the weights: it is cheaper
-        network = AutoModelForCausalLM.from_pretrained(source, config=config, dtype=dtype)
+        how = _in_four_bits(target, dtype) if four_bits else {}
+        network = AutoModelForCausalLM.from_pretrained(source, config=config, dtype=dtype, **how)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise _translated(name, error) from error
-    network.to(target)  # type: ignore[arg-type]  # its wrapper loses the signature
+    if not four_bits:  # bitsandbytes has put it there
+        network.to(target)  # type: ignore[arg-type]  # its wrapper loses the signature
     network.requires_grad_(False)  # from_pretrained has put it in eval mode
     return Weights(
         name=name,
@@ -73,6 +85,22 @@ def choose_device(device: str) -> torch.device:
     if not present.get(device, False):
         raise ModelUnusable(f"RATCHET_DEVICE is {device}, but this machine has none: use auto")
     return torch.device(device)
+
+
+def _in_four_bits(device: torch.device, dtype: torch.dtype) -> dict[str, object]:
+    """NF4 with double quantisation (Dettmers et al. 2023, "QLoRA")."""
+    if device.type != "cuda" or importlib.util.find_spec("bitsandbytes") is None:
+        raise ModelUnusable(
+            "RATCHET_TRAIN_METHOD is qlora, which needs a CUDA device and the package "
+            "bitsandbytes: set it to lora"
+        )
+    quantised = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+    return {"quantization_config": quantised, "device_map": {"": device}}
 
 
 def _quieten() -> None:

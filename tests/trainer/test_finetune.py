@@ -23,7 +23,7 @@ from store.adapters import hash_adapter
 from store.domain import Adapter, AdapterStatus, Example, Examples
 from tests.trainer.examples import BEGINNING, asked, demonstration, pair, rated, recipe
 from trainer.errors import RunCancelled, TrainingFailed
-from trainer.finetune import Judge, Point, Report, Verdict, finetune
+from trainer.finetune import WALK_BACK, Judge, Point, Report, Verdict, finetune
 from trainer.recipe import Recipe
 
 REPOSITORY = Path(__file__).parents[2]
@@ -332,7 +332,7 @@ def test_the_best_checkpoint_within_the_limits_wins(tiny_weights: Weights, tmp_p
 def test_training_stops_at_the_first_checkpoint_beyond_the_limits(
     tiny_weights: Weights, tmp_path: Path
 ) -> None:
-    judge = Judging([(1.0, True), (9.0, False)])
+    judge = Judging([(1.0, True), (9.0, False), (0.5, True)])
     points: list[Point] = []
 
     folder = finetuned(
@@ -345,7 +345,31 @@ def test_training_stops_at_the_first_checkpoint_beyond_the_limits(
     )
 
     assert [point.step for point in points] == [1, 2, 3, 4]
-    assert [is_as_written(seen, folder) for seen in judge.seen] == [True, False]
+    assert [is_as_written(seen, folder) for seen in judge.seen] == [True, False, False]
+
+
+def test_what_is_beyond_the_limits_is_walked_back_until_it_is_within(
+    tiny_weights: Weights, tmp_path: Path
+) -> None:
+    judge = Judging([(1.0, False), (1.0, False), (1.0, True)])
+
+    folder = finetuned(
+        tiny_weights, KINDS["kto"], tmp_path, how=replace(QUICK, checkpoints=1), judge=judge
+    )
+
+    assert [is_as_written(seen, folder) for seen in judge.seen] == [False, False, True]
+
+
+def test_what_no_way_back_brings_within_the_limits_is_left_to_the_gate(
+    tiny_weights: Weights, tmp_path: Path
+) -> None:
+    judge = Judging([(1.0, False)] * (1 + len(WALK_BACK)))
+
+    folder = finetuned(
+        tiny_weights, KINDS["kto"], tmp_path, how=replace(QUICK, checkpoints=1), judge=judge
+    )
+
+    assert [is_as_written(seen, folder) for seen in judge.seen] == [True] + [False] * 4
 
 
 def test_no_stage_follows_a_checkpoint_beyond_the_limits(
@@ -358,7 +382,7 @@ def test_no_stage_follows_a_checkpoint_beyond_the_limits(
         KINDS["all"],
         tmp_path,
         how=replace(QUICK, checkpoints=14),
-        judge=Judging([(1.0, True), (1.0, False)]),
+        judge=Judging([(1.0, True), (1.0, False), (0.0, True)]),
         report=points.append,
     )
 

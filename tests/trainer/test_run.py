@@ -378,3 +378,12 @@ def test_a_held_out_prompt_beyond_the_models_context_does_not_fail_the_run(
     import_ratings(sqlite, long_ratings(20, times=60))
 
     assert learned().status is RunStatus.PROMOTED
+
+
+@pytest.mark.usefixtures("rated")
+def test_qlora_without_a_device_for_it_fails_with_what_to_do(learned: Learn) -> None:
+    run = learned(train_method="qlora")
+
+    assert run.status is RunStatus.FAILED
+    assert "needs a CUDA device" in run.outcome
+    assert "set it to lora" in run.outcome
