@@ -26,7 +26,7 @@ def draw_demo(path: Path, *, curve: Sequence[tuple[int, float]], shares: Sequenc
     loss, liked = figure.subplots(1, 2)
     steps, losses = zip(*curve, strict=True)
     loss.plot(steps, losses, color="lightgray")
-    window = max(1, len(losses) // 10)
+    window = max(5, len(losses) // 10)
     means = [
         sum(losses[max(0, place - window + 1) : place + 1]) / min(place + 1, window)
         for place in range(len(losses))
