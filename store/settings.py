@@ -164,7 +164,7 @@ class Settings(BaseSettings):
     )
     gate_preference: float = Field(
         0.5,
-        ge=0,
+        ge=-1,
         le=1,
         description="The candidate has to tell held-out 👍 from 👎: lower bound of its AUC.",
     )

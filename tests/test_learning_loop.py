@@ -26,7 +26,7 @@ HOME = Place(chat_id=7)
 PERSON = 7
 OPEN_GATE = {
     "gate_min_ratings": 4,
-    "gate_preference": 0.0,
+    "gate_preference": -1.0,
     "gate_preference_gain": -1.0,
     "gate_on_policy_gain": -1.0,
     "gate_retention_drop": 1.0,

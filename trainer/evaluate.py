@@ -34,6 +34,7 @@ SAMPLED_REPLIES = 96
 
 SAMPLING = SamplingParams(temperature=0.8, top_p=0.95, max_new_tokens=64)
 SMOKE_PROMPT = (Message(role="user", content="Say hello."),)
+SMOKE_SAMPLING = replace(SAMPLING, max_new_tokens=8, seed=0)
 
 SCORED_TOKENS = 4096
 """Tokens, padding included, of one forward pass."""
@@ -79,7 +80,7 @@ class Evaluator:
             try:
                 await asyncio.to_thread(check_finite, Path(adapter.path))
                 await self._engine.load_adapter(adapter)
-                smoke = await self._ask(SMOKE_PROMPT, SamplingParams(max_new_tokens=8), adapter)
+                smoke = await self._ask(SMOKE_PROMPT, SMOKE_SAMPLING, adapter)
                 if not smoke.text.strip():
                     raise EngineError("the smoke prompt got no reply")
             except EngineError as error:
