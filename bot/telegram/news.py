@@ -29,6 +29,9 @@ EDIT_EVERY = 4
 FOLLOWED = 20
 """Progress messages that are kept up to date at most; the oldest are let go."""
 
+TOLD_RUNS = 100
+"""Runs for which it is remembered who was told."""
+
 SAMPLE_CHARS = 300
 TABLE_CHARS = 2500
 MOST_UNITS = 4096
@@ -113,13 +116,16 @@ class News:
         for admin_id in sorted(self._admins):
             if (run.id, admin_id) in self._told:
                 continue
+            self._told.add((run.id, admin_id))
             try:
                 await bot.send_message(admin_id, text, parse_mode=ParseMode.HTML)
             except (BadRequest, Forbidden) as error:
                 logger.info("admin %d was not told of run %d: %s", admin_id, run.id, error)
-            self._told.add((run.id, admin_id))  # whom the network kept it from, the next look tells
+            except BaseException:  # the network kept it from them: the next look tells
+                self._told.discard((run.id, admin_id))
+                raise
         await asyncio.to_thread(self._runs.mark_announced, run.id)
-        self._told = {each for each in self._told if each[0] != run.id}
+        self._told = {each for each in self._told if each[0] > run.id - TOLD_RUNS}
 
 
 def announcement(
