@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 JUDGED_PROMPTS = 48
-JUDGED_CHECKS = 32
+JUDGED_CHECKS = 94
 CAUTION = 0.7
-"""Share of the gate's limit for NLL that is used up here: the gate's own sample will differ."""
+"""Share of the gate's limits that may be used up here: the gate's own sample will differ."""
 
 ROWS = 64
 """Replies written side by side."""
@@ -63,11 +63,12 @@ class CheckpointJudge:
             nll = mean_nll(self._weights, replies)
         able = (self._predictor.auc or 0.0) >= self._settings.gate_predictor_auc
         guesses = self._predictor.predict([reply.text for reply in replies]) if able else ()
+        lost = self._base_kept - kept
         one_check = 1 / len(self._checks)  # the sample is small: one of them may be chance
         return Verdict(
             score=sum(guesses) / len(guesses) if guesses else float(self._seen),
             within_limits=nll - self._base_nll <= CAUTION * self._settings.gate_nll_rise
-            and self._base_kept - kept <= self._settings.gate_retention_drop + one_check,
+            and lost <= CAUTION * self._settings.gate_retention_drop + one_check,
         )
 
     def _replies(self) -> list[Reply]:
