@@ -215,6 +215,10 @@ def _turn_is_held_out(row: TurnRow) -> bool:
     return is_held_out(f"turn {row.regenerates_id or row.id}")
 
 
+def _import_is_held_out(row: ImportedRow) -> bool:
+    return is_held_out(f"imported {_prompt_digest(_messages(row))}")
+
+
 def _finished(row: TurnRow) -> bool:
     return row.finish_reason != FinishReason.LENGTH
 
@@ -293,7 +297,7 @@ def _imported_example(row: ImportedRow) -> Example:
         prompt=_messages(row),
         completion=row.completion,
         label=bool(row.label),
-        held_out=is_held_out(f"imported {_prompt_digest(_messages(row))}"),
+        held_out=_import_is_held_out(row),
         created_at=row.created_at,
     )
 
@@ -304,7 +308,7 @@ def _imported_pair(row: ImportedRow) -> PreferencePair:
         prompt=_messages(row),
         chosen=row.completion,
         rejected=row.rejected or "",
-        held_out=is_held_out(f"imported {_prompt_digest(_messages(row))}"),
+        held_out=_import_is_held_out(row),
         created_at=row.created_at,
     )
 
@@ -314,7 +318,7 @@ def _imported_demonstration(row: ImportedRow) -> Demonstration:
         id=f"i{row.id}",
         prompt=_messages(row),
         completion=row.completion,
-        held_out=is_held_out(f"imported {_prompt_digest(_messages(row))}"),
+        held_out=_import_is_held_out(row),
         created_at=row.created_at,
     )
 

@@ -1,8 +1,8 @@
 """Rehearsal: the base model's own answers to everyday questions, learned along with the ratings.
 
 What is never trained on is forgotten first (Robins 1995, "Catastrophic forgetting, rehearsal and
-pseudorehearsal"): without these, 400 thumbs cost a small model a tenth of the retention suite;
-with them, a hundredth (docs/experiments.md). None of the questions is in that suite.
+pseudorehearsal"); docs/experiments.md has what it costs to leave this out. None of the questions is
+in the retention suite.
 """
 
 import json
