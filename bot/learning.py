@@ -21,7 +21,7 @@ from bot.errors import BotError, UsageError
 from bot.generate import AT_ONCE, read_lines, write_rows
 from bot.generate import generate as generate_lines
 from bot.trainer import WORKER, worker_for
-from bot.verdict import adapter_line, gate_rows, progress_text
+from bot.verdict import activation_line, adapter_line, gate_rows, progress_text
 from store.domain import Adapter, GateReport, RunStatus, TrainingRun
 from store.preferences import read_preferences, write_preferences
 
@@ -129,7 +129,7 @@ def adapters(context: click.Context, as_json: bool) -> None:
     if context.invoked_subcommand is not None:
         return
     with opened_store() as store:
-        versions = store.adapters.all()
+        versions, changes = store.adapters.all(), store.adapters.history()
     if as_json:
         print_json([_adapter_json(each) for each in versions])
         return
@@ -137,6 +137,10 @@ def adapters(context: click.Context, as_json: bool) -> None:
         click.echo(adapter_line(each))
     if not versions:
         click.echo("There are none yet: the base model answers. `ratchet train` makes one.")
+    if changes:
+        click.echo("\nWhat answered, newest first:")
+    for change in changes:
+        click.echo(activation_line(change))
 
 
 def _adapter_json(adapter: Adapter) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Runs, versions and the gate's report in words, for Telegram and the terminal alike."""
 
-from store.domain import Adapter, Check, GateReport, RunStatus, TrainingRun
+from store.domain import Activation, Adapter, Check, GateReport, RunStatus, TrainingRun
 
 MARKS = {
     RunStatus.QUEUED: "⏳",
@@ -68,6 +68,13 @@ def adapter_line(adapter: Adapter) -> str:
     """A version in a line."""
     run = f"run {adapter.run_id}" if adapter.run_id else "no run"
     return f"{adapter.name} · {adapter.status} · {run} · {adapter.created_at:%Y-%m-%d %H:%M}"
+
+
+def activation_line(change: Activation) -> str:
+    """A change of the active version in a line."""
+    what = change.adapter or "the base model"
+    who = f", by {change.person_id}" if change.person_id is not None else ""
+    return f"{change.created_at:%Y-%m-%d %H:%M} · {what} · {change.reason}{who}"
 
 
 def _value(check: Check) -> str:

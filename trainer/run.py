@@ -140,7 +140,7 @@ async def _prove(
             before, in_use = (before, active) if before.sound else (base, None)
         if measured.sound:
             tell.stage("before and after", 0.95)
-            tell.metrics({"samples": await _samples(evaluator, snapshot, in_use, candidate)})
+            tell.metrics({"samples": await _samples(evaluator, in_use, candidate)})
     finally:
         await engine.close()
     held_out = HeldOut(
@@ -151,7 +151,7 @@ async def _prove(
 
 
 async def _samples(
-    evaluator: Evaluator, snapshot: Snapshot, active: Adapter | None, candidate: Adapter
+    evaluator: Evaluator, active: Adapter | None, candidate: Adapter
 ) -> list[dict[str, str]]:
     """The same three prompts, answered by the version in use and by the candidate."""
     prompts = evaluator.prompts[:SHOWN]

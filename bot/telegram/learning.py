@@ -14,7 +14,7 @@ from telegram.ext import ContextTypes
 from bot.stats import draw_statistics, read_statistics
 from bot.telegram.keyboard import acknowledge
 from bot.telegram.news import News
-from bot.verdict import adapter_line, gate_text, run_line
+from bot.verdict import activation_line, adapter_line, gate_text, run_line
 from store.adapters import Adapters
 from store.database import Database
 from store.errors import StoreError
@@ -76,7 +76,9 @@ class LearningHandlers:
             await message.reply_text(await asyncio.to_thread(self._about, context.args[0]))
             return
         versions = await asyncio.to_thread(self._adapters.all)
+        changes = await asyncio.to_thread(self._adapters.history, 3)
         lines = [adapter_line(each) for each in versions[-SHOWN:]]
+        lines += ["", *map(activation_line, changes)] if changes else []
         hint = "/adapters NAME shows what the gate said of one."
         none = "There are none yet: the base model answers. /train makes one."
         await message.reply_text("\n".join([*lines, "", hint]) if lines else none)

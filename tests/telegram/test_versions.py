@@ -61,10 +61,11 @@ async def test_the_last_ten_versions_are_listed_with_where_they_stand(
     bot.store.adapters.reject(names[-2])
     bot.store.adapters.promote(names[-1], base_model="fake", reason="a test")
 
-    *lines, _, hint = (await bot.say(office, grace, "/adapters")).splitlines()
+    *lines, _, change, _, hint = (await bot.say(office, grace, "/adapters")).splitlines()
 
     assert [line.split(" · ")[0] for line in lines] == names[1:]
     assert [line.split(" · ")[1] for line in lines[-3:]] == ["candidate", "rejected", "active"]
+    assert change.endswith(f"{names[-1]} · a test")
     assert "/adapters NAME" in hint
 
 
