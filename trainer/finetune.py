@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
@@ -97,6 +99,8 @@ def finetune(
         if rows and not watch.over:
             watch.stage = name
             make(model, weights, rows, recipe, folder / "trainer", watch).train()
+    if not PartialState().is_main_process:  # one of several judges and writes
+        return folder / "adapter"
     if watch.over:
         watch.walk_back(model)
     _restore(model, watch.best)
@@ -159,14 +163,14 @@ class _Watch(TrainerCallback):
             )
 
     def _look(self, model: PeftModel, main: bool) -> None:
-        if not main:
-            return
-        model.eval()
-        self.over = not self._keeps(model)
-        model.train()
-        if self.over:
-            self._beyond = _trained(model)
-            self.best = self.best or self._beyond
+        if main:
+            model.eval()
+            self.over = not self._keeps(model)
+            model.train()
+            if self.over:
+                self._beyond = _trained(model)
+                self.best = self.best or self._beyond
+        [self.over] = broadcast_object_list([self.over])  # or the others would train on, alone
 
     def walk_back(self, model: PeftModel) -> None:
         """From beyond the limits towards the base model, until the adapter is within them.
@@ -174,8 +178,7 @@ class _Watch(TrainerCallback):
         A LoRA update that counts less is a point between the base model and the fine-tuned one,
         which keeps most of what was learned (Wortsman et al. 2022, "Robust fine-tuning").
         """
-        if self._beyond is None:  # another process judges
-            return
+        assert self._beyond is not None, "there is something to walk back from"
         model.eval()
         for share in WALK_BACK:
             _restore(model, _scaled(self._beyond, share))
