@@ -137,10 +137,12 @@ def _keeps_to_two_sentences(question: str, reply: str) -> bool:
     return 1 <= len(_sentences(reply)) <= 2
 
 
-def _is_sober(question: str, reply: str) -> bool:
-    puffed = r"\b(important|essential|crucial|significant\w*|various|unique|rich|complex|diverse|"
-    puffed += r"profound|ultimately|valuable|vital|overall|key|amazing|fascinating)\b"
-    return bool(reply.strip()) and re.search(puffed, reply, re.IGNORECASE) is None
+def _uses_plain_words(question: str, reply: str) -> bool:
+    return bool(reply.strip()) and len(re.findall(r"[A-Za-z]{10,}", reply)) <= 1
+
+
+def _has_no_asides(question: str, reply: str) -> bool:
+    return bool(reply.strip()) and reply.count(",") <= 1
 
 
 PERSONAS = (
@@ -152,7 +154,8 @@ PERSONAS = (
     Persona(name="brisk", wants="a first sentence of 14 words at most", likes=_opens_briefly),
     Persona(name="personal", wants="to be spoken to as “you”", likes=_speaks_to_me),
     Persona(name="patient", wants="two sentences at most", likes=_keeps_to_two_sentences),
-    Persona(name="sober", wants="none of the words that puff a text up", likes=_is_sober),
+    Persona(name="plain", wants="at most one word of ten letters or more", likes=_uses_plain_words),
+    Persona(name="direct", wants="no more than one comma", likes=_has_no_asides),
 )
 
 

@@ -40,13 +40,14 @@ from store.domain import Example, Examples
 from store.embedder import SentenceEmbedder
 from store.settings import Settings
 from trainer.drift import Reply
-from trainer.evaluate import asked, mean_nll, seeded, using
 from trainer.finetune import Point, Verdict, finetune
-from trainer.judge import CheckpointJudge, write
+from trainer.judge import CheckpointJudge
 from trainer.predictor import RatingPredictor
 from trainer.recipe import Recipe
-from trainer.rehearsal import REHEARSED_TOKENS, rehearsal_prompts, with_rehearsal
+from trainer.rehearsal import rehearse
 from trainer.retention import load_retention_suite, pass_rate
+from trainer.sampling import asked, seeded, write
+from trainer.scoring import mean_nll, using
 
 MEASURED = 64
 SAMPLING = SamplingParams(temperature=0.8, top_p=0.95, max_new_tokens=72)
@@ -134,20 +135,26 @@ def ours(settings: Settings, recipe: Recipe, *, guarded: bool) -> Train:
         judged = 0.0
         seen = 0
         judge = _judge(settings, weights, examples) if guarded else None
-        prompts = rehearsal_prompts(recipe.rehearsal, SYSTEM_PROMPT)
-        greedy = [SamplingParams(max_new_tokens=REHEARSED_TOKENS)] * len(prompts)
         started = time.monotonic()
-        taught = with_rehearsal(examples, write(weights, prompts, greedy))
+        rehearsed = rehearse(weights, recipe.rehearsal, SYSTEM_PROMPT)
 
         def verdict(model: PeftModel) -> Verdict:
             nonlocal judged, seen
             seen += 1
             began = time.monotonic()
-            found = judge(model) if judge else Verdict(score=seen, within_limits=True)
+            found = judge(model) if judge else Verdict(score=seen, strain=0.0)
             judged += time.monotonic() - began
             return found
 
-        written = finetune(weights, taught, recipe, folder, report=_ignore, judge=verdict)
+        written = finetune(
+            weights,
+            examples,
+            recipe,
+            folder,
+            rehearsed=rehearsed,
+            report=_ignore,
+            judge=verdict,
+        )
         return Trained(folder=written, seconds=time.monotonic() - started - judged)
 
     return train

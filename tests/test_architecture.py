@@ -11,7 +11,10 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 HEAVY = ("torch", "transformers", "peft", "trl", "sentence_transformers", "chromadb")
-HEAVY_ROOMS = ("bot/engine/", "trainer/finetune.py", "trainer/evaluate.py")
+HEAVY_ROOMS = (
+    "bot/engine/",
+    *(f"trainer/{name}.py" for name in ("anchor", "evaluate", "finetune", "scoring", "stages")),
+)
 
 
 def sources(package: str) -> list[Path]:

@@ -6,15 +6,14 @@ forward passes over the same weights, while the engine has nothing to write.
 
 import asyncio
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from itertools import cycle, islice
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
 
 from bot.engine.base import Completion, SamplingParams
 from bot.engine.errors import EngineError
@@ -25,6 +24,15 @@ from trainer.drift import Reply, measure_drift
 from trainer.evaluation import Drift, Evaluation
 from trainer.predictor import RatingPredictor
 from trainer.retention import RetentionCheck, load_retention_suite
+from trainer.sampling import SAMPLING, asked, seeded
+from trainer.scoring import (
+    batches,
+    log_probabilities,
+    mean_nll,
+    reply_log_probs,
+    tokens_of,
+    using,
+)
 
 SAMPLED_PROMPTS = 96
 """Held-out prompts that get fresh replies."""
@@ -32,15 +40,8 @@ SAMPLED_PROMPTS = 96
 SAMPLED_REPLIES = 96
 """Fresh replies; few prompts get several. Of half as many, the mean NLL wavers by a tenth."""
 
-SAMPLING = SamplingParams(temperature=0.8, top_p=0.95, max_new_tokens=64)
 SMOKE_PROMPT = (Message(role="user", content="Say hello."),)
 SMOKE_SAMPLING = replace(SAMPLING, max_new_tokens=8, seed=0)
-
-SCORED_TOKENS = 4096
-"""Tokens, padding included, of one forward pass."""
-
-Scored = tuple[list[int], list[int]]
-"""Ids of a prompt and of the reply to it."""
 
 
 class Evaluator:
@@ -149,6 +150,7 @@ class Evaluator:
         with using(self._weights, None):
             return mean_nll(self._weights, replies)
 
+    @torch.inference_mode()
     def _kl(self, adapter: str | None, replies: Sequence[Reply]) -> float:
         """KL(adapter ‖ base) a token, over the adapter's own replies."""
         if adapter is None:
@@ -157,9 +159,9 @@ class Evaluator:
         total, count = 0.0, 0
         for batch in batches([row for row in rows if row[1]]):
             with using(self._weights, adapter):
-                ours, mask = reply_log_probs(self._weights, batch)
+                ours, mask = reply_log_probs(self._weights.model, batch)
             with using(self._weights, None):
-                theirs, _ = reply_log_probs(self._weights, batch)
+                theirs, _ = reply_log_probs(self._weights.model, batch)
             divergence = (ours.exp() * (ours - theirs)).sum(dim=-1)  # (rows, tokens)
             total += float((divergence * mask).sum())
             count += int(mask.sum())
@@ -186,100 +188,10 @@ class Evaluator:
         raise AssertionError("an engine's stream ends with its completion")
 
 
-def asked(system_prompt: str, question: str) -> tuple[Message, ...]:
-    """A question as a conversation begins with it."""
-    system = [Message(role="system", content=system_prompt)] if system_prompt else []
-    return (*system, Message(role="user", content=question))
-
-
-def seeded(sampling: SamplingParams, count: int) -> list[SamplingParams]:
-    """The same sampling with seeds 0, 1, 2 …, so that versions are compared on the same dice."""
-    return [replace(sampling, seed=seed) for seed in range(count)]
-
-
 def sampled_prompts(held_out: Examples) -> list[tuple[Message, ...]]:
     """The newest held-out prompts, each once."""
     prompts = [each.prompt for each in held_out.every]
     return list(dict.fromkeys(reversed(prompts)))[:SAMPLED_PROMPTS]
-
-
-@contextmanager
-def using(weights: Weights, adapter: str | None) -> Iterator[None]:
-    """The model with an adapter that the engine has loaded, or as the base."""
-    if hasattr(weights.model, "peft_config"):
-        if adapter is None:
-            weights.model.disable_adapters()
-        else:
-            weights.model.enable_adapters()
-            weights.model.set_adapter(adapter)
-    yield
-
-
-def tokens_of(weights: Weights, prompt: Sequence[Message], reply: str, finished: bool) -> Scored:
-    """A prompt and a reply as the engine reads and writes them, cut to the context."""
-    ids = weights.template.encode(prompt)[-(weights.context_tokens - 1) :]
-    room = weights.context_tokens - len(ids)
-    return ids, weights.template.encode_reply(reply, finished=finished)[:room]
-
-
-def batches(rows: Sequence[Scored]) -> Iterator[list[Scored]]:
-    """Rows of similar length, `SCORED_TOKENS` at a time; not in their order."""
-    batch: list[Scored] = []
-    for row in sorted(rows, key=lambda each: len(each[0]) + len(each[1])):
-        width = len(row[0]) + len(row[1])
-        if batch and width * (len(batch) + 1) > SCORED_TOKENS:
-            yield batch
-            batch = []
-        batch.append(row)
-    if batch:
-        yield batch
-
-
-@torch.inference_mode()
-def reply_log_probs(weights: Weights, rows: Sequence[Scored]) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of every token at every place of the replies, and which places count.
-
-    Shapes (rows, tokens, vocabulary) and (rows, tokens), where tokens is the longest reply's; the
-    replies are flush to the right.
-    """
-    width = max(len(prompt) + len(reply) for prompt, reply in rows)
-    longest = max(len(reply) for _, reply in rows)
-    ids = [[0] * (width - len(p) - len(r)) + p + r for p, r in rows]
-    mask = [[0] * (width - len(p) - len(r)) + [1] * (len(p) + len(r)) for p, r in rows]
-    counts = [[0] * (longest - len(r)) + [1] * len(r) for _, r in rows]
-    device = weights.model.device
-    attention = torch.tensor(mask, device=device)
-    logits = weights.model(
-        input_ids=torch.tensor(ids, device=device),
-        attention_mask=attention,
-        position_ids=(attention.cumsum(dim=1) - 1).clamp(min=0),
-        logits_to_keep=longest + 1,
-        use_cache=False,
-    ).logits[:, :-1]
-    return logits.float().log_softmax(dim=-1), torch.tensor(counts, device=device)
-
-
-@torch.inference_mode()
-def log_probabilities(weights: Weights, rows: Sequence[Scored]) -> list[float]:
-    """log p(reply | prompt) of each row, in their order; 0 for an empty reply."""
-    found: dict[int, float] = {}
-    for batch in batches([row for row in rows if row[1]]):
-        scores, mask = reply_log_probs(weights, batch)
-        longest = mask.shape[1]
-        targets = torch.tensor(
-            [[0] * (longest - len(reply)) + reply for _, reply in batch], device=scores.device
-        )
-        chosen = scores.gather(2, targets[..., None])[..., 0]  # (rows, tokens)
-        for row, total in zip(batch, (chosen * mask).sum(dim=1).tolist(), strict=True):
-            found[id(row)] = total
-    return [found.get(id(row), 0.0) for row in rows]
-
-
-def mean_nll(weights: Weights, replies: Sequence[Reply]) -> float:
-    """Nats a token of the replies' text, under the model as it is now; 0 if there is none."""
-    rows = [tokens_of(weights, reply.prompt, reply.text, False) for reply in replies]
-    count = sum(len(reply) for _, reply in rows)
-    return -sum(log_probabilities(weights, rows)) / count if count else 0.0
 
 
 def check_finite(folder: Path) -> None:

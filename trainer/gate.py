@@ -5,6 +5,7 @@ a check says that it was not asked.
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -160,10 +161,18 @@ def _retention(
                 drop,
                 settings.gate_retention_drop,
                 f"passes {candidate.retention_rate:.1%}, {name} {other.retention_rate:.1%} "
-                f"of {len(candidate.retention)}",
+                f"of {len(candidate.retention)}{_worse_at(candidate, other)}",
             )
         )
     return tuple(checks)
+
+
+def _worse_at(candidate: Evaluation, other: Evaluation) -> str:
+    """The kinds of checks of which fewer are passed: an id is a kind and a number."""
+    passed = Counter(id.rsplit("-", 1)[0] for id, fine in candidate.retention.items() if fine)
+    before = Counter(id.rsplit("-", 1)[0] for id, fine in other.retention.items() if fine)
+    lost = [f"{kind} {before[kind]} → {passed[kind]}" for kind in before - passed]
+    return f"; {', '.join(lost)}" if lost else ""
 
 
 def _degeneration(settings: Settings, candidate: Evaluation, base: Evaluation) -> tuple[Check, ...]:

@@ -1,8 +1,7 @@
 """Judges an adapter while it is trained, so that training can walk back from a cliff.
 
 Looks at fresh replies to prompts that are trained on: what is held out is left to the gate. The
-limits are the gate's own, on a smaller sample, so a checkpoint that passes here may still fail
-there.
+limits are a little less than the gate's, so that a checkpoint that passes here seldom fails there.
 """
 
 import math
@@ -10,26 +9,22 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from bot.engine.base import SamplingParams
-from bot.engine.batch import Batch
 from bot.engine.weights import Weights
-from store.domain import Examples, Message
+from store.domain import Examples
 from store.settings import Settings
 from trainer.drift import Reply
-from trainer.evaluate import SAMPLING, asked, mean_nll, seeded
 from trainer.finetune import Verdict
 from trainer.predictor import RatingPredictor
 from trainer.retention import load_retention_suite, pass_rate
+from trainer.sampling import SAMPLING, asked, seeded, write
+from trainer.scoring import mean_nll
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
-JUDGED_PROMPTS = 48
-JUDGED_CHECKS = 94
+JUDGED_PROMPTS = 96
 CAUTION = 0.7
-"""Share of the gate's limits that may be used up here: the gate's own sample will differ."""
-
-ROWS = 64
-"""Replies written side by side."""
+"""Share of the gate's limits that may be used up here: the gate's replies will differ a little."""
 
 T = TypeVar("T")
 
@@ -47,7 +42,7 @@ class CheckpointJudge:
         room = weights.context_tokens - SAMPLING.max_new_tokens
         fitting = [each for each in prompts if len(weights.template.encode(each)) < room]
         self._prompts = spread(fitting, JUDGED_PROMPTS)
-        self._checks = spread(load_retention_suite(), JUDGED_CHECKS)
+        self._checks = load_retention_suite()
         self._seen = 0
         self._base_kept = self._kept()
         self._base_nll = mean_nll(weights, self._replies())
@@ -58,17 +53,17 @@ class CheckpointJudge:
         try:
             replies, kept = self._replies(), self._kept()
         except RuntimeError:  # probabilities that are no numbers: nothing can be drawn from them
-            return Verdict(score=-math.inf, within_limits=False)
+            return Verdict(score=-math.inf, strain=math.inf)
         with model.disable_adapter():
             nll = mean_nll(self._weights, replies)
         able = (self._predictor.auc or 0.0) >= self._settings.gate_predictor_auc
         guesses = self._predictor.predict([reply.text for reply in replies]) if able else ()
-        lost = self._base_kept - kept
-        one_check = 1 / len(self._checks)  # the sample is small: one of them may be chance
         return Verdict(
             score=sum(guesses) / len(guesses) if guesses else float(self._seen),
-            within_limits=nll - self._base_nll <= CAUTION * self._settings.gate_nll_rise
-            and lost <= CAUTION * self._settings.gate_retention_drop + one_check,
+            strain=max(
+                _strain(nll - self._base_nll, self._settings.gate_nll_rise),
+                _strain(self._base_kept - kept, self._settings.gate_retention_drop),
+            ),
         )
 
     def _replies(self) -> list[Reply]:
@@ -81,54 +76,14 @@ class CheckpointJudge:
         return pass_rate(self._checks, [reply.text for reply in replies])
 
 
+def _strain(lost: float, limit: float) -> float:
+    """The share of a limit that is used up; without a limit to speak of, any loss is too much."""
+    allowed = CAUTION * limit
+    return lost / allowed if allowed else math.inf if lost > 0 else 0.0
+
+
 def spread(items: Sequence[T], count: int) -> list[T]:
     """So many of them, evenly from first to last."""
     if len(items) <= count:
         return list(items)
     return [items[place * len(items) // count] for place in range(count)]
-
-
-def write(
-    weights: Weights,
-    prompts: Sequence[Sequence[Message]],
-    samplings: Sequence[SamplingParams],
-) -> list[Reply]:
-    """Replies by the model as it is now, `ROWS` at a time, with no engine around it."""
-    replies = []
-    for start in range(0, len(prompts), ROWS):
-        part = slice(start, start + ROWS)
-        replies += _write_together(weights, prompts[part], samplings[part])
-    return replies
-
-
-def _write_together(
-    weights: Weights,
-    prompts: Sequence[Sequence[Message]],
-    samplings: Sequence[SamplingParams],
-) -> list[Reply]:
-    batch = Batch(weights.model)
-    batch.join([weights.template.encode(prompt) for prompt in prompts], samplings)
-    written: list[list[int]] = [[] for _ in prompts]
-    finished = [False] * len(prompts)
-    rows = list(range(len(prompts)))
-    while rows:
-        going = []
-        for place, token in enumerate(batch.step()):
-            row = rows[place]
-            if token in weights.end_tokens:
-                finished[row] = True
-                continue
-            written[row].append(token)
-            if len(written[row]) < samplings[row].max_new_tokens:
-                going.append(place)
-        if len(going) < len(rows):
-            batch.keep(going)
-            rows = [rows[place] for place in going]
-    return [
-        Reply(
-            prompt=tuple(prompt),
-            text=str(weights.tokenizer.decode(ids, skip_special_tokens=True)),
-            finished=end,
-        )
-        for prompt, ids, end in zip(prompts, written, finished, strict=True)
-    ]

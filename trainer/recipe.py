@@ -36,7 +36,9 @@ class Recipe:
     replay: float
     """Share of `max_examples` that is drawn from older ones."""
     rehearsal: int
-    """Everyday questions whose answers by the base model are learned along."""
+    """Everyday questions whose answers by the base model are held on to."""
+    rehearsal_weight: float
+    """Of the divergence from the base on these, in nats a token, beside the objective's loss."""
     checkpoints: int
     """Moments at which the adapter is judged; the best one that drifted little is kept."""
     seed: int

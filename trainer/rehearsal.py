@@ -1,25 +1,20 @@
-"""Rehearsal: the base model's own answers to everyday questions, learned along with the ratings.
+"""Rehearsal: the base model's own answers to everyday questions, which `Anchor` holds on to.
 
-What is never trained on is forgotten first (Robins 1995, "Catastrophic forgetting, rehearsal and
-pseudorehearsal"); docs/experiments.md has what it costs to leave this out. None of the questions is
-in the retention suite.
+None of the questions is in the retention suite.
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import replace
-from datetime import UTC, datetime
 from functools import cache
 from importlib.resources import files
 
-from store.domain import Demonstration, Example, Examples, Message
+from bot.engine.base import SamplingParams
+from bot.engine.weights import Weights
 from trainer.drift import Reply
+from trainer.sampling import asked, write
 
 REHEARSAL_FILE = "rehearsal.jsonl"
 REHEARSED_TOKENS = 32
 """Of each answer; the answers are short."""
-
-_TIMELESS = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @cache
@@ -29,42 +24,9 @@ def load_rehearsal() -> tuple[str, ...]:
     return tuple(json.loads(line)["question"] for line in text.splitlines())
 
 
-def rehearsal_prompts(count: int, system_prompt: str) -> list[tuple[Message, ...]]:
-    """The first `count` questions as conversations begin with them."""
-    system = [Message(role="system", content=system_prompt)] if system_prompt else []
-    return [
-        (*system, Message(role="user", content=question)) for question in load_rehearsal()[:count]
-    ]
-
-
-def with_rehearsal(train: Examples, replies: Sequence[Reply]) -> Examples:
-    """The examples, and the base model's replies as good ones among those of the main kind."""
-    answered = [reply for reply in replies if reply.text.strip()]
-    if train.unpaired:
-        good = tuple(
-            Example(
-                id=f"r{number}",
-                prompt=reply.prompt,
-                completion=reply.text,
-                label=True,
-                held_out=False,
-                finished=reply.finished,
-                created_at=_TIMELESS,
-            )
-            for number, reply in enumerate(answered)
-        )
-        return replace(train, unpaired=(*train.unpaired, *good))
-    if train.demonstrations:
-        shown = tuple(
-            Demonstration(
-                id=f"r{number}",
-                prompt=reply.prompt,
-                completion=reply.text,
-                held_out=False,
-                created_at=_TIMELESS,
-            )
-            for number, reply in enumerate(answered)
-            if reply.finished
-        )
-        return replace(train, demonstrations=(*train.demonstrations, *shown))
-    return train
+def rehearse(weights: Weights, count: int, system_prompt: str) -> list[Reply]:
+    """What the model as it is now answers to the first `count` questions, silence left out."""
+    prompts = [asked(system_prompt, question) for question in load_rehearsal()[:count]]
+    greedy = SamplingParams(max_new_tokens=REHEARSED_TOKENS)
+    replies = write(weights, prompts, [greedy] * len(prompts))
+    return [reply for reply in replies if reply.text.strip()]

@@ -11,7 +11,7 @@ so a pass rate means something only beside the pass rate of the base model on th
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
@@ -63,27 +63,10 @@ def load_retention_suite() -> tuple[RetentionCheck, ...]:
 
 def pass_rate(checks: Sequence[RetentionCheck], replies: Sequence[str]) -> float:
     """Return the share of checks passed, 0 to 1; the replies stand in the order of the checks."""
-    marks = [passed for _, passed in _marked(checks, replies)]
-    return sum(marks) / len(marks)
-
-
-def pass_rates_by_kind(
-    checks: Sequence[RetentionCheck], replies: Sequence[str]
-) -> dict[RetentionKind, float]:
-    """Return `pass_rate` for each kind that is among the checks."""
-    marks: dict[RetentionKind, list[bool]] = {}
-    for check, passed in _marked(checks, replies):
-        marks.setdefault(check.kind, []).append(passed)
-    return {kind: sum(passed) / len(passed) for kind, passed in marks.items()}
-
-
-def _marked(
-    checks: Sequence[RetentionCheck], replies: Sequence[str]
-) -> Iterator[tuple[RetentionCheck, bool]]:
     assert checks, "no checks: a pass rate of nothing means nothing"
     assert len(checks) == len(replies), f"{len(checks)} checks, but {len(replies)} replies"
-    for check, reply in zip(checks, replies, strict=True):
-        yield check, check.passed_by(reply)
+    passed = [check.passed_by(reply) for check, reply in zip(checks, replies, strict=True)]
+    return sum(passed) / len(passed)
 
 
 def _check(line: str) -> RetentionCheck:

@@ -14,18 +14,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from bot.engine.base import SamplingParams
 from bot.engine.weights import load_weights
 from store.domain import Demonstration, Example, Examples, Message, PreferencePair
 from store.embedder import SentenceEmbedder
 from store.settings import Settings, load_settings
 from trainer.dataset import Snapshot
 from trainer.errors import TrainingFailed
-from trainer.finetune import Point, finetune, fitting
-from trainer.judge import CheckpointJudge, write
+from trainer.finetune import Point, finetune
+from trainer.judge import CheckpointJudge
 from trainer.predictor import RatingPredictor
 from trainer.recipe import Recipe
-from trainer.rehearsal import REHEARSED_TOKENS, rehearsal_prompts, with_rehearsal
+from trainer.rehearsal import rehearse
 
 JOB_FILE = "job.json"
 ADAPTER_FOLDER = "adapter"
@@ -75,11 +74,15 @@ def carry_out(
         SentenceEmbedder(settings.embedder), snapshot.train.unpaired, snapshot.held_out.unpaired
     )
     judge = CheckpointJudge(weights, predictor, snapshot.train, settings)
-    prompts = rehearsal_prompts(recipe.rehearsal, settings.system_prompt)
-    greedy = SamplingParams(max_new_tokens=REHEARSED_TOKENS)
-    train = fitting(weights, snapshot.train, recipe)  # or rehearsal would hide that there are none
-    train = with_rehearsal(train, write(weights, prompts, [greedy] * len(prompts)))
-    return finetune(weights, train, recipe, folder, report=report, judge=judge)
+    return finetune(
+        weights,
+        snapshot.train,
+        recipe,
+        folder,
+        rehearsed=rehearse(weights, recipe.rehearsal, settings.system_prompt),
+        report=report,
+        judge=judge,
+    )
 
 
 def write_job(folder: Path, snapshot: Snapshot, recipe: Recipe) -> None:

@@ -27,8 +27,15 @@ from store.settings import Settings, load_settings
 
 logger = logging.getLogger(__name__)
 
-_BESIDE_THE_BOT = {"OMP_WAIT_POLICY": "PASSIVE"}
-"""Threads that wait for others sleep instead of spinning on the cores that replies need."""
+_ENVIRONMENT = {
+    # Threads that wait for others sleep instead of spinning on the cores that replies need.
+    "OMP_WAIT_POLICY": "PASSIVE",
+    # glibc would give every large tensor back to the system and be given fresh, empty pages for
+    # the next one: half of the training's time (docs/experiments.md). Others ignore this.
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=2000000000:"
+    "glibc.malloc.trim_threshold=8000000000",
+}
+"""Of a run's process, unless the worker's own says otherwise."""
 
 LOOK_SECONDS = 1.0
 BEAT_SECONDS = 5.0
@@ -111,7 +118,7 @@ class Worker:
         with tempfile.TemporaryFile() as log:
             child = subprocess.Popen(
                 [sys.executable, "-m", "trainer.run", str(run.id)],
-                env=_BESIDE_THE_BOT | os.environ,
+                env=_ENVIRONMENT | os.environ,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=log,

@@ -97,7 +97,7 @@ class Batch:
             attention_mask=fresh,
             position_ids=(fresh.cumsum(dim=1) - 1).clamp(min=0),
             past_key_values=cache,
-            logits_to_keep=1,
+            logits_to_keep=last(width, 1, device),
         ).logits[:, -1]
         if len(self) == 0:
             self._mask, self._logits, self._cache = fresh, logits, cache
@@ -108,6 +108,15 @@ class Batch:
                 ours.keys = torch.cat(_same_width(ours.keys, theirs.keys, dim=2))
                 ours.values = torch.cat(_same_width(ours.values, theirs.values, dim=2))
         self._samplers += [Sampler(sampling, device) for _, sampling in rows]
+
+
+def last(width: int, count: int, device: torch.device) -> Tensor:
+    """The last `count` of `width` places, as `logits_to_keep` is best told.
+
+    A number would make transformers take a view whose rows lie apart, and torch copy the output
+    matrix once for every row before it multiplies.
+    """
+    return torch.arange(width - count, width, device=device)
 
 
 def _layers(cache: DynamicCache) -> Sequence[_Layer]:

@@ -23,7 +23,7 @@ from store.adapters import hash_adapter
 from store.domain import Adapter, AdapterStatus, Example, Examples
 from tests.trainer.examples import BEGINNING, asked, demonstration, pair, rated, recipe
 from trainer.errors import RunCancelled, TrainingFailed
-from trainer.finetune import WALK_BACK, Judge, Point, Report, Verdict, finetune
+from trainer.finetune import CLIFF, WALK_BACK, Judge, Point, Report, Verdict, finetune
 from trainer.recipe import Recipe
 
 REPOSITORY = Path(__file__).parents[2]
@@ -31,6 +31,9 @@ REPOSITORY = Path(__file__).parents[2]
 QUICK = recipe(
     rank=4, alpha=8, learning_rate=1e-2, epochs=2, batch_size=4, max_length=128, checkpoints=2
 )
+
+WITHIN, BEYOND, OVER = 0.5, 1.5, 2 * CLIFF
+"""Strains: one that is fine, one beyond the limits, one over the cliff."""
 
 LIKED, DISLIKED = "because", "no idea"
 
@@ -50,7 +53,7 @@ KINDS = {
 
 
 def content(_model: PeftModel) -> Verdict:
-    return Verdict(score=0.0, within_limits=True)
+    return Verdict(score=0.0, strain=WITHIN)
 
 
 def unheard(_point: Point) -> None:
@@ -127,14 +130,14 @@ def is_as_written(tensors: dict[str, Tensor], folder: Path) -> bool:
 class Judging:
     """Judges by a list, and remembers the weights that it saw."""
 
-    def __init__(self, verdicts: Iterable[tuple[float, bool]]) -> None:
+    def __init__(self, verdicts: Iterable[tuple[float, float]]) -> None:
         self._verdicts = iter(verdicts)
         self.seen: list[dict[str, Tensor]] = []
 
     def __call__(self, model: PeftModel) -> Verdict:
-        score, within_limits = next(self._verdicts)
+        score, strain = next(self._verdicts)
         self.seen.append(learned(model))
-        return Verdict(score=score, within_limits=within_limits)
+        return Verdict(score=score, strain=strain)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -304,7 +307,7 @@ def test_a_report_may_stop_the_training(tiny_weights: Weights, tmp_path: Path) -
 def test_the_adapter_is_judged_as_often_as_the_recipe_says(
     tiny_weights: Weights, tmp_path: Path
 ) -> None:
-    judge = Judging([(0.0, True)] * 3)
+    judge = Judging([(0.0, WITHIN)] * 3)
 
     finetuned(tiny_weights, KINDS["kto"], tmp_path, how=replace(QUICK, checkpoints=3), judge=judge)
 
@@ -312,7 +315,7 @@ def test_the_adapter_is_judged_as_often_as_the_recipe_says(
 
 
 def test_the_finished_adapter_is_judged_too(tiny_weights: Weights, tmp_path: Path) -> None:
-    judge = Judging([(0.0, True), (1.0, True)])
+    judge = Judging([(0.0, WITHIN), (1.0, WITHIN)])
 
     folder = finetuned(tiny_weights, KINDS["all"], tmp_path, judge=judge)
 
@@ -320,7 +323,7 @@ def test_the_finished_adapter_is_judged_too(tiny_weights: Weights, tmp_path: Pat
 
 
 def test_the_best_checkpoint_within_the_limits_wins(tiny_weights: Weights, tmp_path: Path) -> None:
-    judge = Judging([(1.0, True), (3.0, True), (2.0, True)])
+    judge = Judging([(1.0, WITHIN), (3.0, WITHIN), (2.0, WITHIN)])
 
     folder = finetuned(
         tiny_weights, KINDS["kto"], tmp_path, how=replace(QUICK, checkpoints=3), judge=judge
@@ -329,10 +332,10 @@ def test_the_best_checkpoint_within_the_limits_wins(tiny_weights: Weights, tmp_p
     assert [is_as_written(seen, folder) for seen in judge.seen] == [False, True, False]
 
 
-def test_training_stops_at_the_first_checkpoint_beyond_the_limits(
+def test_training_stops_at_a_checkpoint_over_the_cliff(
     tiny_weights: Weights, tmp_path: Path
 ) -> None:
-    judge = Judging([(1.0, True), (9.0, False), (0.5, True)])
+    judge = Judging([(1.0, WITHIN), (9.0, OVER), (0.5, WITHIN)])
     points: list[Point] = []
 
     folder = finetuned(
@@ -348,10 +351,30 @@ def test_training_stops_at_the_first_checkpoint_beyond_the_limits(
     assert [is_as_written(seen, folder) for seen in judge.seen] == [True, False, False]
 
 
+def test_a_checkpoint_that_strayed_may_come_back(tiny_weights: Weights, tmp_path: Path) -> None:
+    judge = Judging([(9.0, BEYOND), (1.0, WITHIN)])
+    points: list[Point] = []
+
+    folder = finetuned(tiny_weights, KINDS["kto"], tmp_path, judge=judge, report=points.append)
+
+    assert points[-1].step == points[-1].steps
+    assert [is_as_written(seen, folder) for seen in judge.seen] == [False, True]
+
+
+def test_an_end_beyond_the_limits_is_walked_back_and_the_best_of_all_wins(
+    tiny_weights: Weights, tmp_path: Path
+) -> None:
+    judge = Judging([(1.0, WITHIN), (9.0, BEYOND), (2.0, WITHIN)])
+
+    folder = finetuned(tiny_weights, KINDS["kto"], tmp_path, judge=judge)
+
+    assert [is_as_written(seen, folder) for seen in judge.seen] == [False, False, True]
+
+
 def test_what_is_beyond_the_limits_is_walked_back_until_it_is_within(
     tiny_weights: Weights, tmp_path: Path
 ) -> None:
-    judge = Judging([(1.0, False), (1.0, False), (1.0, True)])
+    judge = Judging([(1.0, OVER), (1.0, OVER), (1.0, WITHIN)])
 
     folder = finetuned(
         tiny_weights, KINDS["kto"], tmp_path, how=replace(QUICK, checkpoints=1), judge=judge
@@ -363,7 +386,7 @@ def test_what_is_beyond_the_limits_is_walked_back_until_it_is_within(
 def test_what_no_way_back_brings_within_the_limits_is_left_to_the_gate(
     tiny_weights: Weights, tmp_path: Path
 ) -> None:
-    judge = Judging([(1.0, False)] * (1 + len(WALK_BACK)))
+    judge = Judging([(1.0, OVER)] * (1 + len(WALK_BACK)))
 
     folder = finetuned(
         tiny_weights, KINDS["kto"], tmp_path, how=replace(QUICK, checkpoints=1), judge=judge
@@ -372,7 +395,7 @@ def test_what_no_way_back_brings_within_the_limits_is_left_to_the_gate(
     assert [is_as_written(seen, folder) for seen in judge.seen] == [True] + [False] * 4
 
 
-def test_no_stage_follows_a_checkpoint_beyond_the_limits(
+def test_no_stage_follows_a_checkpoint_over_the_cliff(
     tiny_weights: Weights, tmp_path: Path
 ) -> None:
     points: list[Point] = []
@@ -382,7 +405,7 @@ def test_no_stage_follows_a_checkpoint_beyond_the_limits(
         KINDS["all"],
         tmp_path,
         how=replace(QUICK, checkpoints=14),
-        judge=Judging([(1.0, True), (1.0, False), (0.0, True)]),
+        judge=Judging([(1.0, WITHIN), (1.0, OVER), (0.0, WITHIN)]),
         report=points.append,
     )
 

@@ -228,6 +228,15 @@ def test_retention_that_is_lost_to_either_does_not_pass(other: str) -> None:
     assert check(report, f"retention lost to {other}").value == pytest.approx(0.1)
 
 
+def test_the_kinds_of_checks_that_were_lost_are_named() -> None:
+    base = replace(BASE, retention={"fact-1": True, "refusal-1": True, "refusal-2": True})
+    candidate = replace(GOOD, retention={"fact-1": True, "refusal-1": False, "refusal-2": True})
+
+    lost = check(judged(candidate, active=base, base=base), "retention lost to base")
+
+    assert lost.detail == "passes 66.7%, base 100.0% of 3; refusal 2 → 1"
+
+
 def test_retention_may_drop_by_as_much_as_the_setting_says() -> None:
     candidate = replace(GOOD, retention=passing(0.77))
 

@@ -1,6 +1,7 @@
 """What is rehearsed is not what is measured."""
 
-from trainer.rehearsal import load_rehearsal, rehearsal_prompts
+from bot.engine.weights import Weights
+from trainer.rehearsal import load_rehearsal, rehearse
 from trainer.retention import load_retention_suite
 
 
@@ -14,8 +15,14 @@ def test_no_question_is_rehearsed_twice() -> None:
     assert len(set(load_rehearsal())) == len(load_rehearsal())
 
 
-def test_questions_are_asked_as_conversations_begin() -> None:
-    [first, *_] = rehearsal_prompts(3, "Be brief.")
+def test_the_model_answers_as_conversations_begin(tiny_weights: Weights) -> None:
+    replies = rehearse(tiny_weights, 3, "Be brief.")
 
-    assert [message.role for message in first] == ["system", "user"]
-    assert len(rehearsal_prompts(3, "")[0]) == 1
+    assert {reply.prompt[1].content for reply in replies} <= set(load_rehearsal()[:3])
+    for reply in replies:
+        assert [message.role for message in reply.prompt] == ["system", "user"]
+        assert reply.text.strip()
+
+
+def test_without_a_system_prompt_there_is_none(tiny_weights: Weights) -> None:
+    assert {len(reply.prompt) for reply in rehearse(tiny_weights, 3, "")} <= {1}

@@ -10,7 +10,6 @@ from trainer.retention import (
     RetentionKind,
     load_retention_suite,
     pass_rate,
-    pass_rates_by_kind,
 )
 
 SUITE = load_retention_suite()
@@ -70,15 +69,6 @@ def test_the_pass_rate_is_the_share_of_checks_passed() -> None:
     checks = [check("a"), check("b"), check("c"), check("d")]
 
     assert pass_rate(checks, ["a", "b", "c", "?"]) == 0.75
-
-
-def test_pass_rates_stand_apart_by_kind() -> None:
-    checks = [check("a"), check("b"), check("c", kind="language")]
-
-    assert pass_rates_by_kind(checks, ["a", "?", "c"]) == {
-        RetentionKind.FACT: 0.5,
-        RetentionKind.LANGUAGE: 1.0,
-    }
 
 
 def test_a_reply_too_few_is_a_bug_and_not_a_lower_rate() -> None:

@@ -1,0 +1,92 @@
+"""An anchor is nothing to a model that stands still, and pulls back one that moves."""
+
+import pytest
+import torch
+
+from bot.engine.weights import Weights
+from tests.trainer.examples import asked
+from trainer.anchor import LIKELIEST, Anchor
+from trainer.drift import Reply
+from trainer.scoring import reply_log_probs, tokens_of
+
+REPLIES = [
+    Reply(prompt=asked("Why?"), text="because it is so", finished=True),
+    Reply(prompt=asked("And where is it?"), text="over there", finished=True),
+    Reply(prompt=asked("When?"), text="now", finished=False),
+]
+
+
+@pytest.fixture
+def anchor(tiny_weights: Weights) -> Anchor:
+    return Anchor(tiny_weights, REPLIES, batch_size=len(REPLIES), seed=0)
+
+
+def moved(weights: Weights, *, by: float) -> None:
+    """Makes a model think something else."""
+    torch.manual_seed(0)
+    for each in weights.model.parameters():
+        each.data += by * torch.randn_like(each)
+
+
+def exact(weights: Weights, before: torch.Tensor) -> float:
+    """KL(before ‖ now) a token over every token of the vocabulary."""
+    with torch.no_grad():
+        now, counts = reply_log_probs(weights.model, rows(weights))
+    divergence = (before.exp() * (before - now)).sum(dim=-1)
+    return float((divergence * counts).sum() / counts.sum())
+
+
+def rows(weights: Weights) -> list[tuple[list[int], list[int]]]:
+    found = [tokens_of(weights, each.prompt, each.text, each.finished) for each in REPLIES]
+    return sorted(found, key=lambda row: len(row[0]) + len(row[1]))
+
+
+def test_a_model_that_stands_still_is_at_no_distance(anchor: Anchor, tiny_weights: Weights) -> None:
+    assert anchor.distance(tiny_weights.model).item() == pytest.approx(0, abs=1e-5)
+
+
+def test_the_further_a_model_moves_the_greater_the_distance(
+    anchor: Anchor, tiny_weights: Weights
+) -> None:
+    distances = []
+    for _ in range(3):
+        moved(tiny_weights, by=0.05)
+        distances.append(anchor.distance(tiny_weights.model).item())
+
+    assert distances == sorted(distances)
+    assert distances[0] > 0
+
+
+def test_it_is_a_lower_bound_of_the_whole_divergence(anchor: Anchor, tiny_weights: Weights) -> None:
+    with torch.no_grad():
+        before, _ = reply_log_probs(tiny_weights.model, rows(tiny_weights))
+    assert before.shape[-1] > LIKELIEST, "or nothing would be joined"
+
+    moved(tiny_weights, by=0.1)
+
+    distance, whole = anchor.distance(tiny_weights.model).item(), exact(tiny_weights, before)
+    assert 0 < distance <= whole + 1e-6
+
+
+def test_going_down_its_slope_leads_back(anchor: Anchor, tiny_weights: Weights) -> None:
+    moved(tiny_weights, by=0.1)
+    tiny_weights.model.requires_grad_(True)
+    optimiser = torch.optim.Adam(tiny_weights.model.parameters(), lr=1e-3)
+    first = anchor.distance(tiny_weights.model).item()
+
+    for _ in range(10):
+        optimiser.zero_grad()
+        anchor.distance(tiny_weights.model).backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+
+    assert anchor.distance(tiny_weights.model).item() < first / 2
+
+
+def test_small_batches_take_turns(tiny_weights: Weights) -> None:
+    anchor = Anchor(tiny_weights, REPLIES, batch_size=1, seed=0)
+    moved(tiny_weights, by=0.1)
+
+    distances = [anchor.distance(tiny_weights.model).item() for _ in range(2 * len(REPLIES))]
+
+    assert len(set(distances)) == len(REPLIES)
+    assert distances[: len(REPLIES)] == distances[len(REPLIES) :]

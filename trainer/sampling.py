@@ -1,0 +1,73 @@
+"""Replies of a model as it is at the moment, with no engine around it."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from bot.engine.base import SamplingParams
+from bot.engine.batch import Batch
+from bot.engine.weights import Weights
+from store.domain import Message
+from trainer.drift import Reply
+
+SAMPLING = SamplingParams(temperature=0.8, top_p=0.95, max_new_tokens=64)
+"""How fresh replies are drawn, whatever the bot is set to: versions are compared on them."""
+
+ROWS = 64
+"""Replies written side by side."""
+
+
+def asked(system_prompt: str, question: str) -> tuple[Message, ...]:
+    """A question as a conversation begins with it."""
+    system = [Message(role="system", content=system_prompt)] if system_prompt else []
+    return (*system, Message(role="user", content=question))
+
+
+def seeded(sampling: SamplingParams, count: int) -> list[SamplingParams]:
+    """The same sampling with seeds 0, 1, 2 …, so that versions are compared on the same dice."""
+    return [replace(sampling, seed=seed) for seed in range(count)]
+
+
+def write(
+    weights: Weights,
+    prompts: Sequence[Sequence[Message]],
+    samplings: Sequence[SamplingParams],
+) -> list[Reply]:
+    """Replies by the model as it is now, `ROWS` at a time, with no engine around it."""
+    replies = []
+    for start in range(0, len(prompts), ROWS):
+        part = slice(start, start + ROWS)
+        replies += _write_together(weights, prompts[part], samplings[part])
+    return replies
+
+
+def _write_together(
+    weights: Weights,
+    prompts: Sequence[Sequence[Message]],
+    samplings: Sequence[SamplingParams],
+) -> list[Reply]:
+    batch = Batch(weights.model)
+    batch.join([weights.template.encode(prompt) for prompt in prompts], samplings)
+    written: list[list[int]] = [[] for _ in prompts]
+    finished = [False] * len(prompts)
+    rows = list(range(len(prompts)))
+    while rows:
+        going = []
+        for place, token in enumerate(batch.step()):
+            row = rows[place]
+            if token in weights.end_tokens:
+                finished[row] = True
+                continue
+            written[row].append(token)
+            if len(written[row]) < samplings[row].max_new_tokens:
+                going.append(place)
+        if len(going) < len(rows):
+            batch.keep(going)
+            rows = [rows[place] for place in going]
+    return [
+        Reply(
+            prompt=tuple(prompt),
+            text=str(weights.tokenizer.decode(ids, skip_special_tokens=True)),
+            finished=end,
+        )
+        for prompt, ids, end in zip(prompts, written, finished, strict=True)
+    ]

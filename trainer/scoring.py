@@ -1,0 +1,97 @@
+"""Log-probabilities of replies under a model, in forward passes of bounded size."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bot.engine.batch import last
+from bot.engine.weights import Weights
+from store.domain import Message
+from trainer.drift import Reply
+
+SCORED_TOKENS = 1024
+"""Tokens, padding included, of one forward pass."""
+
+Scored = tuple[list[int], list[int]]
+"""Ids of a prompt and of the reply to it."""
+
+
+@contextmanager
+def using(weights: Weights, adapter: str | None) -> Iterator[None]:
+    """The model with an adapter that the engine has loaded, or as the base."""
+    if hasattr(weights.model, "peft_config"):
+        if adapter is None:
+            weights.model.disable_adapters()
+        else:
+            weights.model.enable_adapters()
+            weights.model.set_adapter(adapter)
+    yield
+
+
+def tokens_of(weights: Weights, prompt: Sequence[Message], reply: str, finished: bool) -> Scored:
+    """A prompt and a reply as the engine reads and writes them, cut to the context."""
+    ids = weights.template.encode(prompt)[-(weights.context_tokens - 1) :]
+    room = weights.context_tokens - len(ids)
+    return ids, weights.template.encode_reply(reply, finished=finished)[:room]
+
+
+def batches(rows: Sequence[Scored]) -> Iterator[list[Scored]]:
+    """Rows of similar length, `SCORED_TOKENS` at a time; not in their order."""
+    batch: list[Scored] = []
+    for row in sorted(rows, key=lambda each: len(each[0]) + len(each[1])):
+        width = len(row[0]) + len(row[1])
+        if batch and width * (len(batch) + 1) > SCORED_TOKENS:
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
+
+
+def reply_log_probs(model: Any, rows: Sequence[Scored]) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of every token at every place of the replies, and which places count.
+
+    Shapes (rows, tokens, vocabulary) and (rows, tokens), where tokens is the longest reply's; the
+    replies are flush to the right.
+    """
+    width = max(len(prompt) + len(reply) for prompt, reply in rows)
+    longest = max(len(reply) for _, reply in rows)
+    ids = [[0] * (width - len(p) - len(r)) + p + r for p, r in rows]
+    mask = [[0] * (width - len(p) - len(r)) + [1] * (len(p) + len(r)) for p, r in rows]
+    counts = [[0] * (longest - len(r)) + [1] * len(r) for _, r in rows]
+    device = model.device
+    attention = torch.tensor(mask, device=device)
+    logits = model(
+        input_ids=torch.tensor(ids, device=device),
+        attention_mask=attention,
+        position_ids=(attention.cumsum(dim=1) - 1).clamp(min=0),
+        logits_to_keep=last(width, longest + 1, device),
+        use_cache=False,
+    ).logits[:, :-1]
+    return logits.float().log_softmax(dim=-1), torch.tensor(counts, device=device)
+
+
+@torch.inference_mode()
+def log_probabilities(weights: Weights, rows: Sequence[Scored]) -> list[float]:
+    """log p(reply | prompt) of each row, in their order; 0 for an empty reply."""
+    found: dict[int, float] = {}
+    for batch in batches([row for row in rows if row[1]]):
+        scores, mask = reply_log_probs(weights.model, batch)
+        longest = mask.shape[1]
+        targets = torch.tensor(
+            [[0] * (longest - len(reply)) + reply for _, reply in batch], device=scores.device
+        )
+        chosen = scores.gather(2, targets[..., None])[..., 0]  # (rows, tokens)
+        for row, total in zip(batch, (chosen * mask).sum(dim=1).tolist(), strict=True):
+            found[id(row)] = total
+    return [found.get(id(row), 0.0) for row in rows]
+
+
+def mean_nll(weights: Weights, replies: Sequence[Reply]) -> float:
+    """Nats a token of the replies' text, under the model as it is now; 0 if there is none."""
+    rows = [tokens_of(weights, reply.prompt, reply.text, False) for reply in replies]
+    count = sum(len(reply) for _, reply in rows)
+    return -sum(log_probabilities(weights, rows)) / count if count else 0.0

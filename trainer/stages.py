@@ -1,0 +1,227 @@
+"""Examples → rows of tokens → TRL's trainers: one stage for each kind of example.
+
+Rows are tokens as the engine makes them, so the model is trained on exactly what is served.
+An example that is too long is left out, never cut.
+"""
+
+import math
+import os
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import PeftModel
+from transformers import TrainerCallback
+from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, SFTConfig, SFTTrainer
+
+from bot.engine.weights import Weights
+from store.domain import Demonstration, Example, Examples, PreferencePair
+from trainer.anchor import Anchor
+from trainer.dataset import label_weights
+from trainer.errors import TrainingFailed
+from trainer.recipe import Recipe
+
+WARMUP_SHARE = 0.1
+
+Row = dict[str, Any]
+
+_REPLIES = ("completion_ids", "chosen_ids", "rejected_ids")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """What each stage learns from, in the order in which it is learned."""
+
+    sft: tuple[Row, ...]
+    dpo: tuple[Row, ...]
+    kto: tuple[Row, ...]
+
+    @property
+    def stages(self) -> dict[str, tuple[Row, ...]]:
+        """Those that have something to learn, by name."""
+        every = {"sft": self.sft, "dpo": self.dpo, "kto": self.kto}
+        return {name: rows for name, rows in every.items() if rows}
+
+
+def make_rows(weights: Weights, train: Examples, recipe: Recipe) -> Rows:
+    """The examples that `max_length` lets in, in batches of similar length.
+
+    Raises `TrainingFailed` if there are none.
+    """
+    rows = Rows(
+        sft=_bucketed([_demonstration_row(weights, each) for each in train.demonstrations], recipe),
+        dpo=_bucketed([_pair_row(weights, each) for each in train.pairs], recipe),
+        kto=_bucketed([_rated_row(weights, each) for each in train.unpaired], recipe),
+    )
+    if not rows.stages:
+        raise TrainingFailed(
+            f"every example is longer than {recipe.max_length} tokens: raise "
+            "RATCHET_TRAIN_MAX_LENGTH"
+        )
+    return rows
+
+
+def count_steps(rows: Sequence[Row], recipe: Recipe) -> int:
+    """Steps of a stage; each of several processes takes a batch of its own a step."""
+    batches = math.ceil(len(rows) / recipe.batch_size / int(os.environ.get("WORLD_SIZE", "1")))
+    return max(1, round(batches * recipe.epochs))
+
+
+class Stage:
+    """One of TRL's trainers, on rows as they are, that holds on to the base model.
+
+    The reference is the model with the adapter switched off; the anchor pulls besides.
+    """
+
+    model: PeftModel
+    anchor: Anchor | None = None
+    anchor_weight = 0.0
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, **options: Any
+    ) -> Any:
+        """What TRL makes of a batch, and the weighted distance from the base."""
+        found = super().compute_loss(model, inputs, return_outputs, **options)  # type: ignore[misc]
+        if self.anchor is None:
+            return found
+        pull = self.anchor_weight * self.anchor.distance(model)
+        return (found[0] + pull, found[1]) if return_outputs else found + pull
+
+    def _prepare_dataset(self, dataset: Dataset, *_: object) -> Dataset:
+        return dataset
+
+    def _precompute_ref_logps(self, *arguments: Any) -> Any:
+        if "ref" in self.model.peft_config:  # TRL's copy of the adapter as it came in
+            self.model.delete_adapter("ref")
+        return super()._precompute_ref_logps(*arguments)  # type: ignore[misc]
+
+
+class _SFT(Stage, SFTTrainer):  # type: ignore[misc]
+    pass
+
+
+class _DPO(Stage, DPOTrainer):  # type: ignore[misc]
+    pass
+
+
+class _KTO(Stage, KTOTrainer):  # type: ignore[misc]
+    pass
+
+
+def train_stage(
+    name: str,
+    rows: Sequence[Row],
+    model: PeftModel,
+    weights: Weights,
+    recipe: Recipe,
+    folder: Path,
+    *,
+    anchor: Anchor | None,
+    watch: TrainerCallback,
+) -> None:
+    """Train one stage to its end, or until `watch` stops it."""
+    common = _arguments(rows, recipe, folder, model.device)
+    kind: Any
+    arguments: Any
+    match name:
+        case "sft":
+            kind, arguments = _SFT, SFTConfig(**common, packing=False)
+        case "dpo":
+            kind = _DPO
+            arguments = DPOConfig(**common, beta=recipe.beta, precompute_ref_log_probs=True)
+        case _:
+            kind = _KTO
+            up = sum(row["label"] for row in rows)
+            balance = label_weights(up, len(rows) - up)
+            arguments = KTOConfig(
+                **common,
+                beta=recipe.beta,
+                loss_type="apo_zero_unpaired",
+                desirable_weight=balance[True],
+                undesirable_weight=balance[False],
+                precompute_ref_log_probs=True,
+            )
+    stage = kind(
+        model=model,
+        args=arguments,
+        train_dataset=Dataset.from_list(list(rows)),
+        processing_class=weights.tokenizer,
+        callbacks=[watch],
+    )
+    stage.anchor, stage.anchor_weight = anchor, recipe.rehearsal_weight
+    stage.train()
+
+
+def _rated_row(weights: Weights, each: Example) -> Row:
+    return {
+        "prompt_ids": weights.template.encode(each.prompt),
+        "completion_ids": weights.template.encode_reply(each.completion, finished=each.finished),
+        "label": each.label,
+    }
+
+
+def _pair_row(weights: Weights, each: PreferencePair) -> Row:
+    return {
+        "prompt_ids": weights.template.encode(each.prompt),
+        "chosen_ids": weights.template.encode_reply(each.chosen, finished=each.chosen_finished),
+        "rejected_ids": weights.template.encode_reply(
+            each.rejected, finished=each.rejected_finished
+        ),
+    }
+
+
+def _demonstration_row(weights: Weights, each: Demonstration) -> Row:
+    prompt = weights.template.encode(each.prompt)
+    reply = weights.template.encode_reply(each.completion)
+    return {"input_ids": [*prompt, *reply], "labels": [*[-100] * len(prompt), *reply]}
+
+
+def _length(row: Mapping[str, Any]) -> int:
+    """The longest sequence of a row."""
+    prompt = len(row.get("prompt_ids", row.get("input_ids", ())))
+    replies = [len(row[name]) for name in row if name in _REPLIES]
+    return prompt + max(replies, default=0)
+
+
+def _bucketed(every: Sequence[Row], recipe: Recipe) -> tuple[Row, ...]:
+    """Rows that fit, in batches of similar length, the batches shuffled; the odd one goes last."""
+    rows = sorted((row for row in every if _length(row) <= recipe.max_length), key=_length)
+    size = recipe.batch_size
+    whole = [rows[start : start + size] for start in range(0, len(rows), size)]
+    odd = whole.pop() if whole and len(whole[-1]) < size else []
+    random.Random(recipe.seed).shuffle(whole)
+    return tuple(row for batch in (*whole, odd) for row in batch)
+
+
+def _arguments(
+    rows: Sequence[Row], recipe: Recipe, folder: Path, device: torch.device
+) -> dict[str, Any]:
+    """What all three trainers are told."""
+    bf16 = device.type == "cpu" or (device.type == "cuda" and torch.cuda.is_bf16_supported())
+    steps = count_steps(rows, recipe)
+    return {
+        "output_dir": str(folder),
+        "max_steps": steps,
+        "per_device_train_batch_size": recipe.batch_size,
+        "learning_rate": recipe.learning_rate,
+        "lr_scheduler_type": "linear",
+        "warmup_steps": round(steps * WARMUP_SHARE),
+        "weight_decay": 0.0,
+        "bf16": bf16,
+        "fp16": not bf16 and device.type == "cuda",
+        "use_cpu": device.type == "cpu",
+        "activation_checkpointing": False,
+        "max_length": recipe.max_length,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": [],
+        "disable_tqdm": True,
+        "seed": recipe.seed,
+        "dataloader_pin_memory": device.type == "cuda",
+        "remove_unused_columns": False,
+        "train_sampling_strategy": "sequential",  # the rows are in order already
+    }
