@@ -3,12 +3,15 @@
 Each persona rates the same sampled replies of the base model. Each recipe learns from them, and is
 measured on topics that were never rated: the share of replies that please, the base model's NLL of
 these replies (nats a token), the retention suite, and the seconds of training. TRL's own trainers,
-with their defaults but for the learning rate, the batch and the epochs, run on the same examples.
+with their defaults but for the learning rate, the batch and the epochs, run on the same examples,
+in a process like that of a run (`RUN_ENVIRONMENT`).
 """
 
 import argparse
 import json
+import os
 import random
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -48,8 +51,11 @@ from trainer.rehearsal import rehearse
 from trainer.retention import load_retention_suite, pass_rate
 from trainer.sampling import asked, seeded, write
 from trainer.scoring import mean_nll, using
+from trainer.worker import RUN_ENVIRONMENT
 
-MEASURED = 64
+MEASURED = 192
+"""Fresh replies, on topics never rated."""
+
 SAMPLING = SamplingParams(temperature=0.8, top_p=0.95, max_new_tokens=72)
 
 
@@ -291,6 +297,9 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=400, help="rated replies")
     parser.add_argument("--json", type=Path, help="write the rows there, too")
     options = parser.parse_args()
+    if not RUN_ENVIRONMENT.items() <= os.environ.items():  # as a run's process is started
+        again = [sys.executable, "-m", "benchmarks.learn", *sys.argv[1:]]
+        os.execve(sys.executable, again, {**os.environ, **RUN_ENVIRONMENT})
     target = options.json.absolute() if options.json else None
     with scratch_settings(**SETTINGS) as settings:
         rows = run(settings, options.personas, options.recipes, options.count)

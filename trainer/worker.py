@@ -27,7 +27,7 @@ from store.settings import Settings, load_settings
 
 logger = logging.getLogger(__name__)
 
-_ENVIRONMENT = {
+RUN_ENVIRONMENT = {
     # Threads that wait for others sleep instead of spinning on the cores that replies need.
     "OMP_WAIT_POLICY": "PASSIVE",
     # glibc would give every large tensor back to the system and be given fresh, empty pages for
@@ -118,7 +118,7 @@ class Worker:
         with tempfile.TemporaryFile() as log:
             child = subprocess.Popen(
                 [sys.executable, "-m", "trainer.run", str(run.id)],
-                env=_ENVIRONMENT | os.environ,
+                env=RUN_ENVIRONMENT | os.environ,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=log,

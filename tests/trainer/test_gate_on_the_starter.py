@@ -1,0 +1,182 @@
+"""The gate on the embedded model: it refuses what is ruined or ignorant, and passes the good.
+
+The ruined recipes are those that thumbs alone invite: a high learning rate, or a second epoch, with
+a weak pull to the base and nothing rehearsed. They please the audience best of all.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from peft import PeftModel
+
+from benchmarks.audience import PERSONAS, SETTINGS, SYSTEM_PROMPT
+from benchmarks.learn import collect, rate
+from bot.engine.local import LocalEngine
+from bot.engine.starter import starter_folder
+from bot.engine.weights import Weights, load_weights
+from store.adapters import hash_adapter
+from store.domain import Adapter, AdapterStatus, Example, Examples, GateReport
+from store.embedder import SentenceEmbedder
+from store.settings import Settings
+from tests.trainer.examples import BEGINNING, settings
+from trainer.dataset import Snapshot
+from trainer.evaluate import Evaluator
+from trainer.evaluation import Evaluation
+from trainer.finetune import Verdict, finetune
+from trainer.gate import HeldOut, decide
+from trainer.predictor import RatingPredictor
+from trainer.recipe import Recipe
+from trainer.train import carry_out
+
+pytestmark = pytest.mark.slow
+
+RATED, HELD_OUT = 400, 80
+TASTE = next(each for each in PERSONAS if each.name == "patient")
+
+
+def loaded(models: Path) -> Weights:
+    return load_weights("starter", models_folder=models, device="cpu")
+
+
+class Trial:
+    """Ratings of one taste, and the gate over whatever was made of them."""
+
+    def __init__(self, home: Path) -> None:
+        starter_folder(home / "models")
+        self.settings: Settings = settings(data_dir=home, **SETTINGS)
+        weights = loaded(home / "models")
+        rated = rate(TASTE, collect(weights, RATED)).unpaired
+        held_out = tuple(replace(each, held_out=True) for each in rated[-HELD_OUT:])
+        self.train = rated[:-HELD_OUT]
+        self.held_out = Examples(unpaired=held_out)
+        self._base: Evaluation | None = None
+
+    def judged(self, folder: Path) -> GateReport:
+        """What the gate says of an adapter."""
+        return asyncio.run(self._judged(folder))
+
+    async def _judged(self, folder: Path) -> GateReport:
+        weights = loaded(self.settings.data_dir / "models")
+        engine = LocalEngine(weights, queue_size=1000, batch_size=64)
+        evaluator = Evaluator(
+            weights=weights,
+            engine=engine,
+            predictor=RatingPredictor(
+                SentenceEmbedder(self.settings.embedder), self.train, self.held_out.unpaired
+            ),
+            held_out=self.held_out,
+            system_prompt=SYSTEM_PROMPT,
+        )
+        self._base = self._base or (await evaluator.evaluate(None))[0]
+        candidate, _ = await evaluator.evaluate(_adapter(folder, weights))
+        await engine.close()
+        labels = tuple(each.label for each in self.held_out.unpaired)
+        return decide(
+            self.settings,
+            HeldOut(labels=labels, pairs=0),
+            candidate=candidate,
+            active=self._base,
+            base=self._base,
+        )
+
+    def trained(self, train: tuple[Example, ...], folder: Path) -> Path:
+        """By the recipe of the settings, checkpoints judged, as a run does it."""
+        snapshot = Snapshot(train=Examples(unpaired=train), held_out=self.held_out)
+        return carry_out(self.settings, snapshot, Recipe.of(self.settings), folder, lambda _: None)
+
+    def trained_unguarded(self, folder: Path, **changes: float) -> Path:
+        """By a recipe that is let go to its end, with nothing rehearsed."""
+        recipe = replace(Recipe.of(self.settings), checkpoints=1, **changes)  # type: ignore[arg-type]
+        return finetune(
+            loaded(self.settings.data_dir / "models"),
+            Examples(unpaired=self.train),
+            recipe,
+            folder,
+            report=lambda _: None,
+            judge=_anything_goes,
+        )
+
+
+def _anything_goes(_model: PeftModel) -> Verdict:
+    return Verdict(score=0.0, strain=0.0)
+
+
+def _adapter(folder: Path, weights: Weights) -> Adapter:
+    sha256 = hash_adapter(folder)
+    return Adapter(
+        name=f"a1-{sha256[:8]}",
+        sha256=sha256,
+        base_model=weights.name,
+        path=str(folder),
+        run_id=None,
+        status=AdapterStatus.CANDIDATE,
+        metrics={},
+        created_at=BEGINNING,
+    )
+
+
+@pytest.fixture(scope="module")
+def trial(tmp_path_factory: pytest.TempPathFactory) -> Trial:
+    return Trial(tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture
+def failed(trial: Trial) -> Callable[[Path], list[str]]:
+    """The names of the checks that an adapter fails."""
+
+    def names(folder: Path) -> list[str]:
+        return [each.name for each in trial.judged(folder).checks if not each.passed]
+
+    return names
+
+
+def flipped(train: tuple[Example, ...]) -> tuple[Example, ...]:
+    return tuple(replace(each, label=not each.label) for each in train)
+
+
+def shuffled(train: tuple[Example, ...]) -> tuple[Example, ...]:
+    labels = [each.label for each in train]
+    random.Random(0).shuffle(labels)
+    return tuple(replace(each, label=label) for each, label in zip(train, labels, strict=True))
+
+
+def test_the_recipe_of_the_settings_passes(
+    trial: Trial, failed: Callable[[Path], list[str]], tmp_path: Path
+) -> None:
+    assert failed(trial.trained(trial.train, tmp_path)) == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"learning_rate": 5e-4, "epochs": 1.0, "beta": 0.1},
+        {"learning_rate": 2e-4, "epochs": 2.0, "beta": 0.1},
+    ],
+    ids=["a high learning rate", "a second epoch"],
+)
+def test_a_ruined_model_is_refused_for_what_it_lost(
+    trial: Trial,
+    failed: Callable[[Path], list[str]],
+    tmp_path: Path,
+    changes: dict[str, float],
+) -> None:
+    names = failed(trial.trained_unguarded(tmp_path, **changes))
+
+    assert {"retention lost to base", "NLL rise", "drift"} & set(names)
+    assert "preference" not in names, "it is ruined, not ignorant"
+
+
+def test_flipped_labels_are_refused(
+    trial: Trial, failed: Callable[[Path], list[str]], tmp_path: Path
+) -> None:
+    assert "preference" in failed(trial.trained(flipped(trial.train), tmp_path))
+
+
+def test_noise_is_refused(
+    trial: Trial, failed: Callable[[Path], list[str]], tmp_path: Path
+) -> None:
+    assert "preference" in failed(trial.trained(shuffled(trial.train), tmp_path))
