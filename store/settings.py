@@ -130,10 +130,10 @@ class Settings(BaseSettings):
         "all-linear", description="Modules that are adapted, separated by commas, or all-linear."
     )
     train_learning_rate: float = Field(
-        4e-4, gt=0, le=1, description="The highest learning rate; it rises to it, then falls to 0."
+        6e-4, gt=0, le=1, description="The highest learning rate; it rises to it, then falls to 0."
     )
     train_beta: float = Field(
-        0.3, gt=0, description="How strongly kto and dpo hold on to the base model."
+        0.2, gt=0, description="How strongly kto and dpo hold on to the base model."
     )
     train_epochs: float = Field(1.0, gt=0, le=100, description="How often each example is seen.")
     train_batch_size: int = Field(
@@ -149,7 +149,7 @@ class Settings(BaseSettings):
         description="Everyday questions rehearsed in a run, so that they are not forgotten.",
     )
     train_rehearsal_weight: float = Field(
-        1.0, ge=0.0, le=100.0, description="How much rehearsal counts beside what is learned."
+        0.5, ge=0.0, le=100.0, description="How much rehearsal counts beside what is learned."
     )
     train_checkpoints: int = Field(
         3, ge=1, le=50, description="Moments of a run at which the adapter is judged."
