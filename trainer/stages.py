@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from datasets import Dataset
 from peft import PeftModel
-from transformers import TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, SFTConfig, SFTTrainer
 
 from bot.engine.weights import Weights
@@ -148,12 +149,22 @@ def train_stage(
     stage = kind(
         model=model,
         args=arguments,
-        train_dataset=Dataset.from_list(list(rows)),
+        train_dataset=_on_disk(rows, folder / name),
         processing_class=weights.tokenizer,
         callbacks=[watch],
     )
+    stage.remove_callback(PrinterCallback)  # `watch` reports
     stage.anchor, stage.anchor_weight = anchor, recipe.rehearsal_weight
     stage.train()
+
+
+def _on_disk(rows: Sequence[Row], folder: Path) -> Dataset:
+    """Rows in a folder that several processes share, with what TRL computes of them once."""
+    state = PartialState()
+    with state.main_process_first():
+        if state.is_main_process:
+            Dataset.from_list(list(rows)).save_to_disk(folder)
+    return Dataset.load_from_disk(folder)
 
 
 def _rated_row(weights: Weights, each: Example) -> Row:

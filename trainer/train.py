@@ -6,6 +6,7 @@ what they report comes back as lines of JSON on their standard output.
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -14,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from bot.engine.weights import load_weights
+from bot.engine.weights import choose_device, load_weights
 from store.domain import Demonstration, Example, Examples, Message, PreferencePair
 from store.embedder import SentenceEmbedder
 from store.settings import Settings, load_settings
@@ -41,12 +42,14 @@ def train(
     write_job(folder, snapshot, recipe)
     command = [
         *(sys.executable, "-m", "accelerate.commands.launch"),
-        *("--num_processes", str(settings.train_processes)),
+        *("--multi_gpu", "--num_processes", str(settings.train_processes)),
         *("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"),
-        *(("--cpu",) if settings.device == "cpu" else ()),
         *("--module", "trainer.train", str(folder)),
     ]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as processes:
+    on_cpu = choose_device(settings.device).type == "cpu"
+    # With --cpu it would start one process only: several are for GPUs, or so it thinks.
+    environment = os.environ | ({"ACCELERATE_USE_CPU": "true"} if on_cpu else {})
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as processes:
         assert processes.stdout is not None
         try:
             for line in processes.stdout:
