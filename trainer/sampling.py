@@ -32,25 +32,21 @@ def write(
     prompts: Sequence[Sequence[Message]],
     samplings: Sequence[SamplingParams],
 ) -> list[Reply]:
-    """Replies by the model as it is now, `ROWS` at a time, with no engine around it."""
-    replies = []
-    for start in range(0, len(prompts), ROWS):
-        part = slice(start, start + ROWS)
-        replies += _write_together(weights, prompts[part], samplings[part])
-    return replies
-
-
-def _write_together(
-    weights: Weights,
-    prompts: Sequence[Sequence[Message]],
-    samplings: Sequence[SamplingParams],
-) -> list[Reply]:
+    """A reply to each prompt; up to `ROWS` are written at a time, and others join as they end."""
     batch = Batch(weights.model)
-    batch.join([weights.template.encode(prompt) for prompt in prompts], samplings)
     written: list[list[int]] = [[] for _ in prompts]
     finished = [False] * len(prompts)
-    rows = list(range(len(prompts)))
-    while rows:
+    rows: list[int] = []
+    started = 0
+    while rows or started < len(prompts):
+        if len(rows) <= ROWS // 2 and started < len(prompts):
+            joining = range(started, min(len(prompts), started + ROWS - len(rows)))
+            batch.join(
+                [weights.template.encode(prompts[row]) for row in joining],
+                [samplings[row] for row in joining],
+            )
+            rows += joining
+            started = joining.stop
         going = []
         for place, token in enumerate(batch.step()):
             row = rows[place]

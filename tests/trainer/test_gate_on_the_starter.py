@@ -88,12 +88,12 @@ class Trial:
         snapshot = Snapshot(train=Examples(unpaired=train), held_out=self.held_out)
         return carry_out(self.settings, snapshot, Recipe.of(self.settings), folder, lambda _: None)
 
-    def trained_unguarded(self, folder: Path, **changes: float) -> Path:
+    def trained_unguarded(self, train: tuple[Example, ...], folder: Path, **changes: float) -> Path:
         """By a recipe that is let go to its end, with nothing rehearsed."""
         recipe = replace(Recipe.of(self.settings), checkpoints=1, **changes)  # type: ignore[arg-type]
         return finetune(
             loaded(self.settings.data_dir / "models"),
-            Examples(unpaired=self.train),
+            Examples(unpaired=train),
             recipe,
             folder,
             report=lambda _: None,
@@ -164,7 +164,7 @@ def test_a_ruined_model_is_refused_for_what_it_lost(
     tmp_path: Path,
     changes: dict[str, float],
 ) -> None:
-    names = failed(trial.trained_unguarded(tmp_path, **changes))
+    names = failed(trial.trained_unguarded(trial.train, tmp_path, **changes))
 
     assert {"retention lost to base", "NLL rise", "drift"} & set(names)
     assert "preference" not in names, "it is ruined, not ignorant"
@@ -180,3 +180,13 @@ def test_noise_is_refused(
     trial: Trial, failed: Callable[[Path], list[str]], tmp_path: Path
 ) -> None:
     assert "preference" in failed(trial.trained(shuffled(trial.train), tmp_path))
+
+
+def test_the_same_ratings_recipe_and_seed_make_the_same_adapter(
+    trial: Trial, tmp_path: Path
+) -> None:
+    folders = [
+        trial.trained_unguarded(trial.train[:48], tmp_path / str(number)) for number in range(2)
+    ]
+
+    assert len({hash_adapter(folder) for folder in folders}) == 1
