@@ -13,7 +13,10 @@ ROOT = Path(__file__).parent.parent
 HEAVY = ("torch", "transformers", "peft", "trl", "sentence_transformers", "chromadb")
 HEAVY_ROOMS = (
     "bot/engine/",
-    *(f"trainer/{name}.py" for name in ("anchor", "evaluate", "finetune", "scoring", "stages")),
+    *(
+        f"trainer/{name}.py"
+        for name in ("anchor", "evaluate", "finetune", "judge", "scoring", "stages")
+    ),
 )
 
 

@@ -5,8 +5,12 @@ limits are a little less than the gate's, so that a checkpoint that passes here 
 """
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from peft import PeftModel
+from peft.tuners.lora import LoraLayer
 
 from bot.engine.base import SamplingParams
 from bot.engine.weights import Weights
@@ -19,10 +23,7 @@ from trainer.retention import load_retention_suite, pass_rate
 from trainer.sampling import SAMPLING, asked, seeded, write
 from trainer.scoring import mean_nll
 
-if TYPE_CHECKING:
-    from peft import PeftModel
-
-JUDGED_PROMPTS = 96
+JUDGED_PROMPTS = 64
 CAUTION = 0.7
 """Share of the gate's limits that may be used up here: the gate's replies will differ a little."""
 
@@ -47,11 +48,12 @@ class CheckpointJudge:
         self._base_kept = self._kept()
         self._base_nll = mean_nll(weights, self._replies())
 
-    def __call__(self, model: "PeftModel") -> Verdict:
+    def __call__(self, model: PeftModel) -> Verdict:
         """Judge the checkpoint that the weights are at."""
         self._seen += 1
         try:
-            replies, kept = self._replies(), self._kept()
+            with merged(model):
+                replies, kept = self._replies(), self._kept()
         except RuntimeError:  # probabilities that are no numbers: nothing can be drawn from them
             return Verdict(score=-math.inf, strain=math.inf)
         with model.disable_adapter():
@@ -74,6 +76,29 @@ class CheckpointJudge:
         samplings = [SamplingParams(max_new_tokens=each.max_new_tokens) for each in self._checks]
         replies = write(self._weights, prompts, samplings)
         return pass_rate(self._checks, [reply.text for reply in replies])
+
+
+@contextmanager
+def merged(model: PeftModel) -> Iterator[None]:
+    """The adapter added to the weights, to write faster; afterwards they are what they were.
+
+    Taking it off again would leave rounding behind, so they are copied. Weights in four bits would
+    lose by it and stay as they are.
+    """
+    layers: list[Any] = [
+        each.get_base_layer() for each in model.modules() if isinstance(each, LoraLayer)
+    ]
+    if not all(layer.weight.is_floating_point() for layer in layers):
+        yield
+        return
+    before = [layer.weight.detach().clone() for layer in layers]
+    model.merge_adapter()
+    try:
+        yield
+    finally:
+        model.unmerge_adapter()
+        for layer, weight in zip(layers, before, strict=True):
+            layer.weight.detach().copy_(weight)
 
 
 def _strain(lost: float, limit: float) -> float:

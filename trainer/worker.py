@@ -28,8 +28,8 @@ from store.settings import Settings, load_settings
 logger = logging.getLogger(__name__)
 
 RUN_ENVIRONMENT = {
-    # Threads that wait for others sleep instead of spinning on the cores that replies need.
-    "OMP_WAIT_POLICY": "PASSIVE",
+    # Threads that wait for others spin for microseconds only, then leave the core to replies.
+    "GOMP_SPINCOUNT": "10000",
     # glibc would give every large tensor back to the system and be given fresh, empty pages for
     # the next one: half of the training's time (docs/experiments.md). Others ignore this.
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=2000000000:"
