@@ -35,6 +35,9 @@ from store.domain import Adapter, FinishReason, Message
 
 logger = logging.getLogger(__name__)
 
+JOINING = 8
+"""Where many wait, an eighth of the places is filled at a time."""
+
 Piece: TypeAlias = str | Completion | EngineError
 
 ADAPTERS_HELD = 8
@@ -218,6 +221,8 @@ class LocalEngine:
     def _admit(self) -> None:
         """Let those who wait join, as far as there is room."""
         room = self._batch_size - sum(len(rows) for _, rows in self._batches.values())
+        if room < min(len(self._waiting), self._batch_size // JOINING):
+            return  # each time that prompts are read, everybody else waits
         joining: dict[str | None, list[_Request]] = {}
         while self._waiting and room > 0:
             request = self._waiting.popleft()
