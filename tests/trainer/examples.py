@@ -2,8 +2,17 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
-from store.domain import Demonstration, Example, Message, PreferencePair
+from store.adapters import hash_adapter
+from store.domain import (
+    Adapter,
+    AdapterStatus,
+    Demonstration,
+    Example,
+    Message,
+    PreferencePair,
+)
 from store.settings import Settings
 from trainer.recipe import Recipe
 
@@ -22,6 +31,21 @@ def recipe(**changes: object) -> Recipe:
 def asked(question: str, *, system: str = "") -> tuple[Message, ...]:
     before = (Message(role="system", content=system),) if system else ()
     return (*before, Message(role="user", content=question))
+
+
+def candidate(folder: Path, base_model: str) -> Adapter:
+    """The adapter in a folder, as the registry would have it."""
+    sha256 = hash_adapter(folder)
+    return Adapter(
+        name=f"a1-{sha256[:8]}",
+        sha256=sha256,
+        base_model=base_model,
+        path=str(folder),
+        run_id=None,
+        status=AdapterStatus.CANDIDATE,
+        metrics={},
+        created_at=BEGINNING,
+    )
 
 
 def minute(number: int) -> datetime:

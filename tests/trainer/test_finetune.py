@@ -20,8 +20,8 @@ from bot.engine.base import Completion, SamplingParams
 from bot.engine.local import LocalEngine
 from bot.engine.weights import Weights, load_weights
 from store.adapters import hash_adapter
-from store.domain import Adapter, AdapterStatus, Example, Examples
-from tests.trainer.examples import BEGINNING, asked, demonstration, pair, rated, recipe
+from store.domain import Example, Examples
+from tests.trainer.examples import asked, candidate, demonstration, pair, rated, recipe
 from trainer.errors import RunCancelled, TrainingFailed
 from trainer.finetune import CLIFF, WALK_BACK, Judge, Point, Report, Verdict, finetune
 from trainer.recipe import Recipe
@@ -74,20 +74,6 @@ def finetuned(
     judge: Judge = content,
 ) -> Path:
     return finetune(weights, train, how, folder, report=report, judge=judge)
-
-
-def as_adapter(folder: Path, weights: Weights) -> Adapter:
-    sha256 = hash_adapter(folder)
-    return Adapter(
-        name=f"a1-{sha256[:8]}",
-        sha256=sha256,
-        base_model=weights.name,
-        path=str(folder),
-        run_id=None,
-        status=AdapterStatus.CANDIDATE,
-        metrics={},
-        created_at=BEGINNING,
-    )
 
 
 def log_probability(
@@ -187,7 +173,7 @@ def test_an_adapter_with_its_recipe_is_written(trained: Trained) -> None:
 
 
 async def test_the_engine_serves_what_was_trained(trained: Trained, tiny_weights: Weights) -> None:
-    adapter = as_adapter(trained.adapter, tiny_weights)
+    adapter = candidate(trained.adapter, tiny_weights.name)
     engine = LocalEngine(tiny_weights)
 
     await engine.load_adapter(adapter)

@@ -19,10 +19,10 @@ from bot.engine.local import LocalEngine
 from bot.engine.starter import starter_folder
 from bot.engine.weights import Weights, load_weights
 from store.adapters import hash_adapter
-from store.domain import Adapter, AdapterStatus, Example, Examples, GateReport
+from store.domain import Example, Examples, GateReport
 from store.embedder import SentenceEmbedder
 from store.settings import Settings
-from tests.trainer.examples import BEGINNING, settings
+from tests.trainer.examples import candidate, settings
 from trainer.dataset import Snapshot
 from trainer.evaluate import Evaluator
 from trainer.evaluation import Evaluation
@@ -72,13 +72,13 @@ class Trial:
             system_prompt=SYSTEM_PROMPT,
         )
         self._base = self._base or (await evaluator.evaluate(None))[0]
-        candidate, _ = await evaluator.evaluate(_adapter(folder, weights))
+        measured, _ = await evaluator.evaluate(candidate(folder, weights.name))
         await engine.close()
         labels = tuple(each.label for each in self.held_out.unpaired)
         return decide(
             self.settings,
             HeldOut(labels=labels, pairs=0),
-            candidate=candidate,
+            candidate=measured,
             active=self._base,
             base=self._base,
         )
@@ -103,20 +103,6 @@ class Trial:
 
 def _anything_goes(_model: PeftModel) -> Verdict:
     return Verdict(score=0.0, strain=0.0)
-
-
-def _adapter(folder: Path, weights: Weights) -> Adapter:
-    sha256 = hash_adapter(folder)
-    return Adapter(
-        name=f"a1-{sha256[:8]}",
-        sha256=sha256,
-        base_model=weights.name,
-        path=str(folder),
-        run_id=None,
-        status=AdapterStatus.CANDIDATE,
-        metrics={},
-        created_at=BEGINNING,
-    )
 
 
 @pytest.fixture(scope="module")
