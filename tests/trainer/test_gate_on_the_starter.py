@@ -32,7 +32,7 @@ from trainer.predictor import RatingPredictor
 from trainer.recipe import Recipe
 from trainer.train import carry_out
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 RATED, HELD_OUT = 400, 80
 TASTE = next(each for each in PERSONAS if each.name == "patient")
