@@ -1,7 +1,7 @@
 """Measures versions: what they say, what they think of what was rated, what they forgot.
 
-Replies come from the engine that serves, with the adapter loaded as it will be. Probabilities are
-forward passes over the same weights, while the engine has nothing to write.
+Fresh replies come from the engine that serves, with the adapter loaded as it will be. The retention
+suite and probabilities are passes over the same weights, while the engine has nothing to write.
 """
 
 import asyncio
@@ -24,11 +24,12 @@ from trainer.drift import Reply, measure_drift
 from trainer.evaluation import Drift, Evaluation
 from trainer.predictor import RatingPredictor
 from trainer.retention import RetentionCheck, load_retention_suite
-from trainer.sampling import SAMPLING, asked, seeded
+from trainer.sampling import SAMPLING, answer, asked, seeded
 from trainer.scoring import (
     batches,
     log_probabilities,
     mean_nll,
+    merged,
     reply_log_probs,
     tokens_of,
     using,
@@ -66,10 +67,11 @@ class Evaluator:
         self._predictor = predictor
         self._held_out = held_out
         self._checks = load_retention_suite() if checks is None else tuple(checks)
-        self._questions = [asked(system_prompt, check.question) for check in self._checks]
+        self._system_prompt = system_prompt
+        questions = [asked(system_prompt, check.question) for check in self._checks]
         self.prompts = [
             prompt
-            for prompt in sampled_prompts(held_out) or self._questions[:SAMPLED_PROMPTS]
+            for prompt in sampled_prompts(held_out) or questions[:SAMPLED_PROMPTS]
             if engine.count_tokens(prompt) + SAMPLING.max_new_tokens < engine.context_tokens
         ]
         """What fresh replies are given to."""
@@ -86,11 +88,7 @@ class Evaluator:
                     raise EngineError("the smoke prompt got no reply")
             except EngineError as error:
                 return _unsound(adapter.name, str(error)), ()
-        kept = await self._ask_all(
-            self._questions,
-            [SamplingParams(max_new_tokens=check.max_new_tokens) for check in self._checks],
-            adapter,
-        )
+        kept = await asyncio.to_thread(self._kept, adapter)
         drawn = list(islice(cycle(self.prompts), SAMPLED_REPLIES))
         fresh = await self._ask_all(drawn, seeded(SAMPLING, len(drawn)), adapter)
         return await asyncio.to_thread(self._measured, adapter, kept, fresh), fresh
@@ -99,6 +97,14 @@ class Evaluator:
         """Greedy replies to a few prompts, for people to compare."""
         samplings = [SamplingParams(max_new_tokens=80)] * len(prompts)
         return [reply.text for reply in await self._ask_all(prompts, samplings, adapter)]
+
+    def _kept(self, adapter: Adapter | None) -> list[Reply]:
+        """Replies to the suite, in the company that the checkpoint judge's had."""
+        with using(self._weights, adapter.name if adapter else None):
+            if adapter is None:
+                return answer(self._weights, self._checks, self._system_prompt)
+            with merged(self._weights.model):
+                return answer(self._weights, self._checks, self._system_prompt)
 
     def _measured(
         self, adapter: Adapter | None, kept: Sequence[Reply], fresh: Sequence[Reply]

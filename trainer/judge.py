@@ -5,14 +5,11 @@ limits are a little less than the gate's, so that a checkpoint that passes here 
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import TypeVar
 
 from peft import PeftModel
-from peft.tuners.lora import LoraLayer
 
-from bot.engine.base import SamplingParams
 from bot.engine.weights import Weights
 from store.domain import Examples
 from store.settings import Settings
@@ -20,8 +17,8 @@ from trainer.drift import Reply
 from trainer.finetune import Verdict
 from trainer.predictor import RatingPredictor
 from trainer.retention import load_retention_suite, pass_rate
-from trainer.sampling import SAMPLING, asked, seeded, write
-from trainer.scoring import mean_nll
+from trainer.sampling import SAMPLING, answer, seeded, write
+from trainer.scoring import mean_nll, merged
 
 JUDGED_PROMPTS = 64
 CAUTION = 0.7
@@ -72,33 +69,8 @@ class CheckpointJudge:
         return write(self._weights, self._prompts, seeded(SAMPLING, len(self._prompts)))
 
     def _kept(self) -> float:
-        prompts = [asked(self._settings.system_prompt, each.question) for each in self._checks]
-        samplings = [SamplingParams(max_new_tokens=each.max_new_tokens) for each in self._checks]
-        replies = write(self._weights, prompts, samplings)
+        replies = answer(self._weights, self._checks, self._settings.system_prompt)
         return pass_rate(self._checks, [reply.text for reply in replies])
-
-
-@contextmanager
-def merged(model: PeftModel) -> Iterator[None]:
-    """The adapter added to the weights, to write faster; afterwards they are what they were.
-
-    Taking it off again would leave rounding behind, so they are copied. Weights in four bits would
-    lose by it and stay as they are.
-    """
-    layers: list[Any] = [
-        each.get_base_layer() for each in model.modules() if isinstance(each, LoraLayer)
-    ]
-    if not all(layer.weight.is_floating_point() for layer in layers):
-        yield
-        return
-    before = [layer.weight.detach().clone() for layer in layers]
-    model.merge_adapter()
-    try:
-        yield
-    finally:
-        model.unmerge_adapter()
-        for layer, weight in zip(layers, before, strict=True):
-            layer.weight.detach().copy_(weight)
 
 
 def _strain(lost: float, limit: float) -> float:

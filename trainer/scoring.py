@@ -5,7 +5,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
 
 from bot.engine.batch import last
 from bot.engine.weights import Weights
@@ -29,6 +30,30 @@ def using(weights: Weights, adapter: str | None) -> Iterator[None]:
             weights.model.enable_adapters()
             weights.model.set_adapter(adapter)
     yield
+
+
+@contextmanager
+def merged(model: nn.Module) -> Iterator[None]:
+    """The adapter added to the weights, to write faster; afterwards they are what they were.
+
+    Taking it off again would leave rounding behind, so they are copied. Weights in four bits would
+    lose by it and stay as they are.
+    """
+    adapted: list[Any] = [each for each in model.modules() if isinstance(each, LoraLayer)]
+    layers = [each.get_base_layer() for each in adapted]
+    if not all(layer.weight.is_floating_point() for layer in layers):
+        yield
+        return
+    before = [layer.weight.detach().clone() for layer in layers]
+    for each in adapted:
+        each.merge()
+    try:
+        yield
+    finally:
+        for each in adapted:
+            each.unmerge()
+        for layer, weight in zip(layers, before, strict=True):
+            layer.weight.detach().copy_(weight)
 
 
 def tokens_of(weights: Weights, prompt: Sequence[Message], reply: str, finished: bool) -> Scored:

@@ -7,7 +7,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from bot.engine.weights import Weights
-from trainer.judge import merged
+from trainer.scoring import merged
 
 IDS = torch.tensor([[5, 6, 7, 8]])
 
