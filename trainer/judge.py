@@ -2,6 +2,9 @@
 
 Looks at fresh replies to prompts that are trained on: what is held out is left to the gate. The
 limits are a little less than the gate's, so that a checkpoint that passes here seldom fails there.
+
+The retention suite is the gate's own, asked in the same way, so the gate's retention check is no
+independent proof of an adapter that was chosen here.
 """
 
 import math
