@@ -90,7 +90,7 @@ async def test_people_rate_a_run_trains_and_the_bot_swaps_and_goes_back(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("trainer.evaluate.load_retention_suite", lambda: SUITE)
-    monkeypatch.setattr("trainer.judge.load_retention_suite", lambda: SUITE)
+    monkeypatch.setattr("trainer.judge.load_development_checks", lambda: SUITE)
     with open_store(settings) as store:
         async with opened_engine(settings) as engine:
             chat = make_chat(store, engine)

@@ -1,10 +1,8 @@
 """Judges an adapter while it is trained, so that training can walk back from a cliff.
 
-Looks at fresh replies to prompts that are trained on: what is held out is left to the gate. The
-limits are a little less than the gate's, so that a checkpoint that passes here seldom fails there.
-
-The retention suite is the gate's own, asked in the same way, so the gate's retention check is no
-independent proof of an adapter that was chosen here.
+Looks at fresh replies to prompts that are trained on, and at retention checks of its own: what is
+held out, and the gate's suite, are left to the gate, or it would prove nothing. The limits are a
+little less than the gate's, so that a checkpoint that passes here seldom fails there.
 """
 
 import math
@@ -19,7 +17,7 @@ from store.settings import Settings
 from trainer.drift import Reply
 from trainer.finetune import Verdict
 from trainer.predictor import RatingPredictor
-from trainer.retention import load_retention_suite, pass_rate
+from trainer.retention import load_development_checks, pass_rate
 from trainer.sampling import SAMPLING, answer, seeded, write
 from trainer.scoring import mean_nll, merged
 
@@ -43,7 +41,7 @@ class CheckpointJudge:
         room = weights.context_tokens - SAMPLING.max_new_tokens
         fitting = [each for each in prompts if len(weights.template.encode(each)) < room]
         self._prompts = spread(fitting, JUDGED_PROMPTS)
-        self._checks = load_retention_suite()
+        self._checks = load_development_checks()
         self._seen = 0
         self._base_kept = self._kept()
         self._base_nll = mean_nll(weights, self._replies())

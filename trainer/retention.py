@@ -18,6 +18,7 @@ from functools import cache
 from importlib.resources import files
 
 SUITE_FILE = "retention.jsonl"
+DEVELOPMENT_FILE = "retention_dev.jsonl"
 
 
 class RetentionKind(StrEnum):
@@ -56,9 +57,14 @@ class RetentionCheck:
 
 @cache
 def load_retention_suite() -> tuple[RetentionCheck, ...]:
-    """Read the suite that is packaged with this module, in its order; a process reads it once."""
-    text = files("trainer").joinpath(SUITE_FILE).read_text(encoding="utf-8")
-    return tuple(_check(line) for line in text.splitlines())
+    """Read the suite that the gate decides by, in its order; a process reads it once."""
+    return _read(SUITE_FILE)
+
+
+@cache
+def load_development_checks() -> tuple[RetentionCheck, ...]:
+    """Other checks of the same kinds, to choose an adapter by before the gate sees it."""
+    return _read(DEVELOPMENT_FILE)
 
 
 def pass_rate(checks: Sequence[RetentionCheck], replies: Sequence[str]) -> float:
@@ -67,6 +73,11 @@ def pass_rate(checks: Sequence[RetentionCheck], replies: Sequence[str]) -> float
     assert len(checks) == len(replies), f"{len(checks)} checks, but {len(replies)} replies"
     passed = [check.passed_by(reply) for check, reply in zip(checks, replies, strict=True)]
     return sum(passed) / len(passed)
+
+
+def _read(file: str) -> tuple[RetentionCheck, ...]:
+    text = files("trainer").joinpath(file).read_text(encoding="utf-8")
+    return tuple(_check(line) for line in text.splitlines())
 
 
 def _check(line: str) -> RetentionCheck:

@@ -2,11 +2,12 @@
 
 from bot.engine.weights import Weights
 from trainer.rehearsal import load_rehearsal, rehearse
-from trainer.retention import load_retention_suite
+from trainer.retention import load_development_checks, load_retention_suite
 
 
-def test_no_question_is_rehearsed_that_the_retention_suite_asks() -> None:
-    asked = {check.question.casefold().strip() for check in load_retention_suite()}
+def test_no_question_is_rehearsed_that_a_retention_check_asks() -> None:
+    checks = (*load_retention_suite(), *load_development_checks())
+    asked = {check.question.casefold().strip() for check in checks}
 
     assert asked.isdisjoint(question.casefold().strip() for question in load_rehearsal())
 

@@ -2,17 +2,19 @@
 
 import re
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 
 from trainer.retention import (
     RetentionCheck,
     RetentionKind,
+    load_development_checks,
     load_retention_suite,
     pass_rate,
 )
 
-SUITE = load_retention_suite()
+SUITE = (*load_retention_suite(), *load_development_checks())
 MAY_HOLD_THE_ANSWER = {RetentionKind.PASSAGE, RetentionKind.FORMAT}
 
 BABBLE = [
@@ -76,8 +78,11 @@ def test_a_reply_too_few_is_a_bug_and_not_a_lower_rate() -> None:
         pass_rate([check("a"), check("b")], ["a"])
 
 
-def test_the_suite_is_large_enough_to_show_a_loss_of_a_few_percent() -> None:
-    assert len(SUITE) >= 170
+@pytest.mark.parametrize("load", [load_retention_suite, load_development_checks])
+def test_either_is_large_enough_to_show_a_loss_of_a_few_percent(
+    load: Callable[[], tuple[RetentionCheck, ...]],
+) -> None:
+    assert len(load()) >= 170
 
 
 def test_no_two_checks_share_an_id_or_a_question() -> None:
@@ -89,8 +94,11 @@ def test_an_id_tells_the_kind() -> None:
     assert [each.id for each in SUITE if not each.id.startswith(f"{each.kind}-")] == []
 
 
-def test_every_kind_has_at_least_ten_checks() -> None:
-    counts = Counter(each.kind for each in SUITE)
+@pytest.mark.parametrize("load", [load_retention_suite, load_development_checks])
+def test_every_kind_has_at_least_ten_checks(
+    load: Callable[[], tuple[RetentionCheck, ...]],
+) -> None:
+    counts = Counter(each.kind for each in load())
 
     assert min(counts[kind] for kind in RetentionKind) >= 10
 

@@ -74,8 +74,9 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short replies, few checks, and an embedder that only counts words."""
     for module in ("trainer.train", "trainer.run"):
         monkeypatch.setattr(f"{module}.SentenceEmbedder", FakeEmbedder)
+    monkeypatch.setattr("trainer.evaluate.load_retention_suite", lambda: SUITE)
+    monkeypatch.setattr("trainer.judge.load_development_checks", lambda: SUITE)
     for module in ("trainer.evaluate", "trainer.judge"):
-        monkeypatch.setattr(f"{module}.load_retention_suite", lambda: SUITE)
         monkeypatch.setattr(
             f"{module}.SAMPLING", SamplingParams(temperature=0.8, top_p=0.95, max_new_tokens=4)
         )
