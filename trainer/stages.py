@@ -24,6 +24,7 @@ from store.domain import Demonstration, Example, Examples, PreferencePair
 from trainer.anchor import Anchor
 from trainer.dataset import label_weights
 from trainer.errors import TrainingFailed
+from trainer.head import score_replies_only
 from trainer.recipe import Recipe
 
 WARMUP_SHARE = 0.1
@@ -92,12 +93,22 @@ class Stage:
         pull = self.anchor_weight * self.anchor.distance(model)
         return (found[0] + pull, found[1]) if return_outputs else found + pull
 
+    def train(self, *arguments: Any, **options: Any) -> Any:
+        """As TRL does, but for the head."""
+        self._spare_prompts()
+        return super().train(*arguments, **options)  # type: ignore[misc]
+
     def _prepare_dataset(self, dataset: Dataset, *_: object) -> Dataset:
         return dataset
+
+    def _spare_prompts(self) -> None:
+        if self.model.device.type == "cpu":
+            score_replies_only(self.model.get_base_model())
 
     def _precompute_ref_logps(self, *arguments: Any) -> Any:
         if "ref" in self.model.peft_config:  # TRL's copy of the adapter as it came in
             self.model.delete_adapter("ref")
+        self._spare_prompts()
         return super()._precompute_ref_logps(*arguments)  # type: ignore[misc]
 
 

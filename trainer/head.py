@@ -1,0 +1,58 @@
+"""The log-probabilities of replies, as TRL's trainers ask a model for them.
+
+Where there is no Triton, TRL's own head scores every place of a batch, the prompts' too, a part of
+the vocabulary at a time, and measures what is only logged. A processor spends longer on that than
+on the model: docs/experiments.md. Here the model's own head looks at the places of replies alone.
+"""
+
+from types import MethodType
+from typing import Any
+
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel
+from trl.trainer.utils import FusedCausalLMOutput
+
+IGNORED = -100
+"""The label of a token that is not to be scored."""
+
+
+def score_replies_only(model: Any) -> None:
+    """Give a `PreTrainedModel` that one of TRL's trainers has taken a head that leaves prompts alone.
+
+    What TRL only logs (entropy, mean logits, hits) comes back as zeros.
+    """
+    forward = type(model).forward
+
+    def scored(
+        self: PreTrainedModel,
+        *inputs: Any,
+        fused_lm_head: bool = False,
+        labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        **named: Any,
+    ) -> Any:
+        if not fused_lm_head or labels is None:
+            return forward(self, *inputs, **named)
+        mask = labels[:, 1:] != IGNORED  # (rows, tokens - 1): whether a place has to predict
+        places = mask.any(dim=0).nonzero()[:, 0]
+        found = forward(self, *inputs, **{**named, "logits_to_keep": places, "use_cache": False})
+        losses = cross_entropy(
+            found.logits.float().flatten(0, 1),
+            labels[:, places + 1].flatten(),
+            ignore_index=IGNORED,
+            reduction="none",
+        ).view(len(mask), -1)
+        log_probs = losses.new_zeros(mask.shape).index_copy(1, places, -losses)
+        count = mask.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
+        unasked = log_probs.new_zeros(log_probs.shape)
+        return FusedCausalLMOutput(
+            loss=-log_probs.sum() / count,
+            log_probs=log_probs,
+            entropy=unasked,
+            mean_logits=unasked,
+            is_top1=unasked,
+            label_mask=mask,
+        )
+
+    model.forward = MethodType(scored, model)
