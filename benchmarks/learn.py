@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from rich.console import Console
@@ -178,7 +179,7 @@ def trl_kto(recipe: Recipe) -> Train:
             }
             for each in examples.unpaired
         ]
-        config = KTOConfig(beta=recipe.beta, **_trl(recipe, folder))
+        config = KTOConfig(beta=recipe.beta, **_trl(recipe, weights.model.device, folder))
         return _trained(KTOTrainer, weights, config, rows, recipe, folder)
 
     return train
@@ -193,16 +194,16 @@ def trl_sft(recipe: Recipe) -> Train:
             for each in examples.unpaired
             if each.label
         ]
-        return _trained(
-            SFTTrainer, weights, SFTConfig(**_trl(recipe, folder)), rows, recipe, folder
-        )
+        config = SFTConfig(**_trl(recipe, weights.model.device, folder))
+        return _trained(SFTTrainer, weights, config, rows, recipe, folder)
 
     return train
 
 
-def _trl(recipe: Recipe, folder: Path) -> dict[str, Any]:
+def _trl(recipe: Recipe, device: torch.device, folder: Path) -> dict[str, Any]:
     return {
         "output_dir": str(folder / "trl"),
+        "use_cpu": device.type == "cpu",
         "learning_rate": recipe.learning_rate,
         "num_train_epochs": recipe.epochs,
         "per_device_train_batch_size": recipe.batch_size,
