@@ -18,7 +18,7 @@ IGNORED = -100
 
 
 def score_replies_only(model: Any) -> None:
-    """Give a `PreTrainedModel` that one of TRL's trainers has taken a head that leaves prompts alone.
+    """Give a `PreTrainedModel` that TRL has prepared a head that leaves prompts alone.
 
     What TRL only logs (entropy, mean logits, hits) comes back as zeros.
     """
