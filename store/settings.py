@@ -143,7 +143,7 @@ class Settings(BaseSettings):
         1024, ge=64, description="Tokens of prompt and reply; longer examples are left out."
     )
     train_rehearsal: int = Field(
-        160,
+        100,
         ge=0,
         le=1000,
         description="Everyday questions rehearsed in a run, so that they are not forgotten.",

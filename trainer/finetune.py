@@ -162,7 +162,7 @@ class _Watch(TrainerCallback):
 def _anchor(weights: Weights, rehearsed: Sequence[Reply], recipe: Recipe) -> Anchor | None:
     if not rehearsed or not recipe.rehearsal_weight:
         return None
-    batch_size = max(1, recipe.batch_size // 2)
+    batch_size = max(1, recipe.batch_size // 4)
     seed = recipe.seed + PartialState().process_index  # several processes take different ones
     return Anchor(weights, rehearsed, batch_size=batch_size, seed=seed)
 
