@@ -39,6 +39,7 @@ from benchmarks.audience import (
 )
 from benchmarks.scratch import scratch_settings
 from bot.engine.base import SamplingParams
+from bot.engine.lora import read_updates
 from bot.engine.weights import Weights, load_weights
 from store.domain import Example, Examples
 from store.embedder import SentenceEmbedder
@@ -279,7 +280,9 @@ def run(settings: Settings, personas: Sequence[str], names: Sequence[str], count
             with tempfile.TemporaryDirectory() as folder:
                 trained = recipes(settings)[name](load(), examples, Path(folder))
                 adapted = load()
-                adapted.model.load_adapter(str(trained.folder), adapter_name=name[:4])
+                made = adapted.sets.make(name, read_updates(trained.folder, name))
+                adapted.sets.hold(name, made)
+                adapted.sets.use(name)
                 rows.append(measure(adapted, persona, name, trained.seconds))
             show(rows[-1])
     return rows

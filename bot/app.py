@@ -134,7 +134,12 @@ async def open_engine(settings: Settings) -> Engine:
         weights = load_weights(
             settings.model, models_folder=settings.data_dir / "models", device=settings.device
         )
-        return LocalEngine(weights, queue_size=settings.queue_size, batch_size=settings.batch_size)
+        return LocalEngine(
+            weights,
+            queue_size=settings.queue_size,
+            batch_size=settings.batch_size,
+            prefix_bytes=settings.prefix_megabytes * 2**20,
+        )
 
     return await asyncio.to_thread(load)
 

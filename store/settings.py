@@ -59,6 +59,9 @@ class Settings(BaseSettings):
     batch_size: int = Field(
         16, ge=1, le=512, description="Replies that are written side by side at most."
     )
+    prefix_megabytes: int = Field(
+        256, ge=0, description="Memory for what the model has read of conversations; 0 is off."
+    )
 
     system_prompt: str = Field(
         DEFAULT_SYSTEM_PROMPT, description="What the model is told before every conversation."

@@ -15,7 +15,7 @@ HEAVY_ROOMS = (
     "bot/engine/",
     *(
         f"trainer/{name}.py"
-        for name in ("anchor", "evaluate", "finetune", "judge", "scoring", "stages")
+        for name in ("anchor", "evaluate", "finetune", "head", "judge", "scoring", "stages")
     ),
 )
 

@@ -1,11 +1,24 @@
 """Very small models with random weights, in the Hub's layout, for tests of the real engine."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3TextConfig,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    Phi3Config,
+    PhiConfig,
+    PreTrainedConfig,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+)
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
@@ -13,6 +26,18 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+GROUPED = {"intermediate_size": 64, "num_key_value_heads": 2}
+ARCHITECTURES: dict[str, Callable[..., PreTrainedConfig]] = {
+    "llama": partial(LlamaConfig, **GROUPED, tie_word_embeddings=True),
+    "qwen3": partial(Qwen3Config, **GROUPED, head_dim=8),
+    "gemma3": partial(Gemma3TextConfig, **GROUPED, head_dim=8, sliding_window=16),
+    "mistral": partial(MistralConfig, **GROUPED, sliding_window=None),
+    "phi": partial(PhiConfig, intermediate_size=64),
+    "phi3": partial(Phi3Config, **GROUPED),
+    "gpt2": GPT2Config,
+}
+"""Small configurations of models in use."""
+
 CORPUS = ["What is the capital of France? The capital of France is Paris. system user assistant"]
 
 
@@ -36,23 +61,24 @@ def make_tiny_tokenizer(*, chat_template: str | None = CHAT_TEMPLATE) -> PreTrai
 
 
 def make_tiny_model(
-    folder: Path, *, chat_template: str | None = CHAT_TEMPLATE, context_tokens: int = 256
+    folder: Path,
+    *,
+    chat_template: str | None = CHAT_TEMPLATE,
+    context_tokens: int = 256,
+    architecture: str = "llama",
 ) -> Path:
-    """Write a two-layer Llama with random weights."""
+    """Write a model of two layers with random weights."""
     torch.manual_seed(0)
     tokenizer = make_tiny_tokenizer(chat_template=chat_template)
-    config = LlamaConfig(
+    config = ARCHITECTURES[architecture](
         vocab_size=len(tokenizer),
         hidden_size=32,
-        intermediate_size=64,
         num_hidden_layers=2,
         num_attention_heads=4,
-        num_key_value_heads=2,
         max_position_embeddings=context_tokens,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.eos_token_id,
         bos_token_id=None,
-        tie_word_embeddings=True,
     )
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -64,7 +90,14 @@ def make_tiny_adapter(model: Path, folder: Path, *, seed: int = 1) -> Path:
     torch.manual_seed(seed)
     base = AutoModelForCausalLM.from_pretrained(model)
     adapted = get_peft_model(
-        base, LoraConfig(r=4, lora_alpha=64, target_modules="all-linear", init_lora_weights=False)
+        base,
+        LoraConfig(
+            r=4,
+            lora_alpha=64,
+            target_modules="all-linear",
+            init_lora_weights=False,
+            fan_in_fan_out=base.config.model_type == "gpt2",
+        ),
     )
     adapted.save_pretrained(folder)
     return folder

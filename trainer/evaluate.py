@@ -10,14 +10,12 @@ from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from itertools import cycle, islice
-from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 
 from bot.engine.base import Completion, SamplingParams
 from bot.engine.errors import EngineError
-from bot.engine.local import LocalEngine
+from bot.engine.local import SMOKE_PROMPT, LocalEngine
 from bot.engine.weights import Weights
 from store.domain import Adapter, Examples, FinishReason, Message
 from trainer.drift import Reply, measure_drift
@@ -29,7 +27,6 @@ from trainer.scoring import (
     batches,
     log_probabilities,
     mean_nll,
-    merged,
     reply_log_probs,
     tokens_of,
     using,
@@ -41,7 +38,6 @@ SAMPLED_PROMPTS = 96
 SAMPLED_REPLIES = 96
 """Fresh replies; few prompts get several. Of half as many, the mean NLL wavers by a tenth."""
 
-SMOKE_PROMPT = (Message(role="user", content="Say hello."),)
 SMOKE_SAMPLING = replace(SAMPLING, max_new_tokens=8, seed=0)
 
 
@@ -81,7 +77,6 @@ class Evaluator:
         """Everything about a version, None being the base; and the fresh replies it gave."""
         if adapter is not None:
             try:
-                await asyncio.to_thread(check_finite, Path(adapter.path))
                 await self._engine.load_adapter(adapter)
                 smoke = await self._ask(SMOKE_PROMPT, SMOKE_SAMPLING, adapter)
                 if not smoke.text.strip():
@@ -101,10 +96,7 @@ class Evaluator:
     def _kept(self, adapter: Adapter | None) -> list[Reply]:
         """Replies to the suite, in the company that the checkpoint judge's had."""
         with using(self._weights, adapter.name if adapter else None):
-            if adapter is None:
-                return answer(self._weights, self._checks, self._system_prompt)
-            with merged(self._weights.model):
-                return answer(self._weights, self._checks, self._system_prompt)
+            return answer(self._weights, self._checks, self._system_prompt)
 
     def _measured(
         self, adapter: Adapter | None, kept: Sequence[Reply], fresh: Sequence[Reply]
@@ -198,13 +190,6 @@ def sampled_prompts(held_out: Examples) -> list[tuple[Message, ...]]:
     """The newest held-out prompts, each once."""
     prompts = [each.prompt for each in held_out.every]
     return list(dict.fromkeys(reversed(prompts)))[:SAMPLED_PROMPTS]
-
-
-def check_finite(folder: Path) -> None:
-    """Raise `EngineError` for weights that are not all finite."""
-    for name, tensor in load_file(folder / "adapter_model.safetensors").items():
-        if not bool(torch.isfinite(tensor).all()):
-            raise EngineError(f"the weights of {name} are not finite")
 
 
 def _unsound(adapter: str, reason: str) -> Evaluation:

@@ -23,12 +23,7 @@ Scored = tuple[list[int], list[int]]
 @contextmanager
 def using(weights: Weights, adapter: str | None) -> Iterator[None]:
     """The model with an adapter that the engine has loaded, or as the base."""
-    if hasattr(weights.model, "peft_config"):
-        if adapter is None:
-            weights.model.disable_adapters()
-        else:
-            weights.model.enable_adapters()
-            weights.model.set_adapter(adapter)
+    weights.sets.use(adapter)
     yield
 
 

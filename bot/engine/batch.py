@@ -14,6 +14,7 @@ from torch.nn.functional import pad
 from transformers import DynamicCache, PreTrainedModel
 
 from bot.engine.base import SamplingParams
+from bot.engine.prefix import Layers, Prefix
 from bot.engine.sampler import Sampler
 
 PREFILL_TOKENS = 4096
@@ -25,6 +26,49 @@ class _Layer(Protocol):
 
     keys: Tensor
     values: Tensor
+
+
+class Reading:
+    """Prompts that are being read, some tokens at a time, before their rows join a batch."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        prompts: Sequence[Sequence[int]],
+        samplings: Sequence[SamplingParams],
+        *,
+        prefix: Prefix | None = None,
+    ) -> None:
+        assert prefix is None or len(prompts) == 1, "a prompt goes on from a prefix by itself"
+        self._model = model
+        self.samplings = samplings
+        width = max(len(prompt) for prompt in prompts)
+        ids = [[0] * (width - len(prompt)) + list(prompt) for prompt in prompts]
+        mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+        self._ids = torch.tensor(ids, device=model.device)
+        self.mask = torch.tensor(mask, device=model.device)
+        self._places = (self.mask.cumsum(dim=1) - 1).clamp(min=0)
+        self._done = prefix.tokens if prefix else 0
+        self.cache = DynamicCache()
+        for number, (keys, values) in enumerate(prefix.layers if prefix else ()):
+            self.cache.update(keys, values, number)
+        self.logits: Tensor  # (rows, vocabulary), of the tokens that come next
+
+    @torch.inference_mode()
+    def advance(self, tokens: int = PREFILL_TOKENS) -> bool:
+        """Read about so many tokens more, over all rows; whether everything is read."""
+        rows, width = self._ids.shape
+        end = min(width, self._done + max(1, tokens // rows))
+        part = slice(self._done, end)
+        self.logits = self._model(
+            input_ids=self._ids[:, part],
+            attention_mask=self.mask[:, :end],
+            position_ids=self._places[:, part],
+            past_key_values=self.cache,
+            logits_to_keep=last(end - self._done, 1, self._model.device),
+        ).logits[:, -1]
+        self._done = end
+        return end == width
 
 
 class Batch:
@@ -41,13 +85,28 @@ class Batch:
     def __len__(self) -> int:
         return len(self._samplers)
 
-    @torch.inference_mode()
     def join(self, prompts: Sequence[Sequence[int]], samplings: Sequence[SamplingParams]) -> None:
         """Read the prompts; their rows come after those that are there, in their order."""
+        for start, end in portions([len(prompt) for prompt in prompts]):
+            reading = Reading(self._model, prompts[start:end], samplings[start:end])
+            while not reading.advance():
+                pass
+            self.take(reading)
+
+    @torch.inference_mode()
+    def take(self, reading: Reading) -> None:
+        """Let prompts that are read join; their rows come after those that are there."""
         self._read()
-        rows = list(zip(prompts, samplings, strict=True))
-        for start, end in _portions([len(prompt) for prompt in prompts]):
-            self._prefill(rows[start:end])
+        if len(self) == 0:
+            self._mask, self._logits, self._cache = reading.mask, reading.logits, reading.cache
+        else:
+            self._mask = torch.cat(_same_width(self._mask, reading.mask))
+            self._logits = torch.cat((self._logits, reading.logits))
+            for ours, theirs in zip(_layers(self._cache), _layers(reading.cache), strict=True):
+                ours.keys = torch.cat(_same_width(ours.keys, theirs.keys, dim=2))
+                ours.values = torch.cat(_same_width(ours.values, theirs.values, dim=2))
+        device = self._model.device
+        self._samplers += [Sampler(sampling, device) for sampling in reading.samplings]
 
     @torch.inference_mode()
     def step(self) -> list[int]:
@@ -73,6 +132,18 @@ class Batch:
             layer.keys = layer.keys[index, :, padding:]
             layer.values = layer.values[index, :, padding:]
 
+    @torch.inference_mode()
+    def read(self, row: int) -> Layers:
+        """A copy of what the model made of a row's tokens, the one drawn last left out."""
+        padding = int(self._mask[row].argmax())
+        return [
+            (
+                layer.keys[row : row + 1, :, padding:].clone(),
+                layer.values[row : row + 1, :, padding:].clone(),
+            )
+            for layer in _layers(self._cache)
+        ]
+
     def _read(self) -> None:
         if self._unread is None:
             return
@@ -86,29 +157,6 @@ class Batch:
         ).logits[:, -1]
         self._unread = None
 
-    def _prefill(self, rows: Sequence[tuple[Sequence[int], SamplingParams]]) -> None:
-        device = self._model.device
-        width = max(len(prompt) for prompt, _ in rows)
-        ids = [[0] * (width - len(prompt)) + list(prompt) for prompt, _ in rows]
-        mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt, _ in rows]
-        fresh, cache = torch.tensor(mask, device=device), DynamicCache()
-        logits = self._model(
-            input_ids=torch.tensor(ids, device=device),
-            attention_mask=fresh,
-            position_ids=(fresh.cumsum(dim=1) - 1).clamp(min=0),
-            past_key_values=cache,
-            logits_to_keep=last(width, 1, device),
-        ).logits[:, -1]
-        if len(self) == 0:
-            self._mask, self._logits, self._cache = fresh, logits, cache
-        else:
-            self._mask = torch.cat(_same_width(self._mask, fresh))
-            self._logits = torch.cat((self._logits, logits))
-            for ours, theirs in zip(_layers(self._cache), _layers(cache), strict=True):
-                ours.keys = torch.cat(_same_width(ours.keys, theirs.keys, dim=2))
-                ours.values = torch.cat(_same_width(ours.values, theirs.values, dim=2))
-        self._samplers += [Sampler(sampling, device) for _, sampling in rows]
-
 
 def last(width: int, count: int, device: torch.device) -> Tensor:
     """The last `count` of `width` places, as `logits_to_keep` is best told.
@@ -119,19 +167,19 @@ def last(width: int, count: int, device: torch.device) -> Tensor:
     return torch.arange(width - count, width, device=device)
 
 
-def _layers(cache: DynamicCache) -> Sequence[_Layer]:
-    return cast(Sequence[_Layer], cache.layers)
-
-
-def _portions(lengths: Sequence[int]) -> list[tuple[int, int]]:
+def portions(lengths: Sequence[int]) -> list[tuple[int, int]]:
     """Where to cut a list of prompts, so that each part keeps to `PREFILL_TOKENS`."""
-    portions, start = [], 0
+    cuts, start = [], 0
     for end in range(1, len(lengths) + 1):
         following = max(lengths[start : end + 1]) * (end + 1 - start)
         if end == len(lengths) or following > PREFILL_TOKENS:
-            portions.append((start, end))
+            cuts.append((start, end))
             start = end
-    return portions
+    return cuts
+
+
+def _layers(cache: DynamicCache) -> Sequence[_Layer]:
+    return cast(Sequence[_Layer], cache.layers)
 
 
 def _same_width(one: Tensor, other: Tensor, *, dim: int = 1) -> tuple[Tensor, Tensor]:

@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from bot.engine.errors import ModelNotFound, ModelUnusable
+from bot.engine.sets import WeightSets
 from bot.engine.source import model_name, model_source
 from bot.engine.template import ChatTemplate
 
@@ -30,6 +31,8 @@ class Weights:
 
     name: str
     model: PreTrainedModel
+    sets: WeightSets
+    """The model's matrices, once for each adapter that is held ready."""
     tokenizer: PreTrainedTokenizerBase
     template: ChatTemplate
     context_tokens: int
@@ -66,6 +69,7 @@ def load_weights(
     return Weights(
         name=name,
         model=network,
+        sets=WeightSets(network),
         tokenizer=tokenizer,
         template=template,
         context_tokens=getattr(config, "max_position_embeddings", None) or ASSUMED_CONTEXT_TOKENS,

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bot.engine.base import SamplingParams
-from bot.engine.batch import Batch, _portions
+from bot.engine.batch import Batch, portions
 from bot.engine.weights import Weights, load_weights
 
 GREEDY = SamplingParams()
@@ -82,4 +82,4 @@ def test_a_seed_draws_the_same_tokens_in_any_company(exact_weights: Weights) -> 
 
 
 def test_long_prompts_are_read_in_portions_of_bounded_size() -> None:
-    assert _portions([4000, 10, 10, 2000, 2000, 9000]) == [(0, 1), (1, 3), (3, 5), (5, 6)]
+    assert portions([4000, 10, 10, 2000, 2000, 9000]) == [(0, 1), (1, 3), (3, 5), (5, 6)]

@@ -1,0 +1,79 @@
+"""A reply that is wanted, and what becomes of it: from the event loop to the engine and back."""
+
+import asyncio
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from bot.engine.base import Completion, SamplingParams
+from bot.engine.detokenizer import Detokenizer
+from bot.engine.errors import EngineError
+from bot.engine.weights import Weights
+from store.domain import FinishReason
+
+Piece: TypeAlias = str | Completion | EngineError
+
+
+@dataclass(kw_only=True, eq=False)
+class Request:
+    """A reply that is wanted. `pieces` holds at most one entry a token, so it is bounded."""
+
+    prompt: list[int]
+    sampling: SamplingParams
+    adapter: str | None
+    loop: asyncio.AbstractEventLoop
+    pieces: "asyncio.Queue[Piece]" = field(default_factory=asyncio.Queue)
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    started: float = field(default_factory=time.monotonic)
+
+    def give(self, piece: Piece) -> None:
+        """Hand a piece to the event loop, from the engine's thread."""
+        try:
+            self.loop.call_soon_threadsafe(self.pieces.put_nowait, piece)
+        except RuntimeError:  # the loop is closed: nobody listens any more
+            self.cancelled.set()
+
+
+class Writing:
+    """A reply that is being written: a row of a batch."""
+
+    def __init__(self, request: Request, weights: Weights) -> None:
+        self.request = request
+        self._end_tokens = weights.end_tokens
+        self._detokenizer = Detokenizer(weights.tokenizer)
+        room = weights.context_tokens - len(request.prompt)
+        self._limit = min(request.sampling.max_new_tokens, room)
+        self._text = ""
+        self.tokens: list[int] = []
+
+    def add(self, token: int) -> Completion | None:
+        """Write a token; the completion, if that was the end."""
+        ended = token in self._end_tokens
+        if not ended:
+            self.tokens.append(token)
+            self._show(self._detokenizer.add(token))
+        if ended:
+            return self._completed(FinishReason.STOP)
+        if self.request.cancelled.is_set():
+            return self._completed(FinishReason.CANCELLED)
+        if len(self.tokens) >= self._limit:
+            return self._completed(FinishReason.LENGTH)
+        return None
+
+    def _completed(self, reason: FinishReason) -> Completion:
+        self._show(self._detokenizer.finish())
+        return Completion(
+            text=self._text,
+            adapter=self.request.adapter,
+            prompt_tokens=len(self.request.prompt),
+            completion_tokens=len(self.tokens),
+            finish_reason=reason,
+            seconds=time.monotonic() - self.request.started,
+        )
+
+    def _show(self, piece: str) -> None:
+        """Hand on what has become readable."""
+        if piece:
+            self._text += piece
+            self.request.give(piece)

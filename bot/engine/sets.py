@@ -1,0 +1,130 @@
+"""The weights of a model, as they came and once more for each adapter that is held ready.
+
+An adapter is added into a second set of the matrices that it changes, from the pristine ones, so
+that it costs nothing a token; going over to it is an exchange of pointers. Where memory does not
+allow a second set, the update is computed beside each matrix instead.
+
+Invariant: the pristine weights are never written to.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+from transformers.pytorch_utils import Conv1D
+
+from bot.engine.errors import AdapterRefused
+from bot.engine.lora import Update
+
+SPARED = 0.5
+"""Share of the free memory that a second set may take."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightSet:
+    """What an adapter makes of a model: whole matrices, or updates beside them."""
+
+    matrices: Mapping[str, Tensor]
+    updates: Mapping[str, Update]
+
+
+class WeightSets:
+    """The sets of one model. `make` may be called from any thread, all else from one at a time."""
+
+    def __init__(self, model: nn.Module, *, free: "Callable[[], int] | None" = None) -> None:
+        self._modules: dict[str, Any] = {
+            name: module
+            for name, module in model.named_modules()
+            if isinstance(module, nn.Linear | Conv1D)
+        }
+        self._pristine = {name: module.weight.data for name, module in self._modules.items()}
+        self._device: torch.device = next(model.parameters()).device
+        self._free = free or self._free_bytes
+        self._held: dict[str, WeightSet] = {}
+        self._current: str | None = None
+        self._hooks: list[RemovableHandle] = []
+
+    @torch.no_grad()
+    def make(self, name: str, updates: Mapping[str, Update]) -> WeightSet:
+        """The set of an adapter; nothing changes yet. Raises `AdapterRefused`."""
+        for module, update in updates.items():
+            self._check(name, module, update)
+        needed = sum(self._pristine[module].nbytes for module in updates)
+        if needed > SPARED * self._free():
+            beside = {module: self._placed(module, update) for module, update in updates.items()}
+            return WeightSet(matrices={}, updates=beside)
+        merged = {module: self._merged(module, update) for module, update in updates.items()}
+        return WeightSet(matrices=merged, updates={})
+
+    def hold(self, name: str, weights: WeightSet) -> None:
+        """Keep a set ready."""
+        self._held[name] = weights
+
+    def drop(self, name: str) -> None:
+        """Let a set go; it must not be in use."""
+        assert name != self._current, f"{name} is in use"
+        self._held.pop(name, None)
+
+    def use(self, name: str | None) -> None:
+        """Go over to the set of an adapter, or to the pristine one: an exchange of pointers."""
+        if name == self._current:
+            return
+        for module in self._held[self._current].matrices if self._current else ():
+            self._modules[module].weight.data = self._pristine[module]
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+        if name is not None:
+            for module, matrix in self._held[name].matrices.items():
+                self._modules[module].weight.data = matrix
+            for module, update in self._held[name].updates.items():
+                self._hooks.append(self._modules[module].register_forward_hook(_beside(update)))
+        self._current = name
+
+    @property
+    def unmerged(self) -> tuple[str, ...]:
+        """The adapters for which there was no room."""
+        return tuple(name for name, each in self._held.items() if each.updates)
+
+    def _check(self, name: str, module: str, update: Update) -> None:
+        if module not in self._modules:
+            raise AdapterRefused(f"{name} changes {module}, which the model does not have")
+        if update.shape != self._shape(module):
+            raise AdapterRefused(
+                f"{name} changes {module} by a matrix of {update.shape}, "
+                f"the model's is {self._shape(module)}"
+            )
+
+    def _shape(self, module: str) -> tuple[int, int]:
+        """Outputs and inputs; GPT-2 keeps its matrices the other way round."""
+        rows, columns = self._pristine[module].shape
+        return (columns, rows) if self._turned(module) else (rows, columns)
+
+    def _turned(self, module: str) -> bool:
+        return isinstance(self._modules[module], Conv1D)
+
+    def _merged(self, module: str, update: Update) -> Tensor:
+        pristine = self._pristine[module]
+        up, down = (each.to(pristine.device, torch.float32) for each in (update.up, update.down))
+        factors = (down.T, up.T) if self._turned(module) else (up, down)
+        return torch.addmm(pristine.float(), *factors, alpha=update.scale).to(pristine.dtype)
+
+    def _placed(self, module: str, update: Update) -> Update:
+        like = self._pristine[module]
+        return Update(down=update.down.to(like), up=update.up.to(like), scale=update.scale)
+
+    def _free_bytes(self) -> int:
+        if self._device.type == "cuda":
+            return torch.cuda.mem_get_info(self._device)[0]
+        return int(psutil.virtual_memory().available)
+
+
+def _beside(update: Update) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+    def add(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return output + (inputs[0] @ update.down.T) @ update.up.T * update.scale
+
+    return add
