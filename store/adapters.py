@@ -5,7 +5,7 @@ Invariant: an adapter's files never change under its name, and at most one adapt
 
 import hashlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -80,9 +80,7 @@ class Adapters:
         Raises `AdapterNotFound` or `AdapterDamaged`.
         """
         with self._database.reading() as session:
-            row = session.scalars(select(AdapterRow).where(AdapterRow.name == name)).first()
-            if row is None:
-                raise AdapterNotFound(name)
+            row = _named(session, name)
             return _checked(self._adapter(row))
 
     def active(self) -> Adapter | None:
@@ -116,24 +114,29 @@ class Adapters:
         reason: str,
         person_id: int | None = None,
         force: bool = False,
+        instead_of: Collection[str | None] | None = None,
     ) -> Adapter:
         """Make an adapter the active one. One transaction: there is never a moment with two.
 
-        A rejected one needs `force`. Raises `AdapterNotFound`, `AdapterDamaged`, or
-        `AdapterNotFit` for one that was rejected or was trained on another base model.
+        What a run has made and the gate has not passed needs `force`. With `instead_of`, nothing
+        happens unless one of these is active, None being the base model. Raises
+        `AdapterNotFound`, `AdapterDamaged`, or `AdapterNotFit` for one that did not pass, that was
+        trained on another base model, or that is not to take the place of the active one.
         """
         adapter = self.get(name)
         if adapter.base_model != base_model:
             raise AdapterNotFit(
                 f"{name} was trained on {adapter.base_model}, and {base_model} is in use"
             )
-        if adapter.status is AdapterStatus.REJECTED and not force:
-            raise AdapterNotFit(
-                f"{name} was rejected by the gate; --force promotes it all the same"
-            )
         with self._database.session() as session:
             self._database.take_turns(session, ADAPTERS_KEY)
-            row = session.scalars(select(AdapterRow).where(AdapterRow.name == name)).one()
+            row = _named(session, name)
+            self._check_passed(session, row, force=force)
+            active = session.scalars(
+                select(AdapterRow.name).where(AdapterRow.status == AdapterStatus.ACTIVE)
+            ).first()
+            if instead_of is not None and active not in instead_of:
+                raise AdapterNotFit(f"{active or 'the base model'} went live meanwhile")
             if row.status != AdapterStatus.ACTIVE:
                 self._switch(session, row)
                 self._remember(session, row, reason, person_id)
@@ -142,9 +145,7 @@ class Adapters:
     def reject(self, name: str) -> None:
         """Keep a candidate out of use. Raises `AdapterNotFound`."""
         with self._database.session() as session:
-            row = session.scalars(select(AdapterRow).where(AdapterRow.name == name)).first()
-            if row is None:
-                raise AdapterNotFound(name)
+            row = _named(session, name)
             if row.status == AdapterStatus.CANDIDATE:
                 row.status = AdapterStatus.REJECTED
 
@@ -203,9 +204,7 @@ class Adapters:
     def evaluate(self, name: str, report: GateReport, *, run_id: int | None) -> None:
         """Keep what the gate said of an adapter. Raises `AdapterNotFound`."""
         with self._database.session() as session:
-            row = session.scalars(select(AdapterRow).where(AdapterRow.name == name)).first()
-            if row is None:
-                raise AdapterNotFound(name)
+            row = _named(session, name)
             session.add(
                 EvaluationRow(
                     adapter_id=row.id,
@@ -218,15 +217,21 @@ class Adapters:
     def report(self, name: str) -> GateReport | None:
         """What the gate last said of an adapter."""
         with self._database.reading() as session:
-            row = session.scalars(
-                select(EvaluationRow)
-                .join(AdapterRow, AdapterRow.id == EvaluationRow.adapter_id)
-                .where(AdapterRow.name == name)
-                .order_by(EvaluationRow.id.desc())
-            ).first()
-            if row is None:
-                return None
-            return GateReport(checks=tuple(Check(**check) for check in row.report["checks"]))
+            return _report(session, name)
+
+    @staticmethod
+    def _check_passed(session: Session, row: AdapterRow, *, force: bool) -> None:
+        """What a run has made must have passed; what came without a run was never asked."""
+        report = _report(session, row.name)
+        passed = report.passed if report else row.run_id is None
+        if row.status == AdapterStatus.REJECTED:
+            reason = "was rejected by the gate"
+        elif not passed:
+            reason = "has not passed the gate"
+        else:
+            return
+        if not force:
+            raise AdapterNotFit(f"{row.name} {reason}; --force promotes it all the same")
 
     def _usable(self, session: Session, step: ActivationRow, base_model: str) -> AdapterRow | None:
         """The version of an earlier step, unless it can no longer be loaded."""
@@ -278,6 +283,25 @@ class Adapters:
             metrics=row.metrics,
             created_at=row.created_at,
         )
+
+
+def _named(session: Session, name: str) -> AdapterRow:
+    row = session.scalars(select(AdapterRow).where(AdapterRow.name == name)).first()
+    if row is None:
+        raise AdapterNotFound(name)
+    return row
+
+
+def _report(session: Session, name: str) -> GateReport | None:
+    row = session.scalars(
+        select(EvaluationRow)
+        .join(AdapterRow, AdapterRow.id == EvaluationRow.adapter_id)
+        .where(AdapterRow.name == name)
+        .order_by(EvaluationRow.id.desc())
+    ).first()
+    if row is None:
+        return None
+    return GateReport(checks=tuple(Check(**check) for check in row.report["checks"]))
 
 
 def hash_adapter(folder: Path) -> str:

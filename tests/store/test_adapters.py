@@ -46,6 +46,11 @@ def promote(adapters: Adapters, adapter: Adapter, reason: str = "a test") -> Ada
     return adapters.promote(adapter.name, base_model="starter", reason=reason)
 
 
+def report(passed: bool) -> GateReport:
+    check = Check(name="preference", value=0.9, limit="> 0.5", passed=passed, detail="")
+    return GateReport(checks=(check,))
+
+
 def roll_back(adapters: Adapters) -> str | None:
     """Go one version back. Returns the name of the one that is active then."""
     before = adapters.rollback(reason="a test")
@@ -219,6 +224,37 @@ def test_a_rejected_adapter_is_promoted_by_force_alone(adapters: Adapters, tmp_p
     assert statuses(adapters, adapter) == [AdapterStatus.REJECTED]
     adapters.promote(adapter.name, base_model="starter", reason="a test", force=True)
     assert adapters.active() == adapters.get(adapter.name)
+
+
+@pytest.mark.parametrize("passed", [None, False])
+def test_what_a_run_made_is_not_promoted_before_the_gate_passed_it(
+    adapters: Adapters, database: Database, tmp_path: Path, passed: bool | None
+) -> None:
+    run, _ = Runs(database).queue("a test")
+    adapter = adapters.add(trained(tmp_path / "trained"), base_model="starter", run_id=run.id)
+    if passed is not None:
+        adapters.evaluate(adapter.name, report(passed), run_id=run.id)
+
+    with pytest.raises(AdapterNotFit, match=f"{adapter.name} has not passed .*--force"):
+        promote(adapters, adapter)
+    assert adapters.active() is None
+
+    adapters.evaluate(adapter.name, report(True), run_id=run.id)
+    assert promote(adapters, adapter) == adapters.active()
+
+
+def test_a_version_takes_the_place_of_the_one_it_was_measured_against_alone(
+    adapters: Adapters, tmp_path: Path
+) -> None:
+    one, two = add(adapters, tmp_path, b"one"), add(adapters, tmp_path, b"two")
+    promote(adapters, one)
+
+    with pytest.raises(AdapterNotFit, match=f"{one.name} went live meanwhile"):
+        adapters.promote(two.name, base_model="starter", reason="a test", instead_of=[None])
+    assert statuses(adapters, one, two) == [AdapterStatus.ACTIVE, AdapterStatus.CANDIDATE]
+
+    adapters.promote(two.name, base_model="starter", reason="a test", instead_of=[one.name])
+    assert statuses(adapters, one, two) == [AdapterStatus.RETIRED, AdapterStatus.ACTIVE]
 
 
 @pytest.mark.parametrize("force", [False, True])
