@@ -86,9 +86,11 @@ class Runs:
             return _run(row)
 
     def beat(self, run_id: int) -> bool:
-        """Say that the run's worker lives; whether the run was asked to stop."""
+        """Say that the run's worker lives; whether the run is to stop, or was given up as dead."""
         with self._database.session() as session:
-            row = _row(session, run_id)
+            row = _row(session, run_id, lock=True)
+            if RunStatus(row.status).ended:
+                return True
             row.heartbeat_at = self._database.now()
             return row.cancel_requested
 
@@ -100,12 +102,12 @@ class Runs:
         examples: Mapping[str, int] | None = None,
         snapshot: Mapping[str, Sequence[str]] | None = None,
         metrics: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Record what has become known of a running run; nothing if it has ended meanwhile."""
+    ) -> bool:
+        """Record what has become known of a running run; False if it has ended meanwhile."""
         with self._database.session() as session:
             row = _row(session, run_id, lock=True)
             if RunStatus(row.status).ended:
-                return
+                return False
             if progress is not None:
                 row.progress = asdict(progress)
             if examples is not None:
@@ -114,6 +116,7 @@ class Runs:
                 row.snapshot = {name: list(ids) for name, ids in snapshot.items()}
             if metrics is not None:
                 row.metrics = {**row.metrics, **metrics}
+            return True
 
     def finish(self, run_id: int, status: RunStatus, outcome: str, *, log: str = "") -> TrainingRun:
         """Record how a run ended; the first word counts. Raises `RunNotFound`."""

@@ -1,4 +1,7 @@
-"""Tells the run's row how far the run is; whoever shows progress reads it there."""
+"""Tells the run's row how far the run is; whoever shows progress reads it there.
+
+A run whose row has ended was given up as dead, and another may be under way: it is told to stop.
+"""
 
 import math
 import time
@@ -8,6 +11,7 @@ from typing import Any
 from store.domain import Progress
 from store.runs import Runs
 from trainer.dataset import Snapshot
+from trainer.errors import RunCancelled
 from trainer.recipe import Recipe
 
 EVERY_SECONDS = 1.0
@@ -29,8 +33,7 @@ class Teller:
     def snapshot(self, snapshot: Snapshot, recipe: Recipe) -> None:
         """What is going to be trained on, and how."""
         self._progress = Progress(examples=snapshot.counts["train"])
-        self._runs.note(
-            self.run_id,
+        self._note(
             examples=snapshot.counts,
             snapshot=snapshot.ids,
             metrics={"recipe": recipe.as_dict()},
@@ -51,7 +54,7 @@ class Teller:
 
     def metrics(self, values: Mapping[str, Any]) -> None:
         """What was found out, for the run's row."""
-        self._runs.note(self.run_id, metrics=values)
+        self._note(metrics=values)
 
     @property
     def curve(self) -> list[tuple[int, float]]:
@@ -83,4 +86,8 @@ class Teller:
             seconds_left=round(spent / share - spent, 1) if share > 0.02 else None,
             examples=self._progress.examples,
         )
-        self._runs.note(self.run_id, progress=self._progress)
+        self._note(progress=self._progress)
+
+    def _note(self, **what: Any) -> None:
+        if not self._runs.note(self.run_id, **what):
+            raise RunCancelled

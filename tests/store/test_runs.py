@@ -187,9 +187,18 @@ def test_the_word_of_a_worker_that_was_given_up_does_not_count(runs: Runs, clock
     lost = running(runs)
     clock.advance(seconds=HEARTBEAT_LOST_SECONDS + 1)
     runs.take()
-    runs.note(lost, progress=Progress(stage="training"), metrics={"loss": 0.1})
+    assert not runs.note(lost, progress=Progress(stage="training"), metrics={"loss": 0.1})
     run = runs.finish(lost, RunStatus.PROMOTED, "It passed.")
     assert (run.status, run.metrics, run.progress) == (RunStatus.FAILED, {}, Progress())
+
+
+def test_a_worker_that_was_given_up_is_told_to_stop(runs: Runs, clock: Clock) -> None:
+    lost = running(runs)
+    clock.advance(seconds=HEARTBEAT_LOST_SECONDS + 1)
+    runs.take()
+    given_up = runs.get(lost)
+    assert runs.beat(lost)
+    assert runs.get(lost) == given_up
 
 
 def test_what_becomes_known_of_a_running_run_is_kept(runs: Runs) -> None:
