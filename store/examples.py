@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from itertools import combinations
+from itertools import combinations, pairwise
 
 from sqlalchemy import ColumnElement, Select, func, or_, select
 from sqlalchemy.orm import Session
@@ -52,7 +52,8 @@ class ExampleBook:
     """The training examples of one database.
 
     People who opted out, or who have no access, neither teach with what they asked nor with what
-    they rated. `open_access` says what holds for people whom no admin has decided about.
+    they rated. Nor do turns of others that were served with the words of somebody who opted out.
+    `open_access` says what holds for people whom no admin has decided about.
     """
 
     def __init__(
@@ -65,7 +66,12 @@ class ExampleBook:
     def collect(self) -> Examples:
         """Everything there is, each kind oldest first."""
         with self._database.reading() as session:
-            turns = {row.id: row for row in session.scalars(self._usable_turns())}
+            silent = _Silent(session.scalars(self._silent_turns()))
+            turns = {
+                row.id: row
+                for row in session.scalars(self._usable_turns())
+                if not silent.speak_in(row)
+            }
             votes = self._votes(session, turns)
             corrections = self._corrections(session, turns)
             imported = session.scalars(select(ImportedRow).order_by(ImportedRow.id)).all()
@@ -164,6 +170,12 @@ class ExampleBook:
             )
         )
 
+    @staticmethod
+    def _silent_turns() -> Select[TurnRow]:
+        """Turns of people who opted out."""
+        person = PersonRow.id == TurnRow.person_id
+        return select(TurnRow).join(PersonRow, person).where(PersonRow.opted_out)
+
     def _may_teach(self) -> ColumnElement[bool]:
         allowed = PersonRow.access == Access.ALLOWED
         admitted = or_(allowed, PersonRow.id.in_(self._admins))
@@ -230,6 +242,26 @@ def _age(each: AnyExample) -> datetime:
 def _messages(row: TurnRow | ImportedRow) -> tuple[Message, ...]:
     messages = row.messages if isinstance(row, TurnRow) else row.prompt
     return tuple(Message(**each) for each in messages)
+
+
+class _Silent:
+    """What must not be learned from other people's turns."""
+
+    def __init__(self, turns: Iterable[TurnRow]) -> None:
+        self._ids: set[int] = set()
+        self._exchanges: set[tuple[int, str, str]] = set()
+        for turn in turns:
+            self._ids.add(turn.id)
+            self._exchanges.add((turn.conversation_id, turn.question, turn.completion))
+
+    def speak_in(self, turn: TurnRow) -> bool:
+        """Whether a turn was served with one of these exchanges, as history or as a memory."""
+        if any(memory["turn_id"] in self._ids for memory in turn.memories):
+            return True
+        return any(
+            (turn.conversation_id, asked["content"], said["content"]) in self._exchanges
+            for asked, said in pairwise(turn.messages)
+        )
 
 
 def _example(row: TurnRow, vote: int) -> Example:

@@ -172,11 +172,13 @@ def _blank_memories(session: Session, erased: list[TurnRow]) -> None:
 
 
 def _blank_samples(session: Session, erased: list[TurnRow]) -> None:
-    """Take erased questions out of the replies that runs showed to admins."""
-    questions = {turn.question for turn in erased}
+    """Take erased questions, and the replies to them, out of what runs showed to admins."""
+    questions = {turn.question for turn in erased if turn.question}
     for run in session.scalars(select(RunRow)):
         samples = run.metrics.get("samples", [])
-        kept = [each for each in samples if each["question"] not in questions]
+        kept = [  # with passages, the question is a part of what was asked
+            each for each in samples if not any(words in each["question"] for words in questions)
+        ]
         if len(kept) < len(samples):
             run.metrics = {**run.metrics, "samples": kept}
 

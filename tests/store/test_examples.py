@@ -123,6 +123,21 @@ def test_what_somebody_who_opted_out_asked_teaches_nothing(
     assert labels(book) == {f"t{turn_id}": True}
 
 
+def test_the_words_of_somebody_who_opted_out_teach_nothing_as_anothers_history(
+    database: Database, book: ExampleBook
+) -> None:
+    talk(database, "where is my key?", person_id=ADA)
+    after = talk(database, "what is tea?", person_id=BOB)
+    elsewhere = talk(database, "what is tea?", person_id=BOB, place=Place(chat_id=BOB))
+    for turn_id in (after, elsewhere):
+        rate(database, turn_id, UP, BOB)
+    assert labels(book) == {f"t{after}": True, f"t{elsewhere}": True}
+
+    People(database).opt_out(ADA, True)
+
+    assert labels(book) == {f"t{elsewhere}": True}
+
+
 def test_what_somebody_who_opted_out_rated_or_corrected_does_not_count(
     database: Database, book: ExampleBook
 ) -> None:
