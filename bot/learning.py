@@ -68,8 +68,10 @@ def _follow(store: Store, run_id: int, worker: "subprocess.Popen[bytes]") -> Tra
         task = bar.add_task("waits for its turn", total=1.0)
         try:
             while not (run := store.runs.get(run_id)).status.ended:
-                if worker.poll():
-                    raise BotError("the trainer could not be started; the run waits in the queue")
+                if worker.poll() is not None and not store.runs.get(run_id).status.ended:
+                    raise BotError(
+                        f"the trainer died; `ratchet train --wait` goes on with {run_id}"
+                    )
                 bar.update(task, completed=run.progress.share, description=progress_text(run))
                 time.sleep(LOOK_SECONDS)
         except KeyboardInterrupt:

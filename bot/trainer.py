@@ -45,14 +45,23 @@ def worker_for(run_id: int) -> Iterator["subprocess.Popen[bytes]"]:
 def _watch(stop: threading.Event, log_level: str) -> None:
     pause = FIRST_PAUSE_SECONDS
     while not stop.is_set():
-        process = subprocess.Popen(
-            WORKER, env=_environment(log_level), stdin=subprocess.DEVNULL, start_new_session=True
-        )
-        while process.poll() is None:
-            if stop.wait(0.5):
-                _stop(process)
-                return
-        logger.error("the trainer ended with exit code %s; again in %.0f s", process.poll(), pause)
+        try:
+            process = subprocess.Popen(
+                [*WORKER, "--tied"],
+                env=_environment(log_level),
+                stdin=subprocess.PIPE,  # it ends with this process, however that ends
+                start_new_session=True,
+            )
+        except OSError as error:  # no memory, no process
+            reason = f"could not be started: {error}"
+        else:
+            with process:
+                while process.poll() is None:
+                    if stop.wait(0.5):
+                        _stop(process)
+                        return
+            reason = f"ended with exit code {process.returncode}"
+        logger.error("the trainer %s; again in %.0f s", reason, pause)
         stop.wait(pause)
         pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 

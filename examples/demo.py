@@ -102,8 +102,10 @@ class Demo:
     async def _train(self) -> TrainingRun:
         run, _ = self._store.runs.queue("the demo")
         task = self._bar.add_task("training and the gate", total=100)
-        with worker_for(run.id):
+        with worker_for(run.id) as worker:
             while not (run := self._store.runs.get(run.id)).status.ended:
+                if worker.poll() is not None and not self._store.runs.get(run.id).status.ended:
+                    sys.exit("The trainer died; its words are above.")
                 done = round(100 * run.progress.share)
                 self._bar.update(task, completed=done, description=progress_text(run))
                 await asyncio.sleep(0.5)

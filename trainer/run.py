@@ -10,9 +10,6 @@ import logging
 import os
 import signal
 import sys
-import tempfile
-from collections.abc import Callable
-from pathlib import Path
 from typing import NoReturn
 
 from bot.engine.errors import EngineError
@@ -23,7 +20,7 @@ from store.adapters import Adapters
 from store.database import Database
 from store.domain import Adapter, GateReport, RunStatus
 from store.embedder import SentenceEmbedder
-from store.errors import StoreError
+from store.errors import AdapterNotFit, StoreError
 from store.examples import ExampleBook
 from store.runs import Runs
 from store.settings import Settings, load_settings
@@ -36,6 +33,7 @@ from trainer.predictor import RatingPredictor
 from trainer.recipe import Recipe
 from trainer.telling import Teller
 from trainer.train import train
+from trainer.workplace import run_folder
 
 logger = logging.getLogger(__name__)
 
@@ -83,8 +81,12 @@ def _learn(settings: Settings, database: Database, tell: Teller) -> tuple[RunSta
     tell.snapshot(snapshot, recipe)
     adapters = Adapters(database, settings.data_dir / "adapters")
     tell.stage("getting ready", 0.01)
-    with tempfile.TemporaryDirectory(prefix="run-", dir=settings.data_dir) as folder:
-        trained = train(settings, snapshot, recipe, Path(folder), _stepping(tell))
+
+    def stepped(point: Point) -> None:
+        tell.step(point.step, point.steps, point.loss, until=TRAINED)
+
+    with run_folder(settings.data_dir) as folder:
+        trained = train(settings, snapshot, recipe, folder, stepped)
         tell.metrics({"curve": tell.curve})
         candidate = adapters.add(
             trained,
@@ -93,16 +95,14 @@ def _learn(settings: Settings, database: Database, tell: Teller) -> tuple[RunSta
             metrics={"recipe": recipe.as_dict(), "examples": snapshot.counts},
         )
     try:
-        report = asyncio.run(_prove(settings, snapshot, candidate, adapters.active(), tell))
+        active = adapters.active()
+        report = asyncio.run(_prove(settings, snapshot, candidate, active, tell))
     except BaseException:  # what was not measured must not be used
         adapters.reject(candidate.name)
         raise
+    tell.stage("the gate", 0.99)  # nothing goes live of a run that was given up
     adapters.evaluate(candidate.name, report, run_id=tell.run_id)
-    return _decide(settings, adapters, candidate, report)
-
-
-def _stepping(tell: Teller) -> Callable[[Point], None]:
-    return lambda point: tell.step(point.step, point.steps, point.loss, until=TRAINED)
+    return _decide(settings, adapters, candidate, active, report)
 
 
 async def _prove(
@@ -164,7 +164,11 @@ async def _samples(
 
 
 def _decide(
-    settings: Settings, adapters: Adapters, candidate: Adapter, report: GateReport
+    settings: Settings,
+    adapters: Adapters,
+    candidate: Adapter,
+    active: Adapter | None,
+    report: GateReport,
 ) -> tuple[RunStatus, str]:
     if not report.passed:
         adapters.reject(candidate.name)
@@ -172,11 +176,16 @@ def _decide(
         return RunStatus.REJECTED, f"{candidate.name} did not pass the gate: {failed}."
     if settings.promote == "ask":
         return RunStatus.PASSED, f"{candidate.name} passed the gate and waits for /promote."
-    adapters.promote(
-        candidate.name,
-        base_model=candidate.base_model,
-        reason=f"run {candidate.run_id} passed the gate",
-    )
+    try:
+        adapters.promote(
+            candidate.name,
+            base_model=candidate.base_model,
+            reason=f"run {candidate.run_id} passed the gate",
+            instead_of=[active.name if active else None],
+        )
+    except AdapterNotFit as error:
+        waits = f"{candidate.name} passed the gate and waits for /promote: {error}."
+        return RunStatus.PASSED, waits
     return RunStatus.PROMOTED, f"{candidate.name} passed the gate and is live."
 
 
@@ -186,7 +195,8 @@ def _cancel(*_: object) -> NoReturn:
 
 def main() -> None:
     """Carry out the run whose id is the argument."""
-    signal.signal(signal.SIGTERM, _cancel)
+    for number in (signal.SIGTERM, signal.SIGINT):  # Ctrl-C reaches the whole terminal
+        signal.signal(number, _cancel)
     os.nice(NICENESS)
     settings = load_settings()
     logging.basicConfig(

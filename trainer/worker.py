@@ -24,6 +24,7 @@ from store.errors import StoreError
 from store.examples import ExampleBook
 from store.runs import LOG_CHARS, Runs
 from store.settings import Settings, load_settings
+from trainer.workplace import clear
 
 logger = logging.getLogger(__name__)
 
@@ -74,8 +75,8 @@ class Worker:
             scheduler.shutdown(wait=False)
 
     def work_on(self, run_id: int) -> None:
-        """Wait for one run's turn and carry it out, unless another worker does."""
-        while not self.stop.is_set() and self._runs.get(run_id).status is RunStatus.QUEUED:
+        """Wait for one run's turn and carry it out, or for another worker to, or to die of it."""
+        while not self.stop.is_set() and not self._runs.get(run_id).status.ended:
             run = self._runs.take(run_id)
             if run is not None:
                 self._carry_out(run)
@@ -123,8 +124,9 @@ class Worker:
                 stdout=subprocess.DEVNULL,
                 stderr=log,
             )
-            cancelled = self._watch(run.id, child)
+            cancelled = self._watch(run.id, child) or self.stop.is_set()
             text = _tail(log)
+        clear(self._settings.data_dir)  # a run that was killed could not
         if cancelled:
             ended = self._runs.finish(
                 run.id, RunStatus.CANCELLED, "It was cancelled; nothing of it is in use.", log=text
@@ -172,11 +174,19 @@ def _cause(code: int, log: str) -> str:
     return lines[-1][:300] if lines else f"its process ended with exit code {code}"
 
 
+def _outlast(worker: Worker) -> None:
+    """Stop when whoever started this process is gone: its end of the pipe closes with it."""
+    sys.stdin.read()
+    worker.stop.set()
+
+
 def main() -> None:
-    """`python -m trainer.worker [--run ID]`."""
+    """`python -m trainer.worker [--run ID] [--tied]`."""
     parser = argparse.ArgumentParser(description="Carries out training runs.")
     parser.add_argument("--run", type=int, help="carry out this one and leave")
-    run_id: int | None = parser.parse_args().run
+    parser.add_argument("--tied", action="store_true", help="leave when standard input ends")
+    options = parser.parse_args()
+    run_id: int | None = options.run
     try:
         settings = load_settings()
         logging.basicConfig(
@@ -193,6 +203,8 @@ def main() -> None:
             worker = Worker(settings, database)
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda *_: worker.stop.set())
+            if options.tied:
+                threading.Thread(target=_outlast, args=(worker,), name="tie", daemon=True).start()
             worker.work() if run_id is None else worker.work_on(run_id)
         finally:
             database.close()
