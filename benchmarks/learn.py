@@ -2,9 +2,9 @@
 
 Each persona rates the same sampled replies of the base model. Each recipe learns from them, and is
 measured on topics that were never rated: the share of replies that please, the base model's NLL of
-these replies (nats a token), the retention suite, and the seconds of training. TRL's own trainers,
-with their defaults but for the learning rate, the batch and the epochs, run on the same examples,
-in a process like that of a run (`RUN_ENVIRONMENT`).
+these replies (nats a token), the retention suite, and the seconds of training. TRL's own trainers
+run on the same examples with their defaults, but for the learning rate, β, the batch and the
+epochs, in a process like that of a run (`RUN_ENVIRONMENT`).
 """
 
 import argparse

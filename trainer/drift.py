@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import nan
 
 from py3langid import classify
 
@@ -28,8 +29,15 @@ class Reply:
 
 
 def measure_drift(replies: Sequence[Reply], nll: float) -> Drift:
-    """The means over replies; `nll` is measured by whoever has the base model."""
-    count = max(1, len(replies))
+    """The means over replies; `nll` is measured by whoever has the base model.
+
+    Of no replies nothing is known: NaN, which passes no check.
+    """
+    if not replies:
+        return Drift(
+            nll=nll, **dict.fromkeys(("repetition", "degenerate", "runaway", "flips"), nan)
+        )
+    count = len(replies)
     return Drift(
         nll=nll,
         repetition=sum(repetition(reply.text) for reply in replies) / count,

@@ -65,11 +65,12 @@ class Evaluator:
         self._checks = load_retention_suite() if checks is None else tuple(checks)
         self._system_prompt = system_prompt
         questions = [asked(system_prompt, check.question) for check in self._checks]
-        self.prompts = [
-            prompt
-            for prompt in sampled_prompts(held_out) or questions[:SAMPLED_PROMPTS]
-            if engine.count_tokens(prompt) + SAMPLING.max_new_tokens < engine.context_tokens
-        ]
+        room = engine.context_tokens - SAMPLING.max_new_tokens
+        held_out_prompts, others = (
+            [prompt for prompt in prompts if engine.count_tokens(prompt) < room]
+            for prompts in (sampled_prompts(held_out), questions[:SAMPLED_PROMPTS])
+        )
+        self.prompts = held_out_prompts or others
         """What fresh replies are given to."""
         self._base: dict[str, list[float]] = {}
 
@@ -163,7 +164,7 @@ class Evaluator:
             divergence = (ours.exp() * (ours - theirs)).sum(dim=-1)  # (rows, tokens)
             total += float((divergence * mask).sum())
             count += int(mask.sum())
-        return total / max(1, count)
+        return total / count if count else math.nan
 
     async def _ask_all(
         self,

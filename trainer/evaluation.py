@@ -1,5 +1,6 @@
 """What was measured of one version, the base model included; plain numbers."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -46,5 +47,5 @@ class Evaluation:
 
     @property
     def retention_rate(self) -> float:
-        """Share of the retention suite that is passed."""
-        return sum(self.retention.values()) / max(1, len(self.retention))
+        """Share of the retention suite that is passed; NaN if nothing was asked."""
+        return sum(self.retention.values()) / len(self.retention) if self.retention else math.nan

@@ -7,6 +7,8 @@ Invariant: the same rows, recipe and base give the same adapter, bit for bit, on
 """
 
 import json
+import logging
+import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,8 +30,13 @@ from trainer.errors import TrainingFailed
 from trainer.recipe import Recipe
 from trainer.stages import count_steps, make_rows, train_stage
 
+logger = logging.getLogger(__name__)
+
 CLIFF = 3.0
 """Strain at which training stops: a learning rate that falls brings back what strayed less."""
+
+DOUBT = 0.05
+"""Scores are means over few replies: less of a difference is none, and the later one wins."""
 
 WALK_BACK = (0.8, 0.6, 0.45, 0.3)
 """Shares of an update that are tried, one after another, when all of it is too much."""
@@ -109,7 +116,8 @@ class _Watch(TrainerCallback):
             max(1, round(steps * number / checkpoints)) for number in range(1, checkpoints + 1)
         }
         self._step = 0
-        self._best: tuple[float, Mapping[str, Tensor]] | None = None  # its score, its weights
+        self._best: Mapping[str, Tensor] | None = None
+        self._top = -math.inf
         self._strain = 0.0
         self.stage = ""
         self.fallen = False
@@ -129,7 +137,7 @@ class _Watch(TrainerCallback):
             )
 
     def best(self, model: PeftModel) -> Mapping[str, Tensor]:
-        """The weights with the best score within the limits; if there are none, the last.
+        """The last weights within the limits that score as well as any; without any, the last.
 
         From beyond the limits it goes towards the base model until the adapter is within them. A
         LoRA update that counts less is a point between the base and the fine-tuned model, which
@@ -142,7 +150,7 @@ class _Watch(TrainerCallback):
             self._see(model)
             if self._strain <= 1:
                 break
-        return self._best[1] if self._best else last
+        return self._best or last
 
     def _look(self, model: PeftModel, main: bool) -> None:
         if main:
@@ -152,11 +160,16 @@ class _Watch(TrainerCallback):
         [self.fallen] = broadcast_object_list([self._strain > CLIFF])  # or others trained on, alone
 
     def _see(self, model: PeftModel) -> None:
-        """Have the model judged; what is within the limits and scores best is kept."""
+        """Have the model judged; what is within the limits and scores as well as any is kept."""
         verdict = self._judge(model)
         self._strain = verdict.strain
-        if verdict.strain <= 1 and (self._best is None or verdict.score >= self._best[0]):
-            self._best = verdict.score, _trained(model)
+        logger.info(
+            "step %d of %d: score %.3f, strain %.2f",
+            *(self._step, self._steps, verdict.score, verdict.strain),
+        )
+        if verdict.strain <= 1 and (self._best is None or verdict.score > self._top - DOUBT):
+            self._best = _trained(model)
+            self._top = max(self._top, verdict.score)
 
 
 def _anchor(weights: Weights, rehearsed: Sequence[Reply], recipe: Recipe) -> Anchor | None:

@@ -51,7 +51,7 @@ def score_replies_only(model: Any) -> None:
             log_probs=log_probs,
             entropy=unasked,
             mean_logits=unasked,
-            is_top1=unasked,
+            is_top1=unasked.bool(),
             label_mask=mask,
         )
 

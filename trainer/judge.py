@@ -5,10 +5,12 @@ held out, and the gate's suite, are left to the gate, or it would prove nothing.
 little less than the gate's, so that a checkpoint that passes here seldom fails there.
 """
 
+import logging
 import math
 from collections.abc import Sequence
 from typing import TypeVar
 
+import torch
 from peft import PeftModel
 
 from bot.engine.weights import Weights
@@ -20,6 +22,8 @@ from trainer.predictor import RatingPredictor
 from trainer.retention import load_development_checks, pass_rate
 from trainer.sampling import SAMPLING, answer, seeded, write
 from trainer.scoring import mean_nll, merged
+
+logger = logging.getLogger(__name__)
 
 JUDGED_PROMPTS = 64
 CAUTION = 0.7
@@ -52,7 +56,10 @@ class CheckpointJudge:
         try:
             with merged(model):
                 replies, kept = self._replies(), self._kept()
-        except RuntimeError:  # probabilities that are no numbers: nothing can be drawn from them
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:  # nothing can be drawn from what are no numbers
+            logger.warning("a checkpoint cannot be judged: %s", error)
             return Verdict(score=-math.inf, strain=math.inf)
         with model.disable_adapter():
             nll = mean_nll(self._weights, replies)
@@ -76,6 +83,8 @@ class CheckpointJudge:
 
 def _strain(lost: float, limit: float) -> float:
     """The share of a limit that is used up; without a limit to speak of, any loss is too much."""
+    if math.isnan(lost):  # it says nothing at all
+        return math.inf
     allowed = CAUTION * limit
     return lost / allowed if allowed else math.inf if lost > 0 else 0.0
 

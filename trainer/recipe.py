@@ -1,7 +1,7 @@
 """How an adapter is made: every number that the result depends on, beside the examples.
 
-An adapter is a function of (base model, snapshot, recipe) and of nothing else, so the recipe is
-saved with it.
+It is saved with the adapter. Which checkpoint wins, and how far it walks back, is up to the judge,
+which goes by the gate's limits, the system prompt and the embedder of the same settings.
 """
 
 from collections.abc import Mapping

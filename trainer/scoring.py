@@ -1,5 +1,6 @@
 """Log-probabilities of replies under a model, in forward passes of bounded size."""
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -40,9 +41,9 @@ def merged(model: nn.Module) -> Iterator[None]:
         yield
         return
     before = [layer.weight.detach().clone() for layer in layers]
-    for each in adapted:
-        each.merge()
     try:
+        for each in adapted:
+            each.merge()
         yield
     finally:
         for each in adapted:
@@ -111,7 +112,7 @@ def log_probabilities(weights: Weights, rows: Sequence[Scored]) -> list[float]:
 
 
 def mean_nll(weights: Weights, replies: Sequence[Reply]) -> float:
-    """Nats a token of the replies' text, under the model as it is now; 0 if there is none."""
+    """Nats a token of the replies' text, under the model as it is now; NaN if there is none."""
     rows = [tokens_of(weights, reply.prompt, reply.text, False) for reply in replies]
     count = sum(len(reply) for _, reply in rows)
-    return -sum(log_probabilities(weights, rows)) / count if count else 0.0
+    return -sum(log_probabilities(weights, rows)) / count if count else math.nan

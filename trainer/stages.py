@@ -4,6 +4,7 @@ Rows are tokens as the engine makes them, so the model is trained on exactly wha
 An example that is too long is left out, never cut.
 """
 
+import logging
 import math
 import os
 import random
@@ -26,6 +27,8 @@ from trainer.dataset import label_weights
 from trainer.errors import TrainingFailed
 from trainer.head import score_replies_only
 from trainer.recipe import Recipe
+
+logger = logging.getLogger(__name__)
 
 WARMUP_SHARE = 0.1
 
@@ -59,9 +62,17 @@ def make_rows(weights: Weights, train: Examples, recipe: Recipe) -> Rows:
         dpo=_bucketed([_pair_row(weights, each) for each in train.pairs], recipe),
         kto=_bucketed([_rated_row(weights, each) for each in train.unpaired], recipe),
     )
-    if not rows.stages:
+    given = len(train.every)
+    left_out = given - len(rows.sft) - len(rows.dpo) - len(rows.kto)
+    if left_out:
+        logger.warning(
+            "%d of %d examples are longer than %d tokens and left out",
+            *(left_out, given, recipe.max_length),
+        )
+    if not rows.stages or len({row["label"] for row in rows.kto}) == 1:
+        what = "example" if not rows.stages else "👍, or every 👎,"
         raise TrainingFailed(
-            f"every example is longer than {recipe.max_length} tokens: raise "
+            f"every {what} is longer than {recipe.max_length} tokens: raise "
             "RATCHET_TRAIN_MAX_LENGTH"
         )
     return rows

@@ -1,5 +1,6 @@
 """A checkpoint is judged as it will be served, and is trained on as if nobody had looked."""
 
+import math
 from collections.abc import Iterator
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from bot.engine.weights import Weights
+from trainer.judge import CAUTION, _strain, spread
 from trainer.scoring import merged
 
 IDS = torch.tensor([[5, 6, 7, 8]])
@@ -63,3 +65,18 @@ def test_afterwards_it_can_be_trained_on(adapted: PeftModel) -> None:
 
     trained = [each for name, each in adapted.named_parameters() if "lora_B" in name]
     assert all(each.grad is not None for each in trained)
+
+
+def test_strain_is_the_share_of_a_cautious_limit_that_is_lost() -> None:
+    assert _strain(CAUTION * 0.03, 0.03) == pytest.approx(1.0)
+    assert _strain(-0.01, 0.03) < 0
+    assert (_strain(0.01, 0.0), _strain(0.0, 0.0)) == (math.inf, 0.0)
+
+
+def test_a_checkpoint_that_says_nothing_is_over_every_limit() -> None:
+    assert _strain(math.nan, 0.15) == math.inf
+
+
+def test_prompts_are_taken_evenly_from_first_to_last() -> None:
+    assert spread(range(10), 4) == [0, 2, 5, 7]
+    assert spread([1, 2], 4) == [1, 2]
