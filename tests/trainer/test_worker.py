@@ -15,7 +15,7 @@ from store.database import Database
 from store.domain import Rating, RatingSource, RunStatus, TrainingRun
 from store.examples import ExampleBook, Preference
 from store.feedback import FeedbackBook
-from store.runs import LOG_CHARS, Runs
+from store.runs import HEARTBEAT_LOST_SECONDS, LOG_CHARS, Runs
 from tests.fakes import Clock
 from tests.store.talk import ADA, BOB, meet, talk
 from tests.trainer.examples import asked, settings
@@ -309,6 +309,30 @@ def test_while_a_run_runs_no_other_worker_begins_one(
         assert (again.id, new) == (run.id, False)
 
     assert len(children) == 1
+
+
+def test_a_run_whose_worker_died_is_not_waited_for_for_ever(
+    hand: Worker, runs: Runs, clock: Clock
+) -> None:
+    run, _ = runs.queue("this test")
+    runs.take()
+    clock.advance(seconds=HEARTBEAT_LOST_SECONDS + 1)
+
+    hand.work_on(run.id)
+
+    assert runs.get(run.id).status is RunStatus.FAILED
+
+
+def test_what_a_killed_run_left_on_disk_is_removed(
+    hand: Worker, runs: Runs, play: Play, tmp_path: Path
+) -> None:
+    (tmp_path / "run-lost").mkdir()
+    (tmp_path / "run-lost" / "job.json").write_text("words")
+    play("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+
+    carried_out(hand, runs)
+
+    assert not (tmp_path / "run-lost").exists()
 
 
 def test_a_run_is_named_to_its_process(hand: Worker, runs: Runs, play: Play) -> None:
