@@ -32,7 +32,7 @@ demo: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks.retrieval
-	$(BIN)/python -m benchmarks.decode
+	$(BIN)/python -m benchmarks.serve
 
 wheel: setup
 	rm -rf build  # setuptools would pack what an older checkout left there

@@ -155,7 +155,7 @@ class Settings(BaseSettings):
         0.5, ge=0.0, le=100.0, description="How much rehearsal counts beside what is learned."
     )
     train_checkpoints: int = Field(
-        3, ge=1, le=50, description="Moments of a run at which the adapter is judged."
+        2, ge=1, le=50, description="Moments of a run at which the adapter is judged."
     )
     train_seed: int = Field(0, ge=0, description="Seed of everything that is drawn in a run.")
     train_processes: int = Field(

@@ -32,7 +32,7 @@ from trainer.stages import count_steps, make_rows, train_stage
 
 logger = logging.getLogger(__name__)
 
-CLIFF = 3.0
+CLIFF = 8.0
 """Strain at which training stops: a learning rate that falls brings back what strayed less."""
 
 DOUBT = 0.05

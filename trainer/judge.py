@@ -63,13 +63,15 @@ class CheckpointJudge:
             return Verdict(score=-math.inf, strain=math.inf)
         with model.disable_adapter():
             nll = mean_nll(self._weights, replies)
+        kept_rise, nll_rise = kept - self._base_kept, nll - self._base_nll
+        logger.info("retention %+.3f, NLL %+.2f against the base", kept_rise, nll_rise)
         able = (self._predictor.auc or 0.0) >= self._settings.gate_predictor_auc
         guesses = self._predictor.predict([reply.text for reply in replies]) if able else ()
         return Verdict(
             score=sum(guesses) / len(guesses) if guesses else float(self._seen),
             strain=max(
-                _strain(nll - self._base_nll, self._settings.gate_nll_rise),
-                _strain(self._base_kept - kept, self._settings.gate_retention_drop),
+                _strain(nll_rise, self._settings.gate_nll_rise),
+                _strain(-kept_rise, self._settings.gate_retention_drop),
             ),
         )
 

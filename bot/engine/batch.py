@@ -15,7 +15,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from bot.engine.base import SamplingParams
 from bot.engine.prefix import Layers, Prefix
-from bot.engine.sampler import Sampler
+from bot.engine.sampler import Sampler, draw
 
 PREFILL_TOKENS = 4096
 """Prompt tokens, padding included, that go through the model at once."""
@@ -112,7 +112,7 @@ class Batch:
     def step(self) -> list[int]:
         """Draw the next token of each row."""
         self._read()
-        drawn = [sampler.draw(row) for sampler, row in zip(self._samplers, self._logits)]  # noqa: B905
+        drawn = draw(self._samplers, self._logits)
         self._unread = torch.tensor(drawn, device=self._model.device)[:, None]
         return drawn
 

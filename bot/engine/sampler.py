@@ -1,4 +1,6 @@
-"""Draws the next token of each reply from the model's scores."""
+"""Draws the next token of each reply from the model's scores, for all rows of a batch at once."""
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -10,13 +12,13 @@ LIKELIEST = 512
 
 
 class Sampler:
-    """Draws the tokens of one reply.
+    """How the tokens of one reply are drawn, and those drawn so far.
 
-    `written` are the ids drawn so far; the repetition penalty counts these alone.
+    The repetition penalty counts these alone.
     """
 
     def __init__(self, sampling: SamplingParams, device: torch.device) -> None:
-        self._sampling = sampling
+        self.sampling = sampling
         self._written: list[int] = []
         self._generator = torch.Generator(device)
         if sampling.seed is None:
@@ -24,39 +26,56 @@ class Sampler:
         else:
             self._generator.manual_seed(sampling.seed)
 
-    def draw(self, logits: Tensor) -> int:
-        """The next id, given the scores of every token, of shape (vocabulary,)."""
-        scores = logits.float()
-        if self._sampling.repetition_penalty != 1 and self._written:
-            scores = self._penalised(scores)
-        if self._sampling.temperature == 0:
-            token = int(scores.argmax())
-        else:
-            token = self._drawn(scores / self._sampling.temperature)
+    def wrote(self, token: int) -> None:
+        """Remember a token that was drawn."""
         self._written.append(token)
-        return token
 
-    def _penalised(self, scores: Tensor) -> Tensor:
+    def penalise(self, scores: Tensor) -> None:
+        """Make what was written less likely, in place; `scores` has the shape (vocabulary,)."""
+        penalty = self.sampling.repetition_penalty
+        if penalty == 1 or not self._written:
+            return
         seen = torch.tensor(sorted(set(self._written)), device=scores.device)
-        penalty = self._sampling.repetition_penalty
         old = scores[seen]
-        return scores.scatter(0, seen, torch.where(old > 0, old / penalty, old * penalty))
+        scores[seen] = torch.where(old > 0, old / penalty, old * penalty)
 
-    def _drawn(self, scores: Tensor) -> int:
-        probabilities = scores.softmax(dim=-1)
-        if self._sampling.top_p < 1:
-            probabilities, ids = nucleus(probabilities, self._sampling.top_p)
-            choice = torch.multinomial(probabilities, 1, generator=self._generator)
-            return int(ids[choice])
+    def choose(self, probabilities: Tensor) -> int:
+        """The place of one of these, drawn by the reply's own dice."""
         return int(torch.multinomial(probabilities, 1, generator=self._generator))
 
 
-def nucleus(probabilities: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
-    """The fewest tokens whose probabilities add up to `top_p`: their probabilities and ids."""
-    best, ids = probabilities.topk(min(LIKELIEST, probabilities.numel()))
-    total = best.cumsum(0)
-    if total[-1] < top_p:
-        best, ids = probabilities.sort(descending=True)
-        total = best.cumsum(0)
-    kept = int((total - best < top_p).sum())
-    return best[:kept], ids[:kept]
+def draw(samplers: Sequence[Sampler], logits: Tensor) -> list[int]:
+    """The next id of each row, given the scores of every token, of shape (rows, vocabulary)."""
+    scores = logits.to(torch.float32, copy=True)
+    for sampler, row in zip(samplers, scores, strict=True):
+        sampler.penalise(row)
+    tokens: list[int] = scores.argmax(dim=-1).tolist()
+    hot = [row for row, each in enumerate(samplers) if each.sampling.temperature > 0]
+    if hot:
+        rows = [samplers[row] for row in hot]
+        for row, token in zip(hot, _drawn(rows, scores[hot]), strict=True):
+            tokens[row] = token
+    for sampler, token in zip(samplers, tokens, strict=True):
+        sampler.wrote(token)
+    return tokens
+
+
+def _drawn(samplers: Sequence[Sampler], scores: Tensor) -> list[int]:
+    temperatures = [each.sampling.temperature for each in samplers]
+    heat = torch.tensor(temperatures, device=scores.device)[:, None]
+    probabilities = (scores / heat).softmax(dim=-1)
+    best, ids = probabilities.topk(min(LIKELIEST, probabilities.shape[-1]))
+    totals = best.cumsum(dim=-1)
+    found = []
+    for row, sampler in enumerate(samplers):
+        top_p = sampler.sampling.top_p
+        if top_p == 1:
+            found.append(sampler.choose(probabilities[row]))
+            continue
+        some, places, total = best[row], ids[row], totals[row]
+        if total[-1] < top_p:
+            some, places = probabilities[row].sort(descending=True)
+            total = some.cumsum(0)
+        kept = int((total - some < top_p).sum())  # the fewest whose probabilities add up to it
+        found.append(int(places[sampler.choose(some[:kept])]))
+    return found
