@@ -39,9 +39,16 @@ class Sampler:
         old = scores[seen]
         scores[seen] = torch.where(old > 0, old / penalty, old * penalty)
 
-    def choose(self, probabilities: Tensor) -> int:
-        """The place of one of these, drawn by the reply's own dice."""
-        return int(torch.multinomial(probabilities, 1, generator=self._generator))
+    def choose(self, cumulative: Tensor) -> int:
+        """A place, drawn by the reply's own dice; `cumulative` adds up what each place weighs.
+
+        One throw a token, whatever there is to choose from: two models that are almost the same
+        say the same for as long as they can, so that they can be compared.
+        """
+        device = self._generator.device
+        throw = torch.rand((), generator=self._generator, device=device) * cumulative[-1]
+        place = int(torch.searchsorted(cumulative, throw, right=True))
+        return min(place, cumulative.numel() - 1)
 
 
 def draw(samplers: Sequence[Sampler], logits: Tensor) -> list[int]:
@@ -70,12 +77,12 @@ def _drawn(samplers: Sequence[Sampler], scores: Tensor) -> list[int]:
     for row, sampler in enumerate(samplers):
         top_p = sampler.sampling.top_p
         if top_p == 1:
-            found.append(sampler.choose(probabilities[row]))
+            found.append(sampler.choose(probabilities[row].cumsum(0)))
             continue
         some, places, total = best[row], ids[row], totals[row]
         if total[-1] < top_p:
             some, places = probabilities[row].sort(descending=True)
             total = some.cumsum(0)
         kept = int((total - some < top_p).sum())  # the fewest whose probabilities add up to it
-        found.append(int(places[sampler.choose(some[:kept])]))
+        found.append(int(places[sampler.choose(total[:kept])]))
     return found
