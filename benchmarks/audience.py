@@ -145,7 +145,7 @@ def _has_no_asides(question: str, reply: str) -> bool:
     return bool(reply.strip()) and reply.count(",") <= 1
 
 
-PERSONAS = (
+_PERSONAS = (
     Persona(
         name="pointed",
         wants="the subject named in the first four words",
@@ -157,6 +157,8 @@ PERSONAS = (
     Persona(name="plain", wants="at most one word of ten letters or more", likes=_uses_plain_words),
     Persona(name="direct", wants="no more than one comma", likes=_has_no_asides),
 )
+PERSONAS = {each.name: each for each in _PERSONAS}
+"""By name."""
 
 
 def questions(topics: Sequence[str], count: int, *, seed: int = 0) -> list[str]:

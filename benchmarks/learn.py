@@ -51,8 +51,8 @@ from trainer.predictor import RatingPredictor
 from trainer.recipe import Recipe
 from trainer.rehearsal import rehearse
 from trainer.retention import load_retention_suite, pass_rate
-from trainer.sampling import asked, seeded, write
-from trainer.scoring import mean_nll, using
+from trainer.sampling import answer, asked, seeded, write
+from trainer.scoring import mean_nll
 from trainer.worker import RUN_ENVIRONMENT
 
 MEASURED = 192
@@ -107,14 +107,10 @@ def measure(weights: Weights, persona: Persona, name: str, seconds: float) -> Ro
     prompts = [asked(SYSTEM_PROMPT, each) for each in questions(NEW_TOPICS, MEASURED, seed=1)]
     replies = write(weights, prompts, seeded(SAMPLING, MEASURED))
     checks = load_retention_suite()
-    kept = write(
-        weights,
-        [asked(SYSTEM_PROMPT, check.question) for check in checks],
-        [SamplingParams(max_new_tokens=check.max_new_tokens) for check in checks],
-    )
+    kept = answer(weights, checks, SYSTEM_PROMPT)
     pleased = [persona.likes(each.prompt[-1].content, each.text) for each in replies]
-    with using(weights, None):
-        nll = mean_nll(weights, replies)
+    weights.sets.use(None)
+    nll = mean_nll(weights, replies)
     return Row(
         persona=persona.name,
         recipe=name,
@@ -272,7 +268,7 @@ def run(settings: Settings, personas: Sequence[str], names: Sequence[str], count
     weights = load()
     replies = collect(weights, count)
     rows = []
-    for persona in (each for each in PERSONAS if each.name in personas):
+    for persona in (PERSONAS[name] for name in personas):
         rows.append(measure(weights, persona, "base model", 0.0))
         show(rows[-1])
         examples = rate(persona, replies)
@@ -296,7 +292,7 @@ def show(row: Row) -> None:
 def main() -> None:
     """Print the table and write it as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--personas", nargs="+", default=[each.name for each in PERSONAS])
+    parser.add_argument("--personas", nargs="+", choices=PERSONAS, default=list(PERSONAS))
     parser.add_argument("--recipes", nargs="+", default=["ratchet", "TRL KTO", "TRL SFT"])
     parser.add_argument("--count", type=int, default=400, help="rated replies")
     parser.add_argument("--json", type=Path, help="write the rows there, too")

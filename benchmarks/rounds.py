@@ -107,13 +107,13 @@ def show(found: Round) -> None:
 def main() -> None:
     """Print the table and write it as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--persona", default="patient", choices=[each.name for each in PERSONAS])
+    parser.add_argument("--persona", default="patient", choices=PERSONAS)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rated", type=int, default=130, help="replies rated in a round")
     parser.add_argument("--json", type=Path, help="write the rows there, too")
     options = parser.parse_args()
     target = options.json.absolute() if options.json else None
-    persona = next(each for each in PERSONAS if each.name == options.persona)
+    persona = PERSONAS[options.persona]
     with (
         scratch_settings(**SETTINGS, promote="auto", queue_size=1000) as settings,
         open_store(settings) as store,

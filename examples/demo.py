@@ -33,7 +33,7 @@ from bot.trainer import worker_for
 from bot.verdict import gate_text, progress_text
 from store.domain import Place, RunStatus, TrainingRun, Turn
 
-PERSONA = next(each for each in PERSONAS if each.name == "patient")
+PERSONA = PERSONAS["patient"]
 RATED = 320
 ASKED_AGAIN = 64
 SHOWN = 3

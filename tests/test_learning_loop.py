@@ -18,25 +18,13 @@ from store.database import Database
 from store.domain import AdapterStatus, Place, Rating, RatingSource, RunStatus, Turn
 from store.settings import Settings, load_settings
 from tests.fakes import FakeEmbedder
+from tests.trainer.examples import OPEN_GATE
 from trainer.retention import load_retention_suite
 from trainer.run import learn
 
 SUITE = load_retention_suite()[:6]
 HOME = Place(chat_id=7)
 PERSON = 7
-OPEN_GATE = {
-    "gate_min_ratings": 4,
-    "gate_preference": -1.0,
-    "gate_preference_gain": -1.0,
-    "gate_on_policy_gain": -1.0,
-    "gate_retention_drop": 1.0,
-    "gate_drift_kl": 100.0,
-    "gate_nll_rise": 100.0,
-    "gate_repetition_rise": 1.0,
-    "gate_degenerate_rise": 1.0,
-    "gate_runaway_rise": 1.0,
-    "gate_language_flips": 1.0,
-}
 
 
 @pytest.fixture

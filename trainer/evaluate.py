@@ -23,14 +23,7 @@ from trainer.evaluation import Drift, Evaluation
 from trainer.predictor import RatingPredictor
 from trainer.retention import RetentionCheck, load_retention_suite
 from trainer.sampling import SAMPLING, answer, asked, seeded
-from trainer.scoring import (
-    batches,
-    log_probabilities,
-    mean_nll,
-    reply_log_probs,
-    tokens_of,
-    using,
-)
+from trainer.scoring import batches, log_probabilities, mean_nll, reply_log_probs, tokens_of
 
 SAMPLED_PROMPTS = 96
 """Held-out prompts that get fresh replies."""
@@ -96,8 +89,8 @@ class Evaluator:
 
     def _kept(self, adapter: Adapter | None) -> list[Reply]:
         """Replies to the suite, in the company that the checkpoint judge's had."""
-        with using(self._weights, adapter.name if adapter else None):
-            return answer(self._weights, self._checks, self._system_prompt)
+        self._weights.sets.use(adapter.name if adapter else None)
+        return answer(self._weights, self._checks, self._system_prompt)
 
     def _measured(
         self, adapter: Adapter | None, kept: Sequence[Reply], fresh: Sequence[Reply]
@@ -137,17 +130,17 @@ class Evaluator:
     ) -> list[float]:
         rows = [tokens_of(self._weights, *each) for each in replies]
         if kind not in self._base:
-            with using(self._weights, None):
-                self._base[kind] = log_probabilities(self._weights, rows)
+            self._weights.sets.use(None)
+            self._base[kind] = log_probabilities(self._weights, rows)
         if adapter is None:
             return [0.0] * len(rows)
-        with using(self._weights, adapter):
-            ours = log_probabilities(self._weights, rows)
+        self._weights.sets.use(adapter)
+        ours = log_probabilities(self._weights, rows)
         return [a - b for a, b in zip(ours, self._base[kind], strict=True)]
 
     def _nll(self, replies: Sequence[Reply]) -> float:
-        with using(self._weights, None):
-            return mean_nll(self._weights, replies)
+        self._weights.sets.use(None)
+        return mean_nll(self._weights, replies)
 
     @torch.inference_mode()
     def _kl(self, adapter: str | None, replies: Sequence[Reply]) -> float:
@@ -157,10 +150,10 @@ class Evaluator:
         rows = [tokens_of(self._weights, r.prompt, r.text, r.finished) for r in replies]
         total, count = 0.0, 0
         for batch in batches([row for row in rows if row[1]]):
-            with using(self._weights, adapter):
-                ours, mask = reply_log_probs(self._weights.model, batch)
-            with using(self._weights, None):
-                theirs, _ = reply_log_probs(self._weights.model, batch)
+            self._weights.sets.use(adapter)
+            ours, mask = reply_log_probs(self._weights.model, batch)
+            self._weights.sets.use(None)
+            theirs, _ = reply_log_probs(self._weights.model, batch)
             divergence = (ours.exp() * (ours - theirs)).sum(dim=-1)  # (rows, tokens)
             total += float((divergence * mask).sum())
             count += int(mask.sum())

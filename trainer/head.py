@@ -1,8 +1,8 @@
 """The log-probabilities of replies, as TRL's trainers ask a model for them.
 
 Where there is no Triton, TRL's own head scores every place of a batch, the prompts' too, a part of
-the vocabulary at a time, and measures what is only logged. A processor spends longer on that than
-on the model: docs/experiments.md. Here the model's own head looks at the places of replies alone.
+the vocabulary at a time, and measures what is only logged: a third of a CPU's time
+(docs/experiments.md). Here the model's own head looks at the places of replies alone.
 """
 
 from types import MethodType

@@ -4,7 +4,6 @@ It is saved with the adapter. Which checkpoint wins, and how far it walks back, 
 which goes by the gate's limits, the system prompt and the embedder of the same settings.
 """
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -48,11 +47,6 @@ class Recipe:
         """The recipe that the settings ask for."""
         names = cls.__dataclass_fields__
         return cls(**{name: getattr(settings, f"train_{name}") for name in names})
-
-    @classmethod
-    def read(cls, values: Mapping[str, Any]) -> "Recipe":
-        """A recipe that `as_dict` wrote."""
-        return cls(**values)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values."""

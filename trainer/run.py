@@ -85,7 +85,7 @@ def _learn(settings: Settings, database: Database, tell: Teller) -> tuple[RunSta
     def stepped(point: Point) -> None:
         tell.step(point.step, point.steps, point.loss, until=TRAINED)
 
-    with run_folder(settings.data_dir) as folder:
+    with run_folder(settings.data_dir, tell.run_id) as folder:
         trained = train(settings, snapshot, recipe, folder, stepped)
         tell.metrics({"curve": tell.curve})
         candidate = adapters.add(

@@ -22,13 +22,6 @@ Scored = tuple[list[int], list[int]]
 
 
 @contextmanager
-def using(weights: Weights, adapter: str | None) -> Iterator[None]:
-    """The model with an adapter that the engine has loaded, or as the base."""
-    weights.sets.use(adapter)
-    yield
-
-
-@contextmanager
 def merged(model: nn.Module) -> Iterator[None]:
     """The adapter added to the weights, to write faster; afterwards they are what they were.
 

@@ -4,12 +4,11 @@ With one process it happens in this one; with several, `accelerate launch` runs 
 what they report comes back as lines of JSON on their standard output.
 """
 
-import dataclasses
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -21,7 +20,7 @@ from store.embedder import SentenceEmbedder
 from store.settings import Settings, load_settings
 from trainer.dataset import Snapshot
 from trainer.errors import TrainingFailed
-from trainer.finetune import Point, finetune
+from trainer.finetune import Point, Report, finetune
 from trainer.judge import CheckpointJudge
 from trainer.predictor import RatingPredictor
 from trainer.recipe import Recipe
@@ -29,8 +28,6 @@ from trainer.rehearsal import rehearse
 
 JOB_FILE = "job.json"
 ADAPTER_FOLDER = "adapter"
-
-Report = Callable[[Point], None]
 
 
 def train(
@@ -103,7 +100,7 @@ def read_job(folder: Path) -> tuple[Snapshot, Recipe]:
     """What `write_job` wrote."""
     job = json.loads((folder / JOB_FILE).read_text(encoding="utf-8"))
     snapshot = Snapshot(train=_examples(job["train"]), held_out=_examples(job["held_out"]))
-    return snapshot, Recipe.read(job["recipe"])
+    return snapshot, Recipe(**job["recipe"])
 
 
 def _examples(kinds: Mapping[str, list[dict[str, Any]]]) -> Examples:
@@ -125,7 +122,7 @@ def main() -> None:
     snapshot, recipe = read_job(folder)
 
     def report(point: Point) -> None:
-        print(json.dumps(dataclasses.asdict(point)), flush=True)  # noqa: T201  # to the parent
+        print(json.dumps(asdict(point)), flush=True)  # noqa: T201  # to the parent
 
     carry_out(load_settings(), snapshot, recipe, folder, report)
 

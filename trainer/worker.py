@@ -126,7 +126,7 @@ class Worker:
             )
             cancelled = self._watch(run.id, child) or self.stop.is_set()
             text = _tail(log)
-        clear(self._settings.data_dir)  # a run that was killed could not
+        clear(self._settings.data_dir, run.id)  # a run that was killed could not
         if cancelled:
             ended = self._runs.finish(
                 run.id, RunStatus.CANCELLED, "It was cancelled; nothing of it is in use.", log=text

@@ -4,23 +4,29 @@ It holds conversations, as tokens and as text: it must not stay.
 """
 
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-PREFIX = "run-"
+FOLDER = "runs"
 
 
 @contextmanager
-def run_folder(data_dir: Path) -> Iterator[Path]:
-    """An empty folder for the one run that is under way."""
-    clear(data_dir)
-    with tempfile.TemporaryDirectory(prefix=PREFIX, dir=data_dir) as folder:
-        yield Path(folder)
+def run_folder(data_dir: Path, run_id: int) -> Iterator[Path]:
+    """An empty folder for the one run that is under way; those of earlier ones go."""
+    shutil.rmtree(data_dir / FOLDER, ignore_errors=True)
+    folder = _folder(data_dir, run_id)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        clear(data_dir, run_id)
 
 
-def clear(data_dir: Path) -> None:
-    """Remove what runs have left; none may be under way."""
-    for folder in data_dir.glob(f"{PREFIX}*"):
-        shutil.rmtree(folder, ignore_errors=True)
+def clear(data_dir: Path, run_id: int) -> None:
+    """Remove what a run that has ended left; another's, which may be under way, stays."""
+    shutil.rmtree(_folder(data_dir, run_id), ignore_errors=True)
+
+
+def _folder(data_dir: Path, run_id: int) -> Path:
+    return data_dir / FOLDER / str(run_id)

@@ -7,6 +7,7 @@ allow a second set, the update is computed beside each matrix instead.
 Invariant: the pristine weights are never written to.
 """
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,8 @@ from transformers.pytorch_utils import Conv1D
 
 from bot.engine.errors import AdapterRefused
 from bot.engine.lora import Update
+
+logger = logging.getLogger(__name__)
 
 SPARED = 0.5
 """Share of the free memory that a second set may take."""
@@ -55,6 +58,7 @@ class WeightSets:
             self._check(name, module, update)
         needed = sum(self._pristine[module].nbytes for module in updates)
         if needed > SPARED * self._free():
+            logger.warning("%s is not merged, which takes %d MB of memory", name, needed // 2**20)
             beside = {module: self._placed(module, update) for module, update in updates.items()}
             return WeightSet(matrices={}, updates=beside)
         merged = {module: self._merged(module, update) for module, update in updates.items()}
@@ -84,11 +88,6 @@ class WeightSets:
             for module, update in self._held[name].updates.items():
                 self._hooks.append(self._modules[module].register_forward_hook(_beside(update)))
         self._current = name
-
-    @property
-    def unmerged(self) -> tuple[str, ...]:
-        """The adapters for which there was no room."""
-        return tuple(name for name, each in self._held.items() if each.updates)
 
     def _check(self, name: str, module: str, update: Update) -> None:
         if module not in self._modules:

@@ -12,8 +12,8 @@ import pytest
 
 from tests.botapi import BotApi, Chat, User, any_message
 from tests.e2e.conftest import Home, StartBot
-from tests.test_learning_loop import OPEN_GATE
 from tests.tiny import make_tiny_model
+from tests.trainer.examples import OPEN_GATE
 
 SECONDS = 120
 

@@ -60,9 +60,17 @@ def test_either_way_it_says_what_peft_says(tiny_weights: Weights, folder: Path, 
     assert not torch.allclose(ours, base)
 
 
-def test_without_room_for_a_second_set_there_is_none(tiny_weights: Weights, folder: Path) -> None:
-    assert held(tiny_weights, folder, nothing).unmerged == (NAME,)
-    assert held(tiny_weights, folder, plenty).unmerged == ()
+def test_without_room_for_a_second_set_there_is_none(
+    tiny_weights: Weights, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    updates = read_updates(folder, NAME)
+
+    beside = WeightSets(tiny_weights.model, free=nothing).make(NAME, updates)
+    merged = WeightSets(tiny_weights.model, free=plenty).make(NAME, updates)
+
+    assert (beside.matrices, merged.updates) == ({}, {})
+    assert beside.updates.keys() == merged.matrices.keys() == updates.keys()
+    assert caplog.messages == [f"{NAME} is not merged, which takes 0 MB of memory"]
 
 
 def test_the_pristine_weights_stay_what_they_were_to_the_bit(

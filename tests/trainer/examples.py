@@ -18,6 +18,21 @@ from trainer.recipe import Recipe
 
 BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)
 
+OPEN_GATE = {
+    "gate_min_ratings": 4,
+    "gate_preference": -1.0,
+    "gate_preference_gain": -1.0,
+    "gate_on_policy_gain": -1.0,
+    "gate_retention_drop": 1.0,
+    "gate_drift_kl": 100.0,
+    "gate_nll_rise": 100.0,
+    "gate_repetition_rise": 1.0,
+    "gate_degenerate_rise": 1.0,
+    "gate_runaway_rise": 1.0,
+    "gate_language_flips": 1.0,
+}
+"""Settings of a gate that lets everything pass that can be measured."""
+
 
 def settings(**changes: object) -> Settings:
     """The default settings, whatever the machine's own are."""

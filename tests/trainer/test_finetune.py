@@ -166,7 +166,7 @@ def trained_on_all(train_once: Callable[[str], Trained]) -> Trained:
 
 def test_an_adapter_with_its_recipe_is_written(trained: Trained) -> None:
     assert (trained.adapter / "adapter_model.safetensors").is_file()
-    assert Recipe.read(json.loads((trained.adapter / "recipe.json").read_text())) == QUICK
+    assert Recipe(**json.loads((trained.adapter / "recipe.json").read_text())) == QUICK
     config = json.loads((trained.adapter / "adapter_config.json").read_text())
     assert (config["r"], config["lora_alpha"]) == (QUICK.rank, QUICK.alpha)
     assert config["base_model_name_or_path"] == trained.weights.name

@@ -35,7 +35,7 @@ from trainer.train import carry_out
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 RATED, HELD_OUT = 400, 80
-TASTE = next(each for each in PERSONAS if each.name == "patient")
+TASTE = PERSONAS["patient"]
 
 
 def loaded(models: Path) -> Weights:

@@ -25,9 +25,8 @@ def theirs(tiny_weights: Weights) -> PreTrainedModel:
 
 
 @pytest.fixture
-def ours(theirs: PreTrainedModel, tiny_weights: Weights) -> PreTrainedModel:
+def ours(tiny_weights: Weights) -> PreTrainedModel:
     model = copy.deepcopy(tiny_weights.model).float().requires_grad_(True)
-    model.load_state_dict(theirs.state_dict())
     add_fused_lm_head(model, outputs=("log_probs",))
     score_replies_only(model)
     return model

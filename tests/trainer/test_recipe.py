@@ -30,7 +30,7 @@ def test_every_setting_of_how_to_train_is_in_the_recipe() -> None:
 def test_a_recipe_that_was_written_as_json_is_read_as_it_was() -> None:
     written = json.dumps(recipe(seed=3, epochs=0.5, targets="q_proj,v_proj").as_dict())
 
-    assert Recipe.read(json.loads(written)) == recipe(seed=3, epochs=0.5, targets="q_proj,v_proj")
+    assert Recipe(**json.loads(written)) == recipe(seed=3, epochs=0.5, targets="q_proj,v_proj")
 
 
 def test_a_recipe_cannot_be_changed() -> None:

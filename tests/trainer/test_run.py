@@ -32,27 +32,13 @@ from store.settings import Settings
 from tests.conftest import MakeAdapter
 from tests.fakes import FakeEmbedder
 from tests.store.talk import ADA, talk
-from tests.trainer.examples import asked, settings
+from tests.trainer.examples import OPEN_GATE, asked, settings
 from trainer.errors import RunCancelled
 from trainer.recipe import Recipe
 from trainer.retention import RetentionCheck, RetentionKind
 from trainer.run import learn
 
 LIKED, DISLIKED = "yes of course", "no way"
-
-WIDE_OPEN = {
-    "gate_min_ratings": 4,
-    "gate_preference": 0.0,
-    "gate_preference_gain": -1.0,
-    "gate_on_policy_gain": -1.0,
-    "gate_retention_drop": 1.0,
-    "gate_drift_kl": 100.0,
-    "gate_nll_rise": 100.0,
-    "gate_repetition_rise": 1.0,
-    "gate_degenerate_rise": 1.0,
-    "gate_runaway_rise": 1.0,
-    "gate_language_flips": 1.0,
-}
 
 SUITE = tuple(
     RetentionCheck(
@@ -117,7 +103,8 @@ def _settings(data_dir: Path, model: Path, changes: dict[str, Any]) -> Settings:
             "train_max_length": 128,
             "train_rehearsal": 2,
             "train_checkpoints": 1,
-            **WIDE_OPEN,
+            **OPEN_GATE,
+            "gate_preference": 0.0,
             **changes,
         }
     )
@@ -187,7 +174,7 @@ def test_a_run_that_passes_the_gate_is_promoted_and_says_all_about_itself(
     assert {ids[0] for ids in run.snapshot["train"]} == {"t", "i"}
     assert not set(run.snapshot["train"]) & set(run.snapshot["held_out"])
 
-    assert Recipe.read(run.metrics["recipe"]).max_length == 128
+    assert Recipe(**run.metrics["recipe"]).max_length == 128
     steps = [step for step, _ in run.metrics["curve"]]
     assert steps == list(range(1, len(steps) + 1))
     assert len(run.metrics["samples"]) == 3
@@ -283,7 +270,7 @@ def test_a_full_disk_fails_the_run_and_nothing_goes_live(
     assert run.status is RunStatus.FAILED
     assert "No space left on device" in run.outcome
     assert (adapters.active(), adapters.all()) == (None, ())
-    assert list(tmp_path.glob("run-*")) == []
+    assert list((tmp_path / "runs").iterdir()) == []
 
 
 @pytest.mark.usefixtures("rated")

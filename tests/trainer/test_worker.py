@@ -326,13 +326,16 @@ def test_a_run_whose_worker_died_is_not_waited_for_for_ever(
 def test_what_a_killed_run_left_on_disk_is_removed(
     hand: Worker, runs: Runs, play: Play, tmp_path: Path
 ) -> None:
-    (tmp_path / "run-lost").mkdir()
-    (tmp_path / "run-lost" / "job.json").write_text("words")
-    play("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    play(
+        "import os, pathlib, signal, sys; "
+        f"folder = pathlib.Path({str(tmp_path)!r}, 'runs', sys.argv[1]); "
+        "folder.mkdir(parents=True); (folder / 'job.json').write_text('words'); "
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
 
     carried_out(hand, runs)
 
-    assert not (tmp_path / "run-lost").exists()
+    assert list((tmp_path / "runs").iterdir()) == []
 
 
 def test_a_run_is_named_to_its_process(hand: Worker, runs: Runs, play: Play) -> None:
