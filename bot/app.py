@@ -126,14 +126,13 @@ def _digest(settings: Settings) -> str:
 
 async def open_engine(settings: Settings) -> Engine:
     """The engine that the settings ask for, its model loaded. Raises `EngineError`."""
+    models_folder = settings.data_dir / "models"
 
     def load() -> Engine:
         from bot.engine.local import LocalEngine  # torch takes seconds to import
         from bot.engine.weights import load_weights
 
-        weights = load_weights(
-            settings.model, models_folder=settings.data_dir / "models", device=settings.device
-        )
+        weights = load_weights(settings.model, models_folder=models_folder, device=settings.device)
         return LocalEngine(
             weights,
             queue_size=settings.queue_size,
@@ -141,7 +140,17 @@ async def open_engine(settings: Settings) -> Engine:
             prefix_bytes=settings.prefix_megabytes * 2**20,
         )
 
-    return await asyncio.to_thread(load)
+    if not settings.vllm_url:
+        return await asyncio.to_thread(load)
+    from bot.engine.remote import VllmEngine
+    from bot.engine.vocabulary import load_vocabulary
+
+    return await VllmEngine.connect(
+        await asyncio.to_thread(load_vocabulary, settings.model, models_folder=models_folder),
+        settings.vllm_url,
+        key=settings.vllm_key.get_secret_value() if settings.vllm_key else "",
+        queue_size=settings.queue_size,
+    )
 
 
 @asynccontextmanager

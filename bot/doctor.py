@@ -20,6 +20,7 @@ MIN_FREE_BYTES = 2_000_000_000
 """Room for the converted model, the index and some adapters."""
 
 TELEGRAM_SECONDS = 10.0
+VLLM_SECONDS = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,8 @@ def examine(settings: Settings, index: ChromaIndex) -> Iterator[Finding]:
     yield _embedder(settings)
     yield _index(index)
     yield _disk(settings)
+    for url in settings.vllm_url:
+        yield _vllm(url)
     if settings.telegram_token is not None:
         yield _telegram(settings)
 
@@ -99,6 +102,16 @@ def _disk(settings: Settings) -> Finding:
         detail=f"{free / 1e9:.1f} GB free for {settings.data_dir}, "
         f"{MIN_FREE_BYTES / 1e9:.0f} GB needed",
     )
+
+
+def _vllm(url: str) -> Finding:
+    try:
+        answer = httpx.get(f"{url}/health", timeout=VLLM_SECONDS)
+    except httpx.HTTPError as error:
+        detail = f"cannot reach {url} ({type(error).__name__}): check RATCHET_VLLM_URL"
+        return Finding(name="vllm", fine=False, detail=detail)
+    detail = url if answer.is_success else f"{url} answers with {answer.status_code}"
+    return Finding(name="vllm", fine=answer.is_success, detail=detail)
 
 
 def _telegram(settings: Settings) -> Finding:

@@ -68,7 +68,9 @@ class StatusReader:
         tally = self._feedback.count()
         return Status(
             adapter=active.name if active else None,
-            engine=f"local ({self._settings.device})",
+            engine=f"vllm ({', '.join(self._settings.vllm_url)})"
+            if self._settings.vllm_url
+            else f"local ({self._settings.device})",
             model=self._settings.model,
             database=self._database.engine.url.render_as_string(hide_password=True),
             schema=self._database.revision(),

@@ -53,6 +53,12 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
         "auto", description="Where the model runs; auto takes cuda, then mps, then cpu."
     )
+    vllm_url: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="vLLM servers, separated by commas, that run the model for the bot."
+    )
+    vllm_key: SecretStr | None = Field(
+        None, description="The --api-key of the vLLM servers, if they have one."
+    )
     queue_size: int = Field(
         64, ge=1, le=10_000, description="Replies that may wait for the model before it is busy."
     )
@@ -240,9 +246,9 @@ class Settings(BaseSettings):
         "INFO", description="How much is logged."
     )
 
-    @field_validator("admins", mode="before")
+    @field_validator("admins", "vllm_url", mode="before")
     @classmethod
-    def _split_admins(cls, value: object) -> object:
+    def _split(cls, value: object) -> object:
         return value.replace(",", " ").split() if isinstance(value, str) else value
 
     @field_validator("train_cron")
@@ -266,6 +272,11 @@ class Settings(BaseSettings):
         if value and not value.startswith(("http://", "https://")):
             raise ValueError("must start with http:// or https://")
         return value.rstrip("/")
+
+    @field_validator("vllm_url")
+    @classmethod
+    def _are_urls(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(cls._is_a_url(value) for value in values)
 
     @field_validator("webhook_secret")
     @classmethod

@@ -1,6 +1,6 @@
 """Very small models with random weights, in the Hub's layout, for tests of the real engine."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -38,10 +38,12 @@ ARCHITECTURES: dict[str, Callable[..., PreTrainedConfig]] = {
 }
 """Small configurations of models in use."""
 
-CORPUS = ["What is the capital of France? The capital of France is Paris. system user assistant"]
+CORPUS = ("What is the capital of France? The capital of France is Paris. system user assistant",)
 
 
-def make_tiny_tokenizer(*, chat_template: str | None = CHAT_TEMPLATE) -> PreTrainedTokenizerFast:
+def make_tiny_tokenizer(
+    *, chat_template: str | None = CHAT_TEMPLATE, corpus: Sequence[str] = CORPUS
+) -> PreTrainedTokenizerFast:
     """A byte-level tokenizer that can spell anything, with ChatML's control tokens."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -52,7 +54,7 @@ def make_tiny_tokenizer(*, chat_template: str | None = CHAT_TEMPLATE) -> PreTrai
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(CORPUS, trainer)
+    tokenizer.train_from_iterator(corpus, trainer)
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|im_end|>"
     )
@@ -66,10 +68,11 @@ def make_tiny_model(
     chat_template: str | None = CHAT_TEMPLATE,
     context_tokens: int = 256,
     architecture: str = "llama",
+    corpus: Sequence[str] = CORPUS,
 ) -> Path:
     """Write a model of two layers with random weights."""
     torch.manual_seed(0)
-    tokenizer = make_tiny_tokenizer(chat_template=chat_template)
+    tokenizer = make_tiny_tokenizer(chat_template=chat_template, corpus=corpus)
     config = ARCHITECTURES[architecture](
         vocab_size=len(tokenizer),
         hidden_size=32,

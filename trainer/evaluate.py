@@ -13,9 +13,9 @@ from itertools import cycle, islice
 
 import torch
 
-from bot.engine.base import Completion, SamplingParams
+from bot.engine.base import SMOKE_PROMPT, Completion, SamplingParams
 from bot.engine.errors import EngineError
-from bot.engine.local import SMOKE_PROMPT, LocalEngine
+from bot.engine.local import LocalEngine
 from bot.engine.weights import Weights
 from store.domain import Adapter, Examples, FinishReason, Message
 from trainer.drift import Reply, measure_drift

@@ -9,6 +9,12 @@ from typing import Protocol
 
 from store.domain import Adapter, FinishReason, Message
 
+ADAPTERS_HELD = 3
+"""Adapters that an engine keeps ready at once; the one used longest ago makes room."""
+
+SMOKE_PROMPT = (Message(role="user", content="Say hello."),)
+"""What an adapter has to have an answer to before it is used."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingParams:

@@ -7,8 +7,11 @@ EngineError
 ├── AdapterRefused      an adapter that does not fit the model, or cannot be read
 ├── PromptTooLong       more tokens than the model's context
 ├── EngineBusy          the queue is full
+├── EngineUnreachable   no server answers that the model could run on
 └── EngineStopped       it was closed, or its thread died
 """
+
+from collections.abc import Sequence
 
 
 class EngineError(Exception):
@@ -51,6 +54,13 @@ class EngineBusy(EngineError):
     def __init__(self, waiting: int) -> None:
         super().__init__(f"{waiting} replies are waiting already: try again in a moment")
         self.waiting = waiting
+
+
+class EngineUnreachable(EngineError):
+    """No server answers that the model could run on."""
+
+    def __init__(self, urls: Sequence[str]) -> None:
+        super().__init__(f"no vLLM server answers at {', '.join(urls)}: check RATCHET_VLLM_URL")
 
 
 class EngineStopped(EngineError):

@@ -15,7 +15,7 @@ from typing import TypeAlias
 
 import torch
 
-from bot.engine.base import Completion, SamplingParams
+from bot.engine.base import ADAPTERS_HELD, SMOKE_PROMPT, Completion, SamplingParams
 from bot.engine.errors import (
     AdapterNotLoaded,
     AdapterRefused,
@@ -33,11 +33,6 @@ from bot.engine.weights import Weights
 from store.domain import Adapter, Message
 
 logger = logging.getLogger(__name__)
-
-ADAPTERS_HELD = 3
-"""Adapters kept ready at once, each as large as the model; the one used longest ago makes room."""
-
-SMOKE_PROMPT = (Message(role="user", content="Say hello."),)
 
 _Task: TypeAlias = Callable[[], None]
 
@@ -100,9 +95,7 @@ class LocalEngine:
         request = self._submit(prompt, sampling, adapter)
         try:
             while True:
-                piece = await request.pieces.get()
-                if isinstance(piece, EngineError):
-                    raise piece
+                piece = await request.piece()
                 yield piece
                 if isinstance(piece, Completion):
                     return

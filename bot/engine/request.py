@@ -9,7 +9,7 @@ from typing import TypeAlias
 from bot.engine.base import Completion, SamplingParams
 from bot.engine.detokenizer import Detokenizer
 from bot.engine.errors import EngineError
-from bot.engine.weights import Weights
+from bot.engine.vocabulary import Vocabulary
 from store.domain import FinishReason
 
 Piece: TypeAlias = str | Completion | EngineError
@@ -27,6 +27,13 @@ class Request:
     cancelled: threading.Event = field(default_factory=threading.Event)
     started: float = field(default_factory=time.monotonic)
 
+    async def piece(self) -> str | Completion:
+        """What comes next; raises the error that the reply ends with."""
+        piece = await self.pieces.get()
+        if isinstance(piece, EngineError):
+            raise piece
+        return piece
+
     def give(self, piece: Piece) -> None:
         """Hand a piece to the event loop, from the engine's thread."""
         try:
@@ -38,11 +45,11 @@ class Request:
 class Writing:
     """A reply that is being written: a row of a batch."""
 
-    def __init__(self, request: Request, weights: Weights) -> None:
+    def __init__(self, request: Request, vocabulary: Vocabulary) -> None:
         self.request = request
-        self._end_tokens = weights.end_tokens
-        self._detokenizer = Detokenizer(weights.tokenizer)
-        room = weights.context_tokens - len(request.prompt)
+        self._end_tokens = vocabulary.end_tokens
+        self._detokenizer = Detokenizer(vocabulary.tokenizer)
+        room = vocabulary.context_tokens - len(request.prompt)
         self._limit = min(request.sampling.max_new_tokens, room)
         self._text = ""
         self.tokens: list[int] = []
@@ -54,14 +61,20 @@ class Writing:
             self.tokens.append(token)
             self._show(self._detokenizer.add(token))
         if ended:
-            return self._completed(FinishReason.STOP)
+            return self.complete(FinishReason.STOP)
         if self.request.cancelled.is_set():
-            return self._completed(FinishReason.CANCELLED)
-        if len(self.tokens) >= self._limit:
-            return self._completed(FinishReason.LENGTH)
+            return self.complete(FinishReason.CANCELLED)
+        if self.room <= 0:
+            return self.complete(FinishReason.LENGTH)
         return None
 
-    def _completed(self, reason: FinishReason) -> Completion:
+    @property
+    def room(self) -> int:
+        """Tokens that may follow."""
+        return self._limit - len(self.tokens)
+
+    def complete(self, reason: FinishReason) -> Completion:
+        """The reply as it is, for the reason that it ends."""
         self._show(self._detokenizer.finish())
         return Completion(
             text=self._text,

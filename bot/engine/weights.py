@@ -1,43 +1,25 @@
 """Loads a causal language model and its tokenizer: the embedded one, a folder, or a Hub id."""
 
 import importlib.util
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
-import transformers
-from safetensors import SafetensorError
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    BitsAndBytesConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
-from bot.engine.errors import ModelNotFound, ModelUnusable
+from bot.engine.errors import ModelUnusable
 from bot.engine.sets import WeightSets
-from bot.engine.source import model_name, model_source
-from bot.engine.template import ChatTemplate
-
-ASSUMED_CONTEXT_TOKENS = 2048
-"""For the few configurations that do not say how much the model takes."""
+from bot.engine.source import model_source
+from bot.engine.vocabulary import Vocabulary, load_vocabulary, translated
 
 
 @dataclass(frozen=True, kw_only=True)
-class Weights:
+class Weights(Vocabulary):
     """A model that is ready to generate."""
 
-    name: str
     model: PreTrainedModel
     sets: WeightSets
     """The model's matrices, once for each adapter that is held ready."""
-    tokenizer: PreTrainedTokenizerBase
-    template: ChatTemplate
-    context_tokens: int
-    end_tokens: frozenset[int]
-    """Ids at which a reply ends: the model's own, and the template's end of a message."""
 
 
 def load_weights(
@@ -52,29 +34,17 @@ def load_weights(
 
     Raises `ModelNotFound` or `ModelUnusable`.
     """
-    _quieten()
-    name, source = model_name(model), model_source(model, models_folder)
     target = choose_device(device)
-    try:
-        config = AutoConfig.from_pretrained(source)
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        template = ChatTemplate(tokenizer, model=name)  # before the weights: it is cheaper
-        how = _in_four_bits(target, dtype) if four_bits else {}
-        network = AutoModelForCausalLM.from_pretrained(source, config=config, dtype=dtype, **how)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-        raise _translated(name, error) from error
+    vocabulary = load_vocabulary(model, models_folder=models_folder)  # first: it is cheaper
+    how = _in_four_bits(target, dtype) if four_bits else {}
+    with translated(vocabulary.name):
+        source = model_source(model, models_folder)
+        network = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **how)
     if not four_bits:  # bitsandbytes has put it there
         network.to(target)  # type: ignore[arg-type]  # its wrapper loses the signature
     network.requires_grad_(False)  # from_pretrained has put it in eval mode
-    return Weights(
-        name=name,
-        model=network,
-        sets=WeightSets(network),
-        tokenizer=tokenizer,
-        template=template,
-        context_tokens=getattr(config, "max_position_embeddings", None) or ASSUMED_CONTEXT_TOKENS,
-        end_tokens=_end_tokens(network, tokenizer),
-    )
+    known = {each.name: getattr(vocabulary, each.name) for each in fields(vocabulary)}
+    return Weights(**known, model=network, sets=WeightSets(network))
 
 
 def choose_device(device: str) -> torch.device:
@@ -105,22 +75,3 @@ def _in_four_bits(device: torch.device, dtype: torch.dtype) -> dict[str, object]
         bnb_4bit_compute_dtype=dtype,
     )
     return {"quantization_config": quantised, "device_map": {"": device}}
-
-
-def _quieten() -> None:
-    # Progress bars and advice of the libraries would be mixed into the conversation.
-    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-
-
-def _translated(name: str, error: Exception) -> ModelNotFound | ModelUnusable:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    if isinstance(error, OSError):
-        return ModelNotFound(f"cannot load the model {name}: {reason}; check RATCHET_MODEL")
-    return ModelUnusable(f"{name} is no causal language model that can be served: {reason}")
-
-
-def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    configured = model.generation_config.eos_token_id if model.generation_config else None
-    ids = configured if isinstance(configured, list) else [configured, tokenizer.eos_token_id]
-    return frozenset(each for each in ids if each is not None)

@@ -7,13 +7,24 @@ import pytest
 import torch
 
 from bot.engine.local import LocalEngine
+from bot.engine.remote import VllmEngine
 from bot.engine.weights import Weights, load_weights
+from tests.vllm import FakeVllm
 
 
 @pytest.fixture
 def tiny_weights(tiny_model: Path, tmp_path: Path) -> Weights:
     """The tiny model in fp32, where sums do not depend on their order enough to matter."""
     return load_weights(str(tiny_model), models_folder=tmp_path, device="cpu", dtype=torch.float32)
+
+
+@pytest.fixture
+async def vllm_engine(tiny_weights: Weights) -> AsyncIterator[VllmEngine]:
+    """The engine for vLLM over a loopback server."""
+    async with FakeVllm(tiny_weights.tokenizer) as server:
+        engine = await VllmEngine.connect(tiny_weights, [server.url], queue_size=4)
+        yield engine
+        await engine.close()
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What every engine owes, over the real one and over the fake that stands for it."""
+"""What every engine owes, over the real ones and over the fake that stands for them."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -30,7 +30,7 @@ async def fake_engine() -> AsyncIterator[FakeEngine]:
     await engine.close()
 
 
-@pytest.fixture(params=["local_engine", "fake_engine"])
+@pytest.fixture(params=["local_engine", "vllm_engine", "fake_engine"])
 def engine(request: pytest.FixtureRequest) -> Engine:
     """Each implementation, with room for four replies."""
     implementation: Engine = request.getfixturevalue(request.param)

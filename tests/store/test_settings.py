@@ -13,7 +13,7 @@ from store.settings import DEFAULT_SYSTEM_PROMPT, Settings, load_settings
 EXAMPLE = Path(__file__).parents[2] / ".env.example"
 SETTING = re.compile(r"^(?:# ?)?RATCHET_([A-Z_]+)=(.*)$")
 MEANING = re.compile(r"^# .*\w")
-EMPTY = (None, "", frozenset())
+EMPTY = (None, "", (), frozenset())
 TOKEN = "123456:not-to-be-told"
 
 

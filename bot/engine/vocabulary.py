@@ -1,0 +1,90 @@
+"""What a model reads and writes, without its weights: token ids, the template, where a reply ends.
+
+Enough for an engine whose model runs on another machine.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import transformers
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+)
+
+from bot.engine.errors import ModelNotFound, ModelUnusable
+from bot.engine.source import model_name, model_source
+from bot.engine.template import ChatTemplate
+
+ASSUMED_CONTEXT_TOKENS = 2048
+"""For the few configurations that do not say how much the model takes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vocabulary:
+    """How text becomes a model's token ids, and token ids text."""
+
+    name: str
+    tokenizer: PreTrainedTokenizerBase
+    template: ChatTemplate
+    context_tokens: int
+    end_tokens: frozenset[int]
+    """Ids at which a reply ends: the model's own, and the template's end of a message."""
+
+
+def load_vocabulary(model: str, *, models_folder: Path) -> Vocabulary:
+    """Of `starter`, a folder, or a Hugging Face id. Raises `ModelNotFound` or `ModelUnusable`."""
+    quieten()
+    name, source = model_name(model), model_source(model, models_folder)
+    with translated(name):
+        config = AutoConfig.from_pretrained(source)
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        return Vocabulary(
+            name=name,
+            tokenizer=tokenizer,
+            template=ChatTemplate(tokenizer, model=name),
+            context_tokens=getattr(config, "max_position_embeddings", None)
+            or ASSUMED_CONTEXT_TOKENS,
+            end_tokens=_end_tokens(source, config, tokenizer),
+        )
+
+
+def quieten() -> None:
+    """Keep the libraries' progress bars and advice out of the conversation."""
+    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def translated(name: str) -> Iterator[None]:
+    """What transformers says of a model that cannot be loaded, as our errors."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        text = str(error).strip()
+        reason = text.splitlines()[0] if text else type(error).__name__
+        if isinstance(error, OSError):
+            raise ModelNotFound(
+                f"cannot load the model {name}: {reason}; check RATCHET_MODEL"
+            ) from error
+        raise ModelUnusable(
+            f"{name} is no causal language model that can be served: {reason}"
+        ) from error
+
+
+def _end_tokens(
+    source: Path | str, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase
+) -> frozenset[int]:
+    try:
+        generation = GenerationConfig.from_pretrained(source)
+    except OSError:  # it has none of its own
+        generation = GenerationConfig.from_model_config(config)
+    configured = generation.eos_token_id
+    ids = configured if isinstance(configured, list) else [configured, tokenizer.eos_token_id]
+    return frozenset(each for each in ids if isinstance(each, int))
