@@ -44,6 +44,10 @@ demo: setup
 bench: setup
 	$(BIN)/python -m benchmarks.retrieval
 	$(BIN)/python -m benchmarks.serve
+	$(BIN)/python -m benchmarks.swap
+	$(BIN)/python -m benchmarks.start
+	$(BIN)/python -m benchmarks.prefix
+	$(BIN)/python -m benchmarks.load
 
 wheel: setup
 	rm -rf build  # setuptools would pack what an older checkout left there

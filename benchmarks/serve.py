@@ -9,7 +9,6 @@ is what reading the weights once a step would take, at the speed that memory is 
 import argparse
 import asyncio
 import json
-import platform
 import statistics
 import tempfile
 import time
@@ -22,9 +21,8 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from rich.console import Console
-from rich.table import Table
 
+from benchmarks.results import keep, show, spread
 from benchmarks.scratch import scratch_settings
 from bot.engine.base import Completion, SamplingParams
 from bot.engine.local import LocalEngine
@@ -36,7 +34,6 @@ ROUNDS = 5
 CHATS = (1, 4, 8, 16)
 PROMPT_TOKENS = 256
 NEW_TOKENS = 64
-RESULTS = Path(__file__).parent / "results" / "serve.json"
 
 Prompts = Sequence[Sequence[Message]]
 Peer = Callable[[Prompts], Awaitable[int]]
@@ -70,9 +67,9 @@ def endless(weights: Weights) -> Weights:
     return replace(weights, end_tokens=frozenset())
 
 
-def make_adapter(load: Callable[[], Weights], folder: Path) -> Adapter:
+def make_adapter(load: Callable[[], Weights], folder: Path, *, seed: int = 0) -> Adapter:
     """An adapter of rank 16 on every matrix, with small random weights."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     weights = load()
     lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", init_lora_weights=False)
     adapted: Any = get_peft_model(weights.model, lora)
@@ -83,7 +80,7 @@ def make_adapter(load: Callable[[], Weights], folder: Path) -> Adapter:
     adapted.save_pretrained(folder)
     sha256 = hash_adapter(folder)
     return Adapter(
-        name=f"a1-{sha256[:8]}",
+        name=f"a{seed}-{sha256[:8]}",
         sha256=sha256,
         base_model=weights.name,
         path=str(folder),
@@ -197,22 +194,15 @@ def main() -> None:
         rows = asyncio.run(run(load, options.chats))
         size = sum(each.nbytes for each in load().model.parameters())
     speed = bytes_a_second()
-    table = Table("tokens a second", *(f"{count} chats" for count in options.chats), box=None)
-    for name in dict.fromkeys(row.peer for row in rows):
-        table.add_row(name, *(_cell(row) for row in rows if row.peer == name))
-    Console(width=110).print(table)
+    names = dict.fromkeys(row.peer for row in rows)
+    shown = [[name, *(spread(r.speeds, 0) for r in rows if r.peer == name)] for name in names]
+    show(("tokens a second", *(f"{count} chats" for count in options.chats)), shown)
     print(
-        f"median (least–most) of {ROUNDS} rounds on {platform.machine()}, "
-        f"{torch.get_num_threads()} threads; memory is read at {speed / 1e9:.0f} GB/s, so a step "
-        f"takes {1000 * size / speed:.1f} ms at least"
+        f"median (least–most) of {ROUNDS} rounds; memory is read at {speed / 1e9:.0f} GB/s, so a "
+        f"step takes {1000 * size / speed:.1f} ms at least"
     )
-    RESULTS.parent.mkdir(exist_ok=True)
     kept = [{"peer": each.peer, "chats": each.chats, "speeds": each.speeds} for each in rows]
-    RESULTS.write_text(json.dumps({"rows": kept, "bytes_a_second": speed}, indent=2))
-
-
-def _cell(row: Row) -> str:
-    return f"{row.median:.0f} ({min(row.speeds):.0f}–{max(row.speeds):.0f})"
+    keep("serve", kept, bytes_a_second=speed)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,98 @@
+"""What is kept of a conversation, and what it saves: `python -m benchmarks.prefix`.
+
+A conversation of ten turns, each of about a hundred tokens: the time to the first token of every
+turn, with what was read before kept and with nothing kept, and the share of prompt tokens that
+were there already. Turn and turn about, so that the machine's mood is the same for both.
+"""
+
+import asyncio
+import statistics
+import time
+from contextlib import aclosing
+
+from benchmarks.results import keep, show, spread
+from benchmarks.scratch import scratch_settings
+from bot.engine.base import Completion, SamplingParams
+from bot.engine.local import LocalEngine
+from bot.engine.weights import Weights, load_weights
+from store.domain import Message
+
+ROUNDS = 5
+TURNS = 10
+SAMPLING = SamplingParams(max_new_tokens=48)
+SYSTEM = Message(role="system", content="You are a helpful assistant. Answer briefly and plainly.")
+
+
+def question(round_: int, turn: int) -> Message:
+    """About fifty tokens, another for each turn of each round."""
+    text = f"This is question {turn} of talk {round_}. " + "Tell me more about the ship. " * 5
+    return Message(role="user", content=text)
+
+
+async def talk(engine: LocalEngine, round_: int) -> list[float]:
+    """Seconds to the first token of every turn."""
+    messages, seconds = [SYSTEM], []
+    for turn in range(TURNS):
+        messages.append(question(round_, turn))
+        started = time.perf_counter()
+        first = None
+        text = ""
+        async with aclosing(engine.stream(messages, SAMPLING)) as pieces:
+            async for piece in pieces:
+                if first is None:
+                    first = time.perf_counter() - started
+                text = piece.text if isinstance(piece, Completion) else text
+        assert first is not None
+        seconds.append(first)
+        messages.append(Message(role="assistant", content=text))
+    return seconds
+
+
+async def measure(
+    weights: Weights, prefix_bytes: int
+) -> tuple[dict[str, list[list[float]]], float]:
+    """Seconds by engine, round and turn; and the share of tokens that one of them saved."""
+    engines = {
+        "kept": LocalEngine(weights, prefix_bytes=prefix_bytes),
+        "read anew": LocalEngine(weights),
+    }
+    seconds: dict[str, list[list[float]]] = {name: [] for name in engines}
+    for round_ in range(ROUNDS + 1):
+        for name, engine in engines.items():
+            found = await talk(engine, round_)
+            if round_:  # the first one warms up
+                seconds[name].append(found)
+    share = engines["kept"].prefix_share
+    for engine in engines.values():
+        await engine.close()
+    return seconds, share
+
+
+def main() -> None:
+    """Measure, print, write `results/prefix.json`."""
+    with scratch_settings() as settings:
+        weights = load_weights(
+            settings.model, models_folder=settings.data_dir / "models", device=settings.device
+        )
+        seconds, share = asyncio.run(measure(weights, settings.prefix_megabytes * 2**20))
+    turns = range(TURNS)
+    rows = [
+        (
+            str(turn + 1),
+            *(spread([1000 * each[turn] for each in rounds], 0) for rounds in seconds.values()),
+        )
+        for turn in turns
+    ]
+    show(("turn", *(f"{name}, ms to the first token" for name in seconds)), rows)
+    ratios = {
+        name: statistics.median(each[TURNS - 1] / each[1] for each in rounds)
+        for name, rounds in seconds.items()
+    }
+    print(f"{share:.0%} of the prompt tokens had been read before")
+    for name, ratio in ratios.items():
+        print(f"{name}: turn {TURNS} takes {ratio:.2f} times as long as turn 2")
+    keep("prefix", [{"name": name, "seconds": each} for name, each in seconds.items()], share=share)
+
+
+if __name__ == "__main__":
+    main()
