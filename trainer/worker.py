@@ -29,8 +29,6 @@ from trainer.workplace import clear
 logger = logging.getLogger(__name__)
 
 RUN_ENVIRONMENT = {
-    # Threads that wait for others spin for microseconds only, then leave the core to replies.
-    "GOMP_SPINCOUNT": "10000",
     # glibc would give every large tensor back to the system and be given fresh, empty pages for
     # the next one: half of the training's time (docs/experiments.md). Others ignore this.
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=2000000000:"

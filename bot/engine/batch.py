@@ -6,26 +6,20 @@ reply is the same alone and in company, up to the rounding of the arithmetic.
 """
 
 from collections.abc import Sequence
-from typing import Protocol, cast
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from bot.engine.base import SamplingParams
+from bot.engine.cache import layers_of, new_cache
 from bot.engine.prefix import Layers, Prefix
 from bot.engine.sampler import Sampler, draw
+from bot.engine.step import step_of
 
 PREFILL_TOKENS = 4096
 """Prompt tokens, padding included, that go through the model at once."""
-
-
-class _Layer(Protocol):
-    """One layer's part of the cache; both of shape (rows, heads, tokens, head size)."""
-
-    keys: Tensor
-    values: Tensor
 
 
 class Reading:
@@ -49,7 +43,7 @@ class Reading:
         self.mask = torch.tensor(mask, device=model.device)
         self._places = (self.mask.cumsum(dim=1) - 1).clamp(min=0)
         self._done = prefix.tokens if prefix else 0
-        self.cache = DynamicCache()
+        self.cache = new_cache()
         for number, (keys, values) in enumerate(prefix.layers if prefix else ()):
             self.cache.update(keys, values, number)
         self.logits: Tensor  # (rows, vocabulary), of the tokens that come next
@@ -76,8 +70,9 @@ class Batch:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
+        self._forward = step_of(model)
         self._samplers: list[Sampler] = []
-        self._cache = DynamicCache()
+        self._cache = new_cache()
         self._mask: Tensor  # (rows, tokens), 1 where a token is
         self._logits: Tensor  # (rows, vocabulary), of the tokens that come next
         self._unread: Tensor | None = None  # (rows, 1), drawn and not yet put into the cache
@@ -102,9 +97,8 @@ class Batch:
         else:
             self._mask = torch.cat(_same_width(self._mask, reading.mask))
             self._logits = torch.cat((self._logits, reading.logits))
-            for ours, theirs in zip(_layers(self._cache), _layers(reading.cache), strict=True):
-                ours.keys = torch.cat(_same_width(ours.keys, theirs.keys, dim=2))
-                ours.values = torch.cat(_same_width(ours.values, theirs.values, dim=2))
+            for ours, theirs in zip(layers_of(self._cache), layers_of(reading.cache), strict=True):
+                ours.join(theirs)
         device = self._model.device
         self._samplers += [Sampler(sampling, device) for sampling in reading.samplings]
 
@@ -121,16 +115,15 @@ class Batch:
         """Let every other row go."""
         self._samplers = [self._samplers[row] for row in rows]
         if not rows:
-            self._cache, self._unread = DynamicCache(), None
+            self._cache, self._unread = new_cache(), None
             return
         index = torch.tensor(list(rows), device=self._model.device)
         self._mask, self._logits = self._mask[index], self._logits[index]
         self._unread = None if self._unread is None else self._unread[index]
         padding = int(self._mask.argmax(dim=1).min())  # columns that no row uses any more
         self._mask = self._mask[:, padding:]
-        for layer in _layers(self._cache):
-            layer.keys = layer.keys[index, :, padding:]
-            layer.values = layer.values[index, :, padding:]
+        for layer in layers_of(self._cache):
+            layer.keep(index, padding)
 
     @torch.inference_mode()
     def read(self, row: int) -> Layers:
@@ -141,20 +134,14 @@ class Batch:
                 layer.keys[row : row + 1, :, padding:].clone(),
                 layer.values[row : row + 1, :, padding:].clone(),
             )
-            for layer in _layers(self._cache)
+            for layer in layers_of(self._cache)
         ]
 
     def _read(self) -> None:
         if self._unread is None:
             return
         self._mask = pad(self._mask, (0, 1), value=1)
-        self._logits = self._model(
-            input_ids=self._unread,
-            attention_mask=self._mask,
-            position_ids=self._mask.sum(dim=1, keepdim=True) - 1,
-            past_key_values=self._cache,
-            logits_to_keep=1,
-        ).logits[:, -1]
+        self._logits = self._forward(self._unread, self._mask, self._cache)
         self._unread = None
 
 
@@ -178,15 +165,7 @@ def portions(lengths: Sequence[int]) -> list[tuple[int, int]]:
     return cuts
 
 
-def _layers(cache: DynamicCache) -> Sequence[_Layer]:
-    return cast(Sequence[_Layer], cache.layers)
-
-
-def _same_width(one: Tensor, other: Tensor, *, dim: int = 1) -> tuple[Tensor, Tensor]:
-    """Both padded on the left, along `dim`, to the wider of the two."""
-    width = max(one.shape[dim], other.shape[dim])
-    after = (0, 0) * (one.dim() - dim - 1)
-    return (
-        pad(one, (*after, width - one.shape[dim], 0)),
-        pad(other, (*after, width - other.shape[dim], 0)),
-    )
+def _same_width(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """Both padded on the left to the wider of the two."""
+    width = max(one.shape[1], other.shape[1])
+    return pad(one, (width - one.shape[1], 0)), pad(other, (width - other.shape[1], 0))

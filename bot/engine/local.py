@@ -38,7 +38,7 @@ _Task: TypeAlias = Callable[[], None]
 
 
 class LocalEngine:
-    """An `Engine` over weights in this process.
+    """An `Engine` over weights in this process, which it makes its own: they train no more.
 
     Up to `batch_size` replies are written at once; up to `queue_size` are written or wait. Up to
     `prefix_bytes` hold what was read before, for conversations that go on.
@@ -52,6 +52,7 @@ class LocalEngine:
         batch_size: int = 16,
         prefix_bytes: int = 0,
     ) -> None:
+        weights.sets.pack()
         self._weights = weights
         self._queue_size = queue_size
         self._adapters: OrderedDict[str, None] = OrderedDict()

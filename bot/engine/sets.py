@@ -2,7 +2,8 @@
 
 An adapter is added into a second set of the matrices that it changes, from the pristine ones, so
 that it costs nothing a token; going over to it is an exchange of pointers. Where memory does not
-allow a second set, the update is computed beside each matrix instead.
+allow a second set, the update is computed beside each matrix instead. For serving, the sets can be
+packed: laid out as the processor multiplies by them.
 
 Invariant: the pristine weights are never written to.
 """
@@ -20,6 +21,7 @@ from transformers.pytorch_utils import Conv1D
 
 from bot.engine.errors import AdapterRefused
 from bot.engine.lora import Update
+from bot.engine.packing import can_pack, multiply_by_packed, packed
 
 logger = logging.getLogger(__name__)
 
@@ -45,11 +47,24 @@ class WeightSets:
             if isinstance(module, nn.Linear | Conv1D)
         }
         self._pristine = {name: module.weight.data for name, module in self._modules.items()}
+        self._packed: dict[str, Tensor] = {}
         self._device: torch.device = next(model.parameters()).device
         self._free = free or self._free_bytes
         self._held: dict[str, WeightSet] = {}
         self._current: str | None = None
         self._hooks: list[RemovableHandle] = []
+
+    @torch.no_grad()
+    def pack(self) -> None:
+        """Lay the matrices out for fast products, if there is room; the model trains no more."""
+        left = {name: each for name, each in self._modules.items() if name not in self._packed}
+        modules = {name: each for name, each in left.items() if can_pack(each)}
+        if sum(self._pristine[name].nbytes for name in modules) > SPARED * self._free():
+            logger.warning("there is too little memory to pack the model; it answers more slowly")
+            return
+        for name, module in modules.items():
+            self._packed[name] = module.packed = packed(self._pristine[name])
+            multiply_by_packed(module)
 
     @torch.no_grad()
     def make(self, name: str, updates: Mapping[str, Update]) -> WeightSet:
@@ -78,16 +93,22 @@ class WeightSets:
         if name == self._current:
             return
         for module in self._held[self._current].matrices if self._current else ():
-            self._modules[module].weight.data = self._pristine[module]
+            self._put(module, self._packed.get(module, self._pristine[module]))
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
         if name is not None:
             for module, matrix in self._held[name].matrices.items():
-                self._modules[module].weight.data = matrix
+                self._put(module, matrix)
             for module, update in self._held[name].updates.items():
                 self._hooks.append(self._modules[module].register_forward_hook(_beside(update)))
         self._current = name
+
+    def _put(self, module: str, matrix: Tensor) -> None:
+        if module in self._packed:
+            self._modules[module].packed = matrix
+        else:
+            self._modules[module].weight.data = matrix
 
     def _check(self, name: str, module: str, update: Update) -> None:
         if module not in self._modules:
@@ -110,7 +131,8 @@ class WeightSets:
         pristine = self._pristine[module]
         up, down = (each.to(pristine.device, torch.float32) for each in (update.up, update.down))
         factors = (down.T, up.T) if self._turned(module) else (up, down)
-        return torch.addmm(pristine.float(), *factors, alpha=update.scale).to(pristine.dtype)
+        merged = torch.addmm(pristine.float(), *factors, alpha=update.scale).to(pristine.dtype)
+        return packed(merged) if module in self._packed else merged
 
     def _placed(self, module: str, update: Update) -> Update:
         like = self._pristine[module]
