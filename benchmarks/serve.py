@@ -1,34 +1,42 @@
 """How fast are replies written, for one chat and for many? `python -m benchmarks.serve`.
 
 Everybody writes as many tokens after the same prompts of 256 tokens, greedily, prefill included,
-turn and turn about in one process, so that the machine's mood is the same for all: Ratchet's engine
-and `transformers.generate`, each with an adapter (merged here, PEFT's there) and without. The floor
-is what reading the weights once a step would take, at the speed that memory is read at.
+turn and turn about, so that the machine's mood is the same for all; each in a process of its own,
+so that nobody's threads are in another's way. Ratchet's engine and `transformers.generate`, each
+with an adapter (merged here, PEFT's there) and without; transformers' continuous batching; with
+`--vllm-url`, vLLM servers of the same model. The floor is what reading the weights once a step
+would take, at the speed that memory is read at.
 """
 
 import argparse
 import asyncio
 import json
+import multiprocessing
 import statistics
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import ExitStack, aclosing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import GenerationConfig
 
 from benchmarks.results import keep, show, spread
 from benchmarks.scratch import scratch_settings
-from bot.engine.base import Completion, SamplingParams
+from bot.engine.base import Completion, Engine, SamplingParams
 from bot.engine.local import LocalEngine
+from bot.engine.remote import VllmEngine
+from bot.engine.vocabulary import Vocabulary, load_vocabulary
 from bot.engine.weights import Weights, load_weights
 from store.adapters import hash_adapter
 from store.domain import Adapter, AdapterStatus, Message
+from store.settings import load_settings
 
 ROUNDS = 5
 CHATS = (1, 4, 8, 16)
@@ -36,7 +44,7 @@ PROMPT_TOKENS = 256
 NEW_TOKENS = 64
 
 Prompts = Sequence[Sequence[Message]]
-Peer = Callable[[Prompts], Awaitable[int]]
+Answer = Callable[[Prompts], Awaitable[int]]
 """Answers every prompt; how many tokens it wrote."""
 
 
@@ -48,16 +56,19 @@ class Row:
     chats: int
     speeds: tuple[float, ...]
 
-    @property
-    def median(self) -> float:
-        """Of the rounds."""
-        return statistics.median(self.speeds)
+
+def load() -> Weights:
+    """The model that the settings name."""
+    settings = load_settings()
+    return load_weights(
+        settings.model, models_folder=settings.data_dir / "models", device=settings.device
+    )
 
 
-def prompt_of(weights: Weights, number: int) -> list[Message]:
+def prompt_of(vocabulary: Vocabulary, number: int) -> list[Message]:
     """A prompt of about `PROMPT_TOKENS` tokens, another for each number."""
     text = f"This is story number {number}."
-    while len(weights.template.encode([Message(role="user", content=text)])) < PROMPT_TOKENS:
+    while len(vocabulary.template.encode([Message(role="user", content=text)])) < PROMPT_TOKENS:
         text += f" Then, on day {len(text)}, the ship sailed on towards the north."
     return [Message(role="user", content=f"{text} Continue the story.")]
 
@@ -67,10 +78,9 @@ def endless(weights: Weights) -> Weights:
     return replace(weights, end_tokens=frozenset())
 
 
-def make_adapter(load: Callable[[], Weights], folder: Path, *, seed: int = 0) -> Adapter:
+def make_adapter(weights: Weights, folder: Path, *, seed: int = 0) -> Adapter:
     """An adapter of rank 16 on every matrix, with small random weights."""
     torch.manual_seed(seed)
-    weights = load()
     lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", init_lora_weights=False)
     adapted: Any = get_peft_model(weights.model, lora)
     with torch.no_grad():
@@ -91,8 +101,8 @@ def make_adapter(load: Callable[[], Weights], folder: Path, *, seed: int = 0) ->
     )
 
 
-def by_engine(engine: LocalEngine, adapter: str | None) -> Peer:
-    """Ratchet's, its queue and streaming included."""
+def by_engine(engine: Engine, adapter: str | None) -> Answer:
+    """An engine, its queue and streaming included."""
 
     async def one(prompt: Sequence[Message]) -> int:
         sampling = SamplingParams(max_new_tokens=NEW_TOKENS)
@@ -108,10 +118,10 @@ def by_engine(engine: LocalEngine, adapter: str | None) -> Peer:
     return answer
 
 
-def by_generate(weights: Weights, model: Any) -> Peer:
+def by_generate(weights: Weights, model: Any) -> Answer:
     """`transformers.generate` over all prompts at once."""
 
-    def generate(prompts: Prompts) -> int:
+    async def answer(prompts: Prompts) -> int:
         rows = [weights.template.encode(prompt) for prompt in prompts]
         width = max(len(row) for row in rows)
         ids = torch.tensor([[0] * (width - len(row)) + row for row in rows])
@@ -126,24 +136,97 @@ def by_generate(weights: Weights, model: Any) -> Peer:
             )
         return int(len(rows) * (output.shape[1] - width))
 
-    return lambda prompts: asyncio.to_thread(generate, prompts)
+    return answer
 
 
-async def measure(peers: dict[str, Peer], weights: Weights, chats: Sequence[int]) -> list[Row]:
+def by_continuous_batching(weights: Weights) -> Answer:
+    """transformers' own continuous batching, `generate_batch`."""
+    model: Any = weights.model
+
+    async def answer(prompts: Prompts) -> int:
+        config = GenerationConfig(  # type: ignore[no-untyped-call]
+            max_new_tokens=NEW_TOKENS, do_sample=False, eos_token_id=-1
+        )
+        rows = [weights.template.encode(prompt) for prompt in prompts]
+        found = model.generate_batch(inputs=rows, generation_config=config, warmup=False)
+        return sum(len(each.generated_tokens) for each in found.values())
+
+    return answer
+
+
+async def _make(name: str, adapter: Adapter) -> Answer:
+    """The peer of that name, in this process."""
+    match name:
+        case "engine" | "engine, adapter":
+            engine = LocalEngine(endless(load()))
+            await engine.load_adapter(adapter)
+            return by_engine(engine, adapter.name if name == "engine, adapter" else None)
+        case "generate, PEFT":
+            weights = load()
+            return by_generate(weights, PeftModel.from_pretrained(weights.model, adapter.path))
+        case "generate":
+            weights = load()
+            return by_generate(weights, weights.model)
+        case "continuous batching":
+            return by_continuous_batching(load())
+        case url:
+            settings = load_settings()
+            vocabulary = load_vocabulary(settings.model, models_folder=settings.data_dir / "models")
+            return by_engine(await VllmEngine.connect(vocabulary, [url]), None)
+
+
+def _work(name: str, adapter: Adapter, pipe: Connection) -> None:
+    """A peer's process: prompts come in, tokens written and seconds go out, until nothing does."""
+
+    async def work() -> None:
+        answer = await _make(name, adapter)
+        pipe.send(None)
+        while (prompts := await asyncio.to_thread(pipe.recv)) is not None:
+            started = time.perf_counter()
+            written = await answer(prompts)
+            pipe.send((written, time.perf_counter() - started))
+
+    asyncio.run(work())
+
+
+@contextmanager
+def started(name: str, adapter: Adapter) -> Iterator[Connection]:
+    """A peer, ready."""
+    ours, theirs = multiprocessing.Pipe()
+    spawn = multiprocessing.get_context("spawn")
+    process = spawn.Process(target=_work, args=(name, adapter, theirs), daemon=True)
+    process.start()
+    theirs.close()
+    ours.recv()
+    try:
+        yield ours
+    finally:
+        ours.send(None)
+        process.join(10)
+        process.kill()
+
+
+def measure(names: Sequence[str], adapter: Adapter, chats: Sequence[int]) -> list[Row]:
     """Every peer with every number of chats; each round has prompts of its own."""
+    settings = load_settings()
+    vocabulary = load_vocabulary(settings.model, models_folder=settings.data_dir / "models")
     found = []
-    for count in chats:
-        speeds: dict[str, list[float]] = {name: [] for name in peers}
-        for number in range(ROUNDS + 1):
-            prompts = [prompt_of(weights, 1000 * count + 100 * number + n) for n in range(count)]
-            for name, peer in peers.items():
-                started = time.perf_counter()
-                written = await peer(prompts)
-                if number:  # the first round warms everybody up
-                    speeds[name].append(written / (time.perf_counter() - started))
-        for name in peers:
-            found.append(Row(peer=name, chats=count, speeds=tuple(speeds[name])))
-            print(json.dumps({"peer": name, "chats": count, "speed": found[-1].median}), flush=True)
+    with ExitStack() as stack:
+        peers = {name: stack.enter_context(started(name, adapter)) for name in names}
+        for count in chats:
+            speeds: dict[str, list[float]] = {name: [] for name in peers}
+            for number in range(ROUNDS + 1):
+                first = 1000 * count + 100 * number
+                prompts = [prompt_of(vocabulary, first + place) for place in range(count)]
+                for name, peer in peers.items():
+                    peer.send(prompts)
+                    written, seconds = peer.recv()
+                    if number:  # the first round warms everybody up
+                        speeds[name].append(written / seconds)
+            for name in peers:
+                found.append(Row(peer=name, chats=count, speeds=tuple(speeds[name])))
+                median = statistics.median(speeds[name])
+                print(json.dumps({"peer": name, "chats": count, "speed": median}), flush=True)
     return found
 
 
@@ -158,44 +241,21 @@ def bytes_a_second() -> float:
     return best
 
 
-async def run(load: Callable[[], Weights], chats: Sequence[int]) -> list[Row]:
-    """All peers, side by side."""
-    with tempfile.TemporaryDirectory() as folder:
-        adapter = make_adapter(load, Path(folder))
-        weights, plain = load(), load()
-        engine = LocalEngine(endless(weights))
-        await engine.load_adapter(adapter)
-        peers = {
-            "engine, adapter": by_engine(engine, adapter.name),
-            "engine": by_engine(engine, None),
-            "generate, PEFT": by_generate(
-                plain, PeftModel.from_pretrained(load().model, folder).eval()
-            ),
-            "generate": by_generate(plain, plain.model),
-        }
-        try:
-            return await measure(peers, plain, chats)
-        finally:
-            await engine.close()
-
-
 def main() -> None:
     """Measure, print a table, write `results/serve.json`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--chats", nargs="+", type=int, default=list(CHATS))
+    parser.add_argument("--vllm-url", nargs="*", default=[], help="servers of the same model")
     options = parser.parse_args()
-    with scratch_settings() as settings:
-
-        def load() -> Weights:
-            return load_weights(
-                settings.model, models_folder=settings.data_dir / "models", device=settings.device
-            )
-
-        rows = asyncio.run(run(load, options.chats))
-        size = sum(each.nbytes for each in load().model.parameters())
+    names = ["engine, adapter", "engine", "generate, PEFT", "generate", "continuous batching"]
+    with scratch_settings(), tempfile.TemporaryDirectory() as folder:
+        weights = load()
+        size = sum(each.nbytes for each in weights.model.parameters())
+        adapter = make_adapter(weights, Path(folder))
+        rows = measure([*names, *options.vllm_url], adapter, options.chats)
     speed = bytes_a_second()
-    names = dict.fromkeys(row.peer for row in rows)
-    shown = [[name, *(spread(r.speeds, 0) for r in rows if r.peer == name)] for name in names]
+    peers = dict.fromkeys(row.peer for row in rows)
+    shown = [[name, *(spread(r.speeds, 0) for r in rows if r.peer == name)] for name in peers]
     show(("tokens a second", *(f"{count} chats" for count in options.chats)), shown)
     print(
         f"median (least–most) of {ROUNDS} rounds; memory is read at {speed / 1e9:.0f} GB/s, so a "

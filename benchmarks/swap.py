@@ -131,7 +131,7 @@ async def stretch(engine: LocalEngine, versions: Sequence[Adapter]) -> tuple[Tal
 async def run(load: Callable[[], Weights]) -> None:
     """Both kinds of stretches in turn; then what each version says alone."""
     with tempfile.TemporaryDirectory() as folder:
-        versions = [make_adapter(load, Path(folder) / str(n), seed=n) for n in range(VERSIONS)]
+        versions = [make_adapter(load(), Path(folder) / str(n), seed=n) for n in range(VERSIONS)]
         engine = LocalEngine(load(), batch_size=CHATS)
         calm, swapped, waits = [], [], []
         for _ in range(STRETCHES):

@@ -159,28 +159,17 @@ class Adapters:
         `AdapterNotFit` when another one is active.
         """
         with self._database.session() as session:
-            self._database.take_turns(session, ADAPTERS_KEY)
-            steps = session.scalars(
-                select(ActivationRow)
-                .where(ActivationRow.undone.is_(False), ActivationRow.adapter_id.is_not(None))
-                .order_by(ActivationRow.id.desc())
-            ).all()
-            active = session.scalars(
-                select(AdapterRow).where(AdapterRow.status == AdapterStatus.ACTIVE)
-            ).first()
-            if active is None:
-                raise NothingToRollBack
-            if expected is not None and active.name != expected:
-                raise AdapterNotFit(f"{expected} is not in use any more; nothing has changed")
-            before: AdapterRow | None = None
-            for step in steps:
-                if step.adapter_id == active.id:
-                    step.undone = True
-                elif before is None:
-                    before = self._usable(session, step, active.base_model)
-            self._switch(session, before)
-            self._remember(session, before, reason, person_id, undone=True)
-            return self._adapter(before) if before else None
+            return self._go_back(session, reason, person_id, expected)
+
+    def withdraw(self, name: str, *, reason: str) -> Adapter | None:
+        """Go back from the active version for good: it cannot be used; None is the base model.
+
+        Raises `NothingToRollBack` or `AdapterNotFit`, when it is not active any more.
+        """
+        with self._database.session() as session:
+            before = self._go_back(session, reason, None, name)
+            _named(session, name).status = AdapterStatus.REJECTED
+            return before
 
     def history(self, limit: int = 10) -> tuple[Activation, ...]:
         """The newest changes of the active adapter, newest first."""
@@ -232,6 +221,32 @@ class Adapters:
             return
         if not force:
             raise AdapterNotFit(f"{row.name} {reason}; --force promotes it all the same")
+
+    def _go_back(
+        self, session: Session, reason: str, person_id: int | None, expected: str | None
+    ) -> Adapter | None:
+        self._database.take_turns(session, ADAPTERS_KEY)
+        steps = session.scalars(
+            select(ActivationRow)
+            .where(ActivationRow.undone.is_(False), ActivationRow.adapter_id.is_not(None))
+            .order_by(ActivationRow.id.desc())
+        ).all()
+        active = session.scalars(
+            select(AdapterRow).where(AdapterRow.status == AdapterStatus.ACTIVE)
+        ).first()
+        if active is None:
+            raise NothingToRollBack
+        if expected is not None and active.name != expected:
+            raise AdapterNotFit(f"{expected} is not in use any more; nothing has changed")
+        before: AdapterRow | None = None
+        for step in steps:
+            if step.adapter_id == active.id:
+                step.undone = True
+            elif before is None:
+                before = self._usable(session, step, active.base_model)
+        self._switch(session, before)
+        self._remember(session, before, reason, person_id, undone=True)
+        return self._adapter(before) if before else None
 
     def _usable(self, session: Session, step: ActivationRow, base_model: str) -> AdapterRow | None:
         """The version of an earlier step, unless it can no longer be loaded."""

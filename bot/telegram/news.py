@@ -14,6 +14,7 @@ from telegram.constants import ParseMode
 from telegram.error import BadRequest, Forbidden, TelegramError
 
 from bot.engine.base import Engine
+from bot.engine.errors import AdapterRefused
 from bot.verdict import gate_text, run_line
 from store.adapters import Adapters
 from store.domain import GateReport, TrainingRun
@@ -79,23 +80,39 @@ class News:
 
     async def look(self, bot: Bot, *, progress: bool = True) -> None:
         """Look once."""
-        await self._prepare()
+        await self._prepare(bot)
         if progress:
             for run_id in list(self._followed):
                 await self._show_progress(run_id)
         for run in await asyncio.to_thread(self._runs.unannounced):
             await self._announce(bot, run)
 
-    async def _prepare(self) -> None:
-        """Load the active version before somebody asks."""
+    async def _prepare(self, bot: Bot) -> None:
+        """Load the active version before somebody asks; one that cannot be used is withdrawn."""
         active = await asyncio.to_thread(self._adapters.active)
         if active is None or active.name == self._refused:
             return
         try:
             await self._engine.load_adapter(active)
+        except AdapterRefused as error:
+            self._refused = active.name
+            logger.error("%s is active and cannot be used: %s", active.name, error)
+            if active.base_model == self._engine.model:  # or it waits for its model to be back
+                await self._withdraw(bot, active.name, str(error))
         except Exception as error:  # whatever is wrong with it, the other news go on
             self._refused = active.name  # said once; replies come from the base model
             logger.error("%s is active and cannot be used: %s", active.name, error)
+
+    async def _withdraw(self, bot: Bot, name: str, why: str) -> None:
+        try:
+            before = await asyncio.to_thread(self._adapters.withdraw, name, reason=why)
+        except StoreError as error:  # somebody was faster
+            logger.info("%s is not withdrawn: %s", name, error)
+            return
+        now = f"{before.name} answers" if before else "The base model answers"
+        for admin_id in sorted(self._admins):
+            with suppress(TelegramError):  # it stands in /adapters, too
+                await bot.send_message(admin_id, f"⛔ {name} was taken out of use: {why}. {now}.")
 
     async def _show_progress(self, run_id: int) -> None:
         run = await asyncio.to_thread(self._runs.get, run_id)

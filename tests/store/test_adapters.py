@@ -303,6 +303,21 @@ def test_a_rollback_goes_to_the_version_before_then_to_the_base_model_then_nowhe
         roll_back(adapters)
 
 
+def test_what_is_withdrawn_is_rejected_and_the_version_before_answers(
+    adapters: Adapters, tmp_path: Path
+) -> None:
+    first, second = add(adapters, tmp_path, b"1"), add(adapters, tmp_path, b"2")
+    promote(adapters, first)
+    promote(adapters, second)
+
+    assert adapters.withdraw(second.name, reason="its weights are not finite") == adapters.active()
+
+    assert statuses(adapters, first, second) == [AdapterStatus.ACTIVE, AdapterStatus.REJECTED]
+    assert adapters.history()[0].reason == "its weights are not finite"
+    with pytest.raises(AdapterNotFit, match="not in use any more"):
+        adapters.withdraw(second.name, reason="again")
+
+
 def test_there_is_nothing_to_roll_back_before_the_first_promotion(
     adapters: Adapters, tmp_path: Path
 ) -> None:

@@ -2,8 +2,9 @@
 
 import pytest
 
+from bot.engine.errors import AdapterRefused
 from bot.telegram import patience
-from store.domain import Adapter, Check, GateReport, RunStatus
+from store.domain import Adapter, AdapterStatus, Check, GateReport, RunStatus
 from tests.botapi import BotApi, Chat, Message, User, server_error
 from tests.fakes import FakeEngine
 from tests.telegram.conftest import MakeVersion, Start
@@ -42,6 +43,17 @@ class WatchedEngine(FakeEngine):
 
     async def load_adapter(self, adapter: Adapter) -> None:
         self.loaded.append(adapter.name)
+        await super().load_adapter(adapter)
+
+
+class PickyEngine(FakeEngine):
+    """Refuses one version."""
+
+    refused = ""
+
+    async def load_adapter(self, adapter: Adapter) -> None:
+        if adapter.name == self.refused:
+            raise AdapterRefused("its weights are not finite")
         await super().load_adapter(adapter)
 
 
@@ -269,6 +281,24 @@ async def test_a_new_version_is_made_ready_before_somebody_asks(
     bot.store.adapters.promote(version.name, base_model="fake", reason="a run")
 
     await eventually(lambda: version.name in engine.loaded)
+
+
+async def test_a_version_that_cannot_be_used_is_withdrawn_and_admins_are_told_why(
+    start: Start, make_version: MakeVersion, office: Chat
+) -> None:
+    engine = PickyEngine()
+    bot = await start(engine=engine)
+    good, bad = make_version(bot), make_version(bot)
+    engine.refused = bad.name
+    for version in (good, bad):
+        bot.store.adapters.promote(version.name, base_model="fake", reason="a run")
+
+    message = await told(office, "taken out of use")
+
+    assert message.text == (
+        f"⛔ {bad.name} was taken out of use: its weights are not finite. {good.name} answers."
+    )
+    assert bot.store.adapters.get(bad.name).status is AdapterStatus.REJECTED
 
 
 async def test_an_active_version_that_cannot_be_used_is_logged_once_and_news_go_on(
