@@ -42,7 +42,8 @@ async def bot(api: BotApi) -> AsyncIterator[None]:
         yield
     finally:
         process.terminate()
-        await process.wait()
+        async with asyncio.timeout(60):
+            await process.wait()
 
 
 async def person(api: BotApi, number: int) -> list[float]:

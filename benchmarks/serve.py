@@ -4,8 +4,8 @@ Everybody writes as many tokens after the same prompts of 256 tokens, greedily, 
 turn and turn about, so that the machine's mood is the same for all; each in a process of its own,
 so that nobody's threads are in another's way. Ratchet's engine and `transformers.generate`, each
 with an adapter (merged here, PEFT's there) and without; transformers' continuous batching; with
-`--vllm-url`, vLLM servers of the same model. The floor is what reading the weights once a step
-would take, at the speed that memory is read at.
+`--vllm-url`, vLLM servers of the same model, which end a reply where the model does. The floor is
+what reading the weights once a step would take, at the speed that memory is read at.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import ExitStack, aclosing, contextmanager
+from contextlib import ExitStack, aclosing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from multiprocessing.connection import Connection
@@ -158,7 +158,7 @@ async def _make(name: str, adapter: Adapter) -> Answer:
     """The peer of that name, in this process."""
     match name:
         case "engine" | "engine, adapter":
-            engine = LocalEngine(endless(load()))
+            engine = LocalEngine(endless(load()), batch_size=64)
             await engine.load_adapter(adapter)
             return by_engine(engine, adapter.name if name == "engine, adapter" else None)
         case "generate, PEFT":
@@ -201,7 +201,8 @@ def started(name: str, adapter: Adapter) -> Iterator[Connection]:
     try:
         yield ours
     finally:
-        ours.send(None)
+        with suppress(OSError):  # it may have died
+            ours.send(None)
         process.join(10)
         process.kill()
 

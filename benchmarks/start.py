@@ -44,6 +44,7 @@ def first_byte(command: Sequence[str], environment: Mapping[str, str]) -> float:
         said = process.stdout.read(1)
         seconds = time.perf_counter() - started
         process.stdout.read()
+        process.wait(60)
     if not said or process.returncode:
         raise SystemExit(f"{' '.join(command[:4])} failed with exit code {process.returncode}")
     return seconds

@@ -1,9 +1,9 @@
 """What do people notice of a swap? `python -m benchmarks.swap`.
 
-Eight chats talk without a pause while one version after another is loaded and made the active one,
-in fp32, where a reply's words can be told by its version: every reply is compared with what its
-version says when it is alone. Stretches with swaps and without take turns, so that the machine's
-mood is the same for both.
+Eight chats talk without a pause while one version after another is loaded and made the active one.
+In fp32 every reply is compared with what its version says when it is alone; in bf16, as people are
+answered, rounding depends on the company. Stretches with swaps and without take turns, so that the
+machine's mood is the same for both.
 """
 
 import asyncio
@@ -11,9 +11,9 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from contextlib import aclosing
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -31,6 +31,7 @@ VERSIONS = 5
 """More than an engine keeps, so that every swap loads its version anew."""
 
 SWAPS = 10
+PATIENCE_SECONDS = 300
 STRETCHES = 5
 """Of either kind."""
 
@@ -52,6 +53,34 @@ class Spoken:
     """Whether it ended as a reply ends, and its pieces are its text."""
     gaps: tuple[float, ...]
     finished: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """Of all stretches of one precision."""
+
+    calm: tuple[float, ...]
+    """Seconds of the longest gap between two pieces of a reply, in each stretch without swaps."""
+    swapped: tuple[float, ...]
+    waits: tuple[float, ...]
+    replies: int
+    lost: int
+    truncated: int
+    mixed: int | None
+
+    def rows(self) -> dict[str, str]:
+        """For people."""
+        calm, swapped = ([1000 * each for each in gaps] for gaps in (self.calm, self.swapped))
+        ratio = statistics.median(swapped) / statistics.median(calm)
+        return {
+            "longest gap between two pieces without swaps, ms": spread(calm, 0),
+            "the same with swaps, ms": spread(swapped, 0),
+            "the one as a multiple of the other": f"{ratio:.2f}",
+            "from activation to the first reply on the new version, s": spread(self.waits),
+            "swaps, replies": f"{len(self.waits)}, {self.replies}",
+            "lost, truncated": f"{self.lost}, {self.truncated}",
+            "mixed": "–" if self.mixed is None else str(self.mixed),
+        }
 
 
 @dataclass(kw_only=True)
@@ -102,82 +131,69 @@ class Talk:
         )
 
 
-async def stretch(engine: LocalEngine, versions: Sequence[Adapter]) -> tuple[Talk, list[float]]:
-    """Talk while these become active one after another, or, without any, for as many seconds.
-
-    And the seconds from each activation to the first reply that the version has written.
-    """
+@asynccontextmanager
+async def talking(engine: LocalEngine) -> AsyncIterator[Talk]:
+    """Eight chats, for as long as the block lasts and until the last reply has come."""
     talk = Talk(engine=engine)
     chats = [asyncio.create_task(talk.chat(number)) for number in range(CHATS)]
     await asyncio.sleep(1)
-    waits = []
-    for number in range(SWAPS):
-        if not versions:
-            await asyncio.sleep(1)
-            continue
-        version = versions[number % len(versions)]
-        started, before = time.perf_counter(), len(talk.spoken)
-        await engine.load_adapter(version)
+    try:
+        yield talk
+    finally:
+        talk.going = False
+        await asyncio.gather(*chats)
+
+
+async def swap(talk: Talk, version: Adapter) -> float:
+    """Load a version and make it the active one; seconds until the first reply that it wrote."""
+    started, before = time.perf_counter(), len(talk.spoken)
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await talk.engine.load_adapter(version)
         talk.active = version.name
         while not (new := [e for e in talk.spoken[before:] if e.adapter == version.name]):
             talk.news.clear()
             await talk.news.wait()
-        waits.append(new[0].finished - started)
-    talk.going = False
-    await asyncio.gather(*chats)
-    return talk, waits
+    return new[0].finished - started
 
 
-async def run(load: Callable[[], Weights]) -> None:
-    """Both kinds of stretches in turn; then what each version says alone."""
-    with tempfile.TemporaryDirectory() as folder:
-        versions = [make_adapter(load(), Path(folder) / str(n), seed=n) for n in range(VERSIONS)]
-        engine = LocalEngine(load(), batch_size=CHATS)
-        calm, swapped, waits = [], [], []
-        for _ in range(STRETCHES):
-            calm.append((await stretch(engine, ()))[0])
-            talk, found = await stretch(engine, versions)
-            swapped.append(talk)
-            waits += found
-        spoken = [each for talk in (*calm, *swapped) for each in talk.spoken]
-        alone = {}
-        talk = Talk(engine=engine)
-        for version in (None, *versions):
-            if version is not None:
-                await engine.load_adapter(version)
-            for number in range(len(PROMPTS)):
-                name = version.name if version else None
-                alone[name, number] = (await talk.ask(number, name)).text
-        await engine.close()
-    mixed = sum(each.text != alone[each.adapter, each.prompt] for each in spoken)
-    cut = sum(not each.whole for each in spoken)
-    lost = sum(talk.lost for talk in (*calm, *swapped))
-    gaps = {
-        "without swaps": [_longest(talk) for talk in calm],
-        "with swaps": [_longest(talk) for talk in swapped],
-    }
-    ratio = statistics.median(gaps["with swaps"]) / statistics.median(gaps["without swaps"])
-    rows = [
-        (f"longest gap between two pieces, {name}, ms", spread([1000 * v for v in values], 0))
-        for name, values in gaps.items()
-    ]
-    rows += [
-        ("the one as a multiple of the other, of medians", f"{ratio:.2f}"),
-        ("from activation to the first reply on the new version, s", spread(waits)),
-        ("swaps", str(len(waits))),
-        ("replies", str(len(spoken))),
-        ("lost, truncated, mixed", f"{lost}, {cut}, {mixed}"),
-    ]
-    show(("under eight chats", "median (least–most)"), rows)
-    keep(
-        "swap",
-        [{"name": name, "gaps": values} for name, values in gaps.items()],
-        waits=waits,
+async def measure(weights: Weights, versions: Sequence[Adapter], *, exact: bool) -> Found:
+    """Stretches with swaps and, for as many seconds each, without; then each version alone."""
+    engine = LocalEngine(weights, batch_size=CHATS)
+    calm, swapped, waits = [], [], []
+    for _ in range(STRETCHES):
+        started = time.perf_counter()
+        async with talking(engine) as talk:
+            waits += [await swap(talk, versions[n % len(versions)]) for n in range(SWAPS)]
+        swapped.append(talk)
+        seconds = time.perf_counter() - started
+        async with talking(engine) as talk:
+            await asyncio.sleep(seconds)
+        calm.append(talk)
+    spoken = [each for talk in (*calm, *swapped) for each in talk.spoken]
+    mixed = await _mixed(engine, versions, spoken) if exact else None
+    await engine.close()
+    return Found(
+        calm=tuple(_longest(talk) for talk in calm),
+        swapped=tuple(_longest(talk) for talk in swapped),
+        waits=tuple(waits),
         replies=len(spoken),
-        lost=lost,
-        cut=cut,
+        lost=sum(talk.lost for talk in (*calm, *swapped)),
+        truncated=sum(not each.whole for each in spoken),
         mixed=mixed,
     )
+
+
+async def _mixed(engine: LocalEngine, versions: Sequence[Adapter], spoken: Sequence[Spoken]) -> int:
+    """How many replies are not what their version says when it is alone."""
+    alone = {}
+    talk = Talk(engine=engine)
+    for version in (None, *versions):
+        if version is not None:
+            await engine.load_adapter(version)
+        name = version.name if version else None
+        for number in range(len(PROMPTS)):
+            alone[name, number] = (await talk.ask(number, name)).text
+    return sum(each.text != alone[each.adapter, each.prompt] for each in spoken)
 
 
 def _longest(talk: Talk) -> float:
@@ -186,17 +202,30 @@ def _longest(talk: Talk) -> float:
 
 def main() -> None:
     """Measure, print, write `results/swap.json`."""
-    with scratch_settings() as settings:
+    found: dict[str, Found] = {}
+    with scratch_settings() as settings, tempfile.TemporaryDirectory() as folder:
 
-        def load() -> Weights:
+        def load(dtype: torch.dtype) -> Weights:
             return load_weights(
                 settings.model,
                 models_folder=settings.data_dir / "models",
                 device=settings.device,
-                dtype=torch.float32,
+                dtype=dtype,
             )
 
-        asyncio.run(run(load))
+        versions = [
+            make_adapter(load(torch.float32), Path(folder) / str(number), seed=number)
+            for number in range(VERSIONS)
+        ]
+        for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+            exact = dtype is torch.float32
+            found[name] = asyncio.run(measure(load(dtype), versions, exact=exact))
+    figures = {name: each.rows() for name, each in found.items()}
+    show(
+        ("under eight chats", *figures),
+        [(what, *(rows[what] for rows in figures.values())) for what in figures["fp32"]],
+    )
+    keep("swap", [{"dtype": name, **asdict(each)} for name, each in found.items()])
 
 
 if __name__ == "__main__":

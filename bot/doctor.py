@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+from pydantic import SecretStr
 
 from bot.engine.errors import EngineError
 from bot.engine.source import named_source
@@ -40,7 +41,7 @@ def examine(settings: Settings, index: ChromaIndex) -> Iterator[Finding]:
     yield _index(index)
     yield _disk(settings)
     for url in settings.vllm_url:
-        yield _vllm(url)
+        yield _vllm(url, settings.vllm_key)
     if settings.telegram_token is not None:
         yield _telegram(settings)
 
@@ -104,13 +105,17 @@ def _disk(settings: Settings) -> Finding:
     )
 
 
-def _vllm(url: str) -> Finding:
+def _vllm(url: str, key: SecretStr | None) -> Finding:
+    headers = {"Authorization": f"Bearer {key.get_secret_value()}"} if key else {}
     try:
-        answer = httpx.get(f"{url}/health", timeout=VLLM_SECONDS)
+        answer = httpx.get(f"{url}/v1/models", headers=headers, timeout=VLLM_SECONDS)
     except httpx.HTTPError as error:
         detail = f"cannot reach {url} ({type(error).__name__}): check RATCHET_VLLM_URL"
         return Finding(name="vllm", fine=False, detail=detail)
-    detail = url if answer.is_success else f"{url} answers with {answer.status_code}"
+    if answer.status_code == httpx.codes.UNAUTHORIZED:
+        detail = f"{url} wants another key: check RATCHET_VLLM_KEY"
+    else:
+        detail = url if answer.is_success else f"{url} answers with {answer.status_code}"
     return Finding(name="vllm", fine=answer.is_success, detail=detail)
 
 

@@ -214,7 +214,7 @@ class Adapters:
         report = _report(session, row.name)
         passed = report.passed if report else row.run_id is None
         if row.status == AdapterStatus.REJECTED:
-            reason = "was rejected by the gate"
+            reason = "was rejected"
         elif not passed:
             reason = "has not passed the gate"
         else:

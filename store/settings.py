@@ -7,6 +7,7 @@ import os
 import re
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from apscheduler.triggers.cron import CronTrigger
 from dotenv import dotenv_values
@@ -139,10 +140,10 @@ class Settings(BaseSettings):
         "all-linear", description="Modules that are adapted, separated by commas, or all-linear."
     )
     train_learning_rate: float = Field(
-        6e-4, gt=0, le=1, description="The highest learning rate; it rises to it, then falls to 0."
+        4e-4, gt=0, le=1, description="The highest learning rate; it rises to it, then falls to 0."
     )
     train_beta: float = Field(
-        0.2, gt=0, description="How strongly kto and dpo hold on to the base model."
+        0.3, gt=0, description="How strongly kto and dpo hold on to the base model."
     )
     train_epochs: float = Field(1.0, gt=0, le=100, description="How often each example is seen.")
     train_batch_size: int = Field(
@@ -158,7 +159,7 @@ class Settings(BaseSettings):
         description="Everyday questions rehearsed in a run, so that they are not forgotten.",
     )
     train_rehearsal_weight: float = Field(
-        0.5, ge=0.0, le=100.0, description="How much rehearsal counts beside what is learned."
+        1.0, ge=0.0, le=100.0, description="How much rehearsal counts beside what is learned."
     )
     train_checkpoints: int = Field(
         2, ge=1, le=50, description="Moments of a run at which the adapter is judged."
@@ -276,7 +277,12 @@ class Settings(BaseSettings):
     @field_validator("vllm_url")
     @classmethod
     def _are_urls(cls, values: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(cls._is_a_url(value) for value in values)
+        found = tuple(cls._is_a_url(value) for value in values)
+        for value in found:
+            parts = urlsplit(value)  # its port raises ValueError, in words
+            if not parts.hostname or parts.port == 0 or parts.path:
+                raise ValueError("must be http://HOST:PORT and no more, such as http://gpu1:8000")
+        return found
 
     @field_validator("webhook_secret")
     @classmethod

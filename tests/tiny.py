@@ -17,6 +17,7 @@ from transformers import (
     PhiConfig,
     PreTrainedConfig,
     PreTrainedTokenizerFast,
+    Qwen2Config,
     Qwen3Config,
 )
 
@@ -29,9 +30,11 @@ SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 GROUPED = {"intermediate_size": 64, "num_key_value_heads": 2}
 ARCHITECTURES: dict[str, Callable[..., PreTrainedConfig]] = {
     "llama": partial(LlamaConfig, **GROUPED, tie_word_embeddings=True),
+    "qwen2": partial(Qwen2Config, **GROUPED),
     "qwen3": partial(Qwen3Config, **GROUPED, head_dim=8),
     "gemma3": partial(Gemma3TextConfig, **GROUPED, head_dim=8, sliding_window=16),
     "mistral": partial(MistralConfig, **GROUPED, sliding_window=None),
+    "mistral with a window": partial(MistralConfig, **GROUPED, sliding_window=16),
     "phi": partial(PhiConfig, intermediate_size=64),
     "phi3": partial(Phi3Config, **GROUPED),
     "gpt2": GPT2Config,

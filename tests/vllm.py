@@ -19,8 +19,9 @@ Body = dict[str, Any]
 class FakeVllm:
     """One server, served while the `async with` lasts.
 
-    Faults: `status` answers everything with that code; `breaks_after` so many tokens the next
-    reply breaks off; while `hold` is clear, nothing is said.
+    Faults: `status` answers everything with that code, `load_status` the loading of adapters;
+    `breaks_after` so many tokens the next reply breaks off, or ends as `breaks_with` says; while
+    `hold` is clear, nothing is said.
     """
 
     def __init__(
@@ -34,7 +35,9 @@ class FakeVllm:
         self.adapters: dict[str, str] = {}
         self.calls: list[tuple[str, Body]] = []
         self.status = 200
+        self.load_status = 200
         self.breaks_after: int | None = None
+        self.breaks_with: Body | None = None
         self.hold = asyncio.Event()
         self.hold.set()
         self.open = 0
@@ -79,6 +82,10 @@ class FakeVllm:
             await self._runner.cleanup()
             self._runner = None
 
+    def reads_like(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Serve another model from now on."""
+        self._tokenizer = tokenizer
+
     def asked(self, path: str) -> list[Body]:
         """The bodies that came in there."""
         return [body for where, body in self.calls if where == path]
@@ -117,6 +124,8 @@ class FakeVllm:
     async def _load(self, request: web.Request) -> web.Response:
         body = await request.json()
         name, path = body["lora_name"], body["lora_path"]
+        if self.load_status != 200:
+            return _error(self.load_status, f"LoRA rank of {name} is greater than max_lora_rank")
         if name in self.adapters:
             return _error(400, f"The lora adapter '{name}' has already been loaded.")
         self.adapters[name] = path
@@ -143,18 +152,30 @@ class FakeVllm:
                 await self.hold.wait()
                 if self.breaks_after is not None and place >= self.breaks_after:
                     self.breaks_after = None
+                    if self.breaks_with is not None:
+                        await _send(answer, self.breaks_with)
+                        await answer.write(b"data: [DONE]\n\n")
+                        return answer
                     assert request.transport is not None
                     request.transport.close()
                     return answer
                 ids.append(self.next_token(model, ids, body["seed"]))
                 end = "length" if place + 1 == room else None
-                choice = {"index": 0, "text": "", "token_ids": ids[-1:], "finish_reason": end}
-                await answer.write(f"data: {json.dumps({'choices': [choice]})}\n\n".encode())
+                await _send(answer, {"choices": [choice(ids[-1:], end)]})
                 await asyncio.sleep(0)
             await answer.write(b"data: [DONE]\n\n")
         finally:
             self.open -= 1
         return answer
+
+
+def choice(tokens: Sequence[int], end: str | None) -> Body:
+    """What a reply has come to; its text holds what some take for the end of a line."""
+    return {"index": 0, "text": "a\u2028b", "token_ids": list(tokens), "finish_reason": end}
+
+
+async def _send(answer: web.StreamResponse, event: Body) -> None:
+    await answer.write(f"data: {json.dumps(event, ensure_ascii=False)}\n\n".encode())
 
 
 def _error(status: int, message: str) -> web.Response:

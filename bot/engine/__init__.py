@@ -8,5 +8,6 @@ them takes longer than most of their tasks: a token took twice as long (docs/exp
 
 import os
 
-for _name, _value in {"OMP_WAIT_POLICY": "active", "GOMP_SPINCOUNT": "10000"}.items():
-    os.environ.setdefault(_name, _value)
+os.environ.setdefault("OMP_WAIT_POLICY", "active")
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # a tenth of a millisecond
+os.environ.setdefault("KMP_BLOCKTIME", "1")  # a millisecond, where OpenMP is LLVM's or Intel's

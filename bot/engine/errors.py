@@ -5,6 +5,8 @@ EngineError
 ├── ModelUnusable       found, but not a causal chat model that can be served
 ├── AdapterNotLoaded    a reply was asked of an adapter that the engine does not hold
 ├── AdapterRefused      an adapter that does not fit the model, or cannot be read
+│   └── AdapterUnusable what it holds shows that it never will
+├── ServerLost          a server of several failed; another may do better
 ├── PromptTooLong       more tokens than the model's context
 ├── EngineBusy          the queue is full
 ├── EngineUnreachable   no server answers that the model could run on
@@ -35,6 +37,14 @@ class AdapterNotLoaded(EngineError):
 
 class AdapterRefused(EngineError):
     """An adapter that does not fit the model, or cannot be read."""
+
+
+class AdapterUnusable(AdapterRefused):
+    """What it holds shows that it never will be served."""
+
+
+class ServerLost(EngineError):
+    """A server of several is down, too slow, broken, or broke off; another may do better."""
 
 
 class PromptTooLong(EngineError):

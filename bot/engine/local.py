@@ -19,6 +19,7 @@ from bot.engine.base import ADAPTERS_HELD, SMOKE_PROMPT, Completion, SamplingPar
 from bot.engine.errors import (
     AdapterNotLoaded,
     AdapterRefused,
+    AdapterUnusable,
     EngineBusy,
     EngineError,
     EngineStopped,
@@ -216,7 +217,7 @@ class LocalEngine:
             use_cache=False,
         ).logits
         if not bool(torch.isfinite(logits).all()):
-            raise AdapterRefused(f"{name} answers with what is no number")
+            raise AdapterUnusable(f"{name} answers with what is no number")
 
     def _make_room(self, newest: str) -> None:
         used = {newest, *self._scheduler.adapters}

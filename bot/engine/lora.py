@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from bot.engine.errors import AdapterRefused
+from bot.engine.errors import AdapterRefused, AdapterUnusable
 from store.adapters import FILES, hash_adapter
 from store.domain import Adapter
 from store.errors import AdapterDamaged
@@ -55,7 +55,7 @@ def read_adapter(adapter: Adapter, *, model: str) -> dict[str, Update]:
     folder = Path(adapter.path)
     try:
         if hash_adapter(folder) != adapter.sha256:
-            raise AdapterRefused(f"the files of {adapter.name} were changed after it was made")
+            raise AdapterUnusable(f"the files of {adapter.name} were changed after it was made")
     except (AdapterDamaged, OSError) as error:
         raise AdapterRefused(f"{adapter.name} cannot be loaded: {error}") from error
     return read_updates(folder, adapter.name)
@@ -66,8 +66,10 @@ def read_updates(folder: Path, name: str) -> dict[str, Update]:
     try:
         config = json.loads((folder / FILES[0]).read_text(encoding="utf-8"))
         return _updates(config, load_file(folder / FILES[1]))
-    except (OSError, KeyError, TypeError, AttributeError, ValueError, SafetensorError) as error:
-        raise AdapterRefused(f"{name} is no LoRA adapter that can be served: {error}") from error
+    except OSError as error:
+        raise AdapterRefused(f"{name} cannot be read: {error}") from error
+    except (KeyError, TypeError, AttributeError, ValueError, SafetensorError) as error:
+        raise AdapterUnusable(f"{name} is no LoRA adapter that can be served: {error}") from error
 
 
 class _Unusable(ValueError):

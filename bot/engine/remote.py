@@ -18,22 +18,25 @@ from bot.engine.base import ADAPTERS_HELD, SMOKE_PROMPT, Completion, SamplingPar
 from bot.engine.errors import (
     AdapterNotLoaded,
     AdapterRefused,
+    AdapterUnusable,
     EngineBusy,
     EngineError,
     EngineStopped,
     EngineUnreachable,
+    ModelUnusable,
     PromptTooLong,
+    ServerLost,
 )
 from bot.engine.lora import read_adapter
 from bot.engine.request import Request, Writing
-from bot.engine.server import PROBE, Server, ServerLost
+from bot.engine.server import PROBE, Server
 from bot.engine.vocabulary import Vocabulary
 from store.domain import Adapter, FinishReason, Message
 
 logger = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 5.0
-SILENCE_SECONDS = 60.0
+SILENCE_SECONDS = 120.0
 """How long a server may say nothing before it is given up; a prompt waits its turn there, too."""
 
 HEALTH_SECONDS = 5.0
@@ -61,6 +64,7 @@ class VllmEngine:
         self._adapters: OrderedDict[str, Adapter] = OrderedDict()
         """What is loaded, in the order of last use."""
         self._open: dict[Request, asyncio.Task[None]] = {}
+        self._loading = asyncio.Lock()
         self._closed = False
         self._watch: asyncio.Task[None] | None = None
 
@@ -108,6 +112,11 @@ class VllmEngine:
         seen = [server.context_tokens for server in self._servers if server.context_tokens]
         return min([self._vocabulary.context_tokens, *seen])
 
+    @property
+    def servers_up(self) -> dict[str, bool]:
+        """Whether each server answered the last time, by address."""
+        return {server.url: server.up for server in self._servers}
+
     def count_tokens(self, messages: Sequence[Message]) -> int:
         """Tokens of the prompt that these messages make."""
         return len(self._vocabulary.template.encode(messages))
@@ -117,37 +126,22 @@ class VllmEngine:
     ) -> AsyncGenerator[str | Completion, None]:
         """See `Engine.stream`."""
         prompt = await asyncio.to_thread(self._vocabulary.template.encode, messages)
-        request = self._submit(prompt, sampling, adapter)
-        try:
-            while True:
-                piece = await request.piece()
+        async with aclosing(self._answers(self._submit(prompt, sampling, adapter))) as pieces:
+            async for piece in pieces:
                 yield piece
-                if isinstance(piece, Completion):
-                    return
-        finally:
-            self._open.pop(request).cancel()
 
     async def load_adapter(self, adapter: Adapter) -> None:
-        """See `Engine.load_adapter`; a server that is down loads it when it is back."""
-        if adapter.name in self._adapters:
-            return
-        await asyncio.to_thread(read_adapter, adapter, model=self.model)  # what is wrong with it?
-        lost = 0
-        for server in self._servers:
-            try:
-                await server.load(adapter)
-            except ServerLost as trouble:
-                self._lose(server, trouble)
-                lost += 1
-        if lost == len(self._servers):
-            raise self._unreachable()
-        self._adapters[adapter.name] = adapter
-        try:
-            await self._smoke(adapter.name)
-        except EngineError:
-            del self._adapters[adapter.name]
-            raise
-        await self._make_room(adapter.name)
+        """See `Engine.load_adapter`; a server that does not take it now is asked again later."""
+        async with self._loading:
+            if self._closed:
+                raise EngineStopped
+            if adapter.name in self._adapters:
+                return
+            await asyncio.to_thread(read_adapter, adapter, model=self.model)  # what is wrong?
+            await self._load(adapter)
+            await self._smoke(adapter)
+            self._adapters[adapter.name] = adapter
+            await self._make_room(adapter.name)
 
     async def close(self) -> None:
         """See `Engine.close`."""
@@ -165,18 +159,39 @@ class VllmEngine:
             raise EngineStopped
         if len(prompt) >= self.context_tokens:
             raise PromptTooLong(len(prompt), self.context_tokens - 1)
-        if adapter is not None:
-            if adapter not in self._adapters:
-                raise AdapterNotLoaded(adapter)
-            self._adapters.move_to_end(adapter)
+        if adapter is not None and adapter not in self._adapters:
+            raise AdapterNotLoaded(adapter)
         if len(self._open) >= self._queue_size:
             raise EngineBusy(len(self._open))
-        loop = asyncio.get_running_loop()
-        request = Request(prompt=prompt, sampling=sampling, adapter=adapter, loop=loop)
-        self._open[request] = asyncio.create_task(self._write(request))
+        if adapter is None:
+            return self._begin(prompt, sampling, None)
+        self._adapters.move_to_end(adapter)
+        return self._begin(prompt, sampling, self._adapters[adapter])
+
+    def _begin(
+        self, prompt: list[int], sampling: SamplingParams, adapter: Adapter | None
+    ) -> Request:
+        request = Request(
+            prompt=prompt,
+            sampling=sampling,
+            adapter=adapter.name if adapter else None,
+            loop=asyncio.get_running_loop(),
+        )
+        self._open[request] = asyncio.create_task(self._write(request, adapter))
         return request
 
-    async def _write(self, request: Request) -> None:
+    async def _answers(self, request: Request) -> AsyncGenerator[str | Completion, None]:
+        """What a request that was begun is given, until it ends or nobody wants it any more."""
+        try:
+            while True:
+                piece = await request.piece()
+                yield piece
+                if isinstance(piece, Completion):
+                    return
+        finally:
+            self._open.pop(request).cancel()
+
+    async def _write(self, request: Request, adapter: Adapter | None) -> None:
         """A reply, by as many servers as it takes."""
         vocabulary = replace(self._vocabulary, context_tokens=self.context_tokens)
         writing = Writing(request, vocabulary)
@@ -185,10 +200,10 @@ class VllmEngine:
         try:
             for server in (*order, order[0]):  # which may only have forgotten the adapter
                 try:
-                    request.give(await self._write_on(server, writing))
+                    request.give(await self._write_on(server, writing, adapter))
                     return
-                except ServerLost as trouble:
-                    self._lose(server, trouble)
+                except (ServerLost, ModelUnusable, AdapterRefused) as trouble:
+                    await self._suspect(server, trouble)
             request.give(self._unreachable())
         except EngineError as error:
             request.give(error)
@@ -196,11 +211,19 @@ class VllmEngine:
             logger.exception("a reply failed")
             request.give(EngineError(f"a vLLM server said what nobody understands: {error}"))
 
-    async def _write_on(self, server: Server, writing: Writing) -> Completion:
-        """What is left of a reply. Raises `ServerLost`, and what is written so far stays."""
+    async def _write_on(
+        self, server: Server, writing: Writing, adapter: Adapter | None
+    ) -> Completion:
+        """What is left of a reply.
+
+        Raises `ServerLost`, `ModelUnusable` or `AdapterRefused`, and what is written so far stays;
+        `EngineError` for what no server would do.
+        """
         request = writing.request
-        if request.adapter is not None:
-            await server.load(self._adapters[request.adapter])
+        if not server.up:
+            await server.greet(self._probe)
+        if adapter is not None:
+            await server.load(adapter)
         tokens = server.write(
             [*request.prompt, *writing.tokens],
             replace(request.sampling, max_new_tokens=writing.room),
@@ -208,16 +231,42 @@ class VllmEngine:
             ends=sorted(self._vocabulary.end_tokens),
         )
         async with aclosing(tokens) as coming:
-            async for token in coming:
-                if (completion := writing.add(token)) is not None:
+            async for each in coming:
+                if isinstance(each, FinishReason):
+                    return writing.complete(each)
+                if (completion := writing.add(each)) is not None:
                     return completion
-        return writing.complete(FinishReason.STOP)
+        raise AssertionError("a server's tokens end with the reason")
 
-    async def _smoke(self, name: str) -> None:
-        async with aclosing(self.stream(SMOKE_PROMPT, SMOKE_SAMPLING, adapter=name)) as pieces:
+    async def _load(self, adapter: Adapter) -> None:
+        """Have every server that is up hold it. Raises `AdapterRefused` if none will."""
+
+        async def load(server: Server) -> EngineError | None:
+            try:
+                if not server.up:
+                    await server.greet(self._probe)
+                await server.load(adapter)
+            except (ServerLost, ModelUnusable) as trouble:
+                await self._suspect(server, trouble)
+                return self._unreachable()
+            except AdapterRefused as refused:
+                return refused
+            return None
+
+        found = await asyncio.gather(*(load(server) for server in self._servers))
+        if None in found:
+            return
+        refusals = [each for each in found if isinstance(each, AdapterRefused)]
+        raise refusals[0] if refusals else self._unreachable()
+
+    async def _smoke(self, adapter: Adapter) -> None:
+        """Ask the adapter something, whoever else waits. Raises `AdapterUnusable`."""
+        prompt = self._vocabulary.template.encode(SMOKE_PROMPT)
+        request = self._begin(prompt, SMOKE_SAMPLING, adapter)
+        async with aclosing(self._answers(request)) as pieces:
             async for piece in pieces:
                 if isinstance(piece, Completion) and not piece.completion_tokens:
-                    raise AdapterRefused(f"{name} has nothing to say to the smoke prompt")
+                    raise AdapterUnusable(f"{adapter.name} says nothing to the smoke prompt")
 
     async def _make_room(self, newest: str) -> None:
         used = {newest, *(request.adapter for request in self._open)}
@@ -235,6 +284,8 @@ class VllmEngine:
                 await self._look()
             except EngineError as error:  # it came back with another model
                 logger.error("%s", error)
+            except Exception:  # the outermost edge of this task
+                logger.exception("looking after the vLLM servers failed")
 
     async def _look(self) -> None:
         """How every server is; whoever was down is met anew. Raises `ModelUnusable`."""
@@ -242,15 +293,22 @@ class VllmEngine:
 
     async def _look_at(self, server: Server) -> None:
         try:
-            if server.up and not await server.is_well():
-                raise ServerLost("it is not well")
             if not server.up:
                 await server.greet(self._probe)
+            elif not await server.is_well():
+                self._lose(server, "it is not well")
         except ServerLost as trouble:
-            self._lose(server, trouble)
+            logger.debug("%s: %s", server.url, trouble)
 
-    def _lose(self, server: Server, trouble: ServerLost) -> None:
-        logger.warning("%s: %s", server.url, trouble)
+    async def _suspect(self, server: Server, trouble: EngineError) -> None:
+        """Something went wrong there; whether it is the server itself, it is asked."""
+        if server.up and not await server.is_well():
+            self._lose(server, str(trouble))
+        else:
+            logger.warning("%s: %s", server.url, trouble)
+
+    def _lose(self, server: Server, why: str) -> None:
+        logger.warning("%s is lost: %s", server.url, why)
         server.lose()
 
     def _unreachable(self) -> EngineUnreachable:

@@ -35,7 +35,7 @@ class Request:
         return piece
 
     def give(self, piece: Piece) -> None:
-        """Hand a piece to the event loop, from the engine's thread."""
+        """Hand a piece to the event loop, from any thread."""
         try:
             self.loop.call_soon_threadsafe(self.pieces.put_nowait, piece)
         except RuntimeError:  # the loop is closed: nobody listens any more
@@ -43,7 +43,7 @@ class Request:
 
 
 class Writing:
-    """A reply that is being written: a row of a batch."""
+    """A reply that is being written, token by token."""
 
     def __init__(self, request: Request, vocabulary: Vocabulary) -> None:
         self.request = request

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers.pytorch_utils import Conv1D
 
-from bot.engine.errors import AdapterRefused
+from bot.engine.errors import AdapterUnusable
 from bot.engine.lora import Update
 from bot.engine.packing import can_pack, multiply_by_packed, packed
 
@@ -68,7 +68,7 @@ class WeightSets:
 
     @torch.no_grad()
     def make(self, name: str, updates: Mapping[str, Update]) -> WeightSet:
-        """The set of an adapter; nothing changes yet. Raises `AdapterRefused`."""
+        """The set of an adapter; nothing changes yet. Raises `AdapterUnusable`."""
         for module, update in updates.items():
             self._check(name, module, update)
         needed = sum(self._pristine[module].nbytes for module in updates)
@@ -112,9 +112,9 @@ class WeightSets:
 
     def _check(self, name: str, module: str, update: Update) -> None:
         if module not in self._modules:
-            raise AdapterRefused(f"{name} changes {module}, which the model does not have")
+            raise AdapterUnusable(f"{name} changes {module}, which the model does not have")
         if update.shape != self._shape(module):
-            raise AdapterRefused(
+            raise AdapterUnusable(
                 f"{name} changes {module} by a matrix of {update.shape}, "
                 f"the model's is {self._shape(module)}"
             )

@@ -40,7 +40,7 @@ class Vocabulary:
 
 def load_vocabulary(model: str, *, models_folder: Path) -> Vocabulary:
     """Of `starter`, a folder, or a Hugging Face id. Raises `ModelNotFound` or `ModelUnusable`."""
-    quieten()
+    _quieten()
     name, source = model_name(model), model_source(model, models_folder)
     with translated(name):
         config = AutoConfig.from_pretrained(source)
@@ -53,12 +53,6 @@ def load_vocabulary(model: str, *, models_folder: Path) -> Vocabulary:
             or ASSUMED_CONTEXT_TOKENS,
             end_tokens=_end_tokens(source, config, tokenizer),
         )
-
-
-def quieten() -> None:
-    """Keep the libraries' progress bars and advice out of the conversation."""
-    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 @contextmanager
@@ -88,3 +82,9 @@ def _end_tokens(
     configured = generation.eos_token_id
     ids = configured if isinstance(configured, list) else [configured, tokenizer.eos_token_id]
     return frozenset(each for each in ids if isinstance(each, int))
+
+
+def _quieten() -> None:
+    # Progress bars and advice of the libraries would be mixed into the conversation.
+    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]

@@ -1,7 +1,7 @@
 """Loads a causal language model and its tokenizer: the embedded one, a folder, or a Hub id."""
 
 import importlib.util
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -43,8 +43,7 @@ def load_weights(
     if not four_bits:  # bitsandbytes has put it there
         network.to(target)  # type: ignore[arg-type]  # its wrapper loses the signature
     network.requires_grad_(False)  # from_pretrained has put it in eval mode
-    known = {each.name: getattr(vocabulary, each.name) for each in fields(vocabulary)}
-    return Weights(**known, model=network, sets=WeightSets(network))
+    return Weights(**vars(vocabulary), model=network, sets=WeightSets(network))
 
 
 def choose_device(device: str) -> torch.device:

@@ -14,11 +14,11 @@ from telegram.constants import ParseMode
 from telegram.error import BadRequest, Forbidden, TelegramError
 
 from bot.engine.base import Engine
-from bot.engine.errors import AdapterRefused
+from bot.engine.errors import AdapterUnusable, EngineBusy, EngineUnreachable
 from bot.verdict import gate_text, run_line
 from store.adapters import Adapters
 from store.domain import GateReport, TrainingRun
-from store.errors import StoreError
+from store.errors import AdapterNotFit, NothingToRollBack, StoreError
 from store.runs import Runs
 
 logger = logging.getLogger(__name__)
@@ -88,17 +88,16 @@ class News:
             await self._announce(bot, run)
 
     async def _prepare(self, bot: Bot) -> None:
-        """Load the active version before somebody asks; one that cannot be used is withdrawn."""
+        """Load the active version before somebody asks; one that never will be is withdrawn."""
         active = await asyncio.to_thread(self._adapters.active)
         if active is None or active.name == self._refused:
             return
         try:
             await self._engine.load_adapter(active)
-        except AdapterRefused as error:
-            self._refused = active.name
-            logger.error("%s is active and cannot be used: %s", active.name, error)
-            if active.base_model == self._engine.model:  # or it waits for its model to be back
-                await self._withdraw(bot, active.name, str(error))
+        except AdapterUnusable as error:
+            await self._withdraw(bot, active.name, str(error)[:SAMPLE_CHARS])
+        except (EngineBusy, EngineUnreachable) as error:  # it will pass: the next look tries again
+            logger.debug("%s is not ready yet: %s", active.name, error)
         except Exception as error:  # whatever is wrong with it, the other news go on
             self._refused = active.name  # said once; replies come from the base model
             logger.error("%s is active and cannot be used: %s", active.name, error)
@@ -106,9 +105,10 @@ class News:
     async def _withdraw(self, bot: Bot, name: str, why: str) -> None:
         try:
             before = await asyncio.to_thread(self._adapters.withdraw, name, reason=why)
-        except StoreError as error:  # somebody was faster
+        except (NothingToRollBack, AdapterNotFit) as error:  # somebody was faster
             logger.info("%s is not withdrawn: %s", name, error)
             return
+        logger.error("%s was active and cannot be used: %s", name, why)
         now = f"{before.name} answers" if before else "The base model answers"
         for admin_id in sorted(self._admins):
             with suppress(TelegramError):  # it stands in /adapters, too

@@ -14,6 +14,8 @@ import pytest
 from store.database import Database
 from store.tables import CorrectionRow, FeedbackRow
 from tests.e2e.conftest import RATCHET, Home
+from tests.tiny import make_tiny_tokenizer
+from tests.vllm import FakeVllm
 
 FACT = "# Harbour notes\n\nThe harbour master of Skerrow is called Oddny Brask.\n"
 
@@ -144,6 +146,21 @@ async def test_doctor_finds_everything_in_order_and_says_what_is_not(home: Home)
     assert (before.code, after.code) == (1, 0)
     assert "ratchet db upgrade" in before.out
     assert "FAILED" not in after.out
+
+
+async def test_doctor_asks_the_vllm_servers_with_their_key(home: Home) -> None:
+    await home.ratchet("db", "upgrade")
+    async with FakeVllm(make_tiny_tokenizer(), key="sesame") as server:
+        addresses = {"vllm_url": f"{server.url},http://127.0.0.1:9"}
+        stranger = await home.ratchet("doctor", **addresses)
+        known = await home.ratchet("doctor", **addresses, vllm_key="sesame")
+
+    assert (
+        f"FAILED  vllm      {server.url} wants another key: check RATCHET_VLLM_KEY" in stranger.out
+    )
+    assert f"ok      vllm      {server.url}" in known.out
+    assert "FAILED  vllm      cannot reach http://127.0.0.1:9" in known.out
+    assert (stranger.code, known.code) == (1, 1)
 
 
 async def test_every_command_has_help_with_an_example(home: Home) -> None:

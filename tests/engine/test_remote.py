@@ -10,6 +10,7 @@ import pytest
 from bot.engine.base import Completion, SamplingParams
 from bot.engine.errors import (
     AdapterRefused,
+    AdapterUnusable,
     EngineError,
     EngineStopped,
     EngineUnreachable,
@@ -21,7 +22,7 @@ from store.domain import FinishReason, Message
 from tests.conftest import MakeAdapter
 from tests.telegram.running import eventually
 from tests.tiny import make_tiny_model
-from tests.vllm import FakeVllm
+from tests.vllm import FakeVllm, choice
 
 HELLO = (Message(role="user", content="Hello there"),)
 BRIEF = SamplingParams(max_new_tokens=8)
@@ -87,6 +88,45 @@ async def test_a_reply_that_breaks_off_is_gone_on_with_by_another(
     assert completion.completion_tokens == BRIEF.max_new_tokens
     [rest] = servers[1].asked("/v1/completions")
     assert (len(rest["prompt"]), rest["max_tokens"]) == (completion.prompt_tokens + 3, 5)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"error": {"message": "EngineCore encountered an issue.", "code": 500}},
+        {"choices": [choice([], "abort")]},
+        {"choices": []},
+    ],
+    ids=["an error", "given up", "nothing"],
+)
+async def test_a_reply_that_a_server_gives_up_is_gone_on_with_by_another(
+    vocabulary: Vocabulary, servers: Pair, event: dict[str, object]
+) -> None:
+    async with connected(vocabulary, *servers) as engine:
+        servers[0].breaks_after, servers[0].breaks_with = 3, event
+
+        completion = await complete(engine)
+
+    assert completion.text == written(vocabulary, servers[0])
+    assert len(servers[1].asked("/v1/completions")) == 1
+
+
+async def test_a_server_that_comes_back_with_another_model_is_not_used(
+    vocabulary: Vocabulary, servers: Pair, tmp_path: Path
+) -> None:
+    folder = make_tiny_model(tmp_path / "other", corpus=["altogether different words"])
+    other = load_vocabulary(str(folder), models_folder=tmp_path)
+    async with connected(vocabulary, *servers) as engine:
+        await servers[1].stop()
+        await eventually(lambda: not engine.servers_up[servers[1].url])
+        servers[1].reads_like(other.tokenizer)
+        await servers[1].start()
+        servers[0].status = 500
+
+        with pytest.raises(EngineUnreachable):
+            await complete(engine)
+
+    assert servers[1].asked("/v1/completions") == []
 
 
 @pytest.mark.parametrize("fault", ["down", "broken", "silent"])
@@ -194,9 +234,9 @@ async def test_a_server_that_was_started_anew_is_given_the_adapter_again(
         await engine.load_adapter(adapter)
         servers[0].adapters.clear()
 
-        completion = await complete(engine, adapter=adapter.name)
+        found = await asyncio.gather(*(complete(engine, adapter=adapter.name) for _ in range(8)))
 
-    assert completion.text == written(vocabulary, servers[0], adapter.name)
+    assert {each.text for each in found} == {written(vocabulary, servers[0], adapter.name)}
     assert servers[0].adapters == {adapter.name: adapter.path}
 
 
@@ -226,19 +266,69 @@ async def test_what_is_loaded_already_is_not_loaded_again(
     assert len(servers[0].asked("/v1/load_lora_adapter")) == 1
 
 
+@pytest.mark.parametrize("status", [400, 500])
 async def test_an_adapter_that_a_server_refuses_leaves_the_others_as_they_are(
-    vocabulary: Vocabulary, servers: Pair, make_adapter: MakeAdapter
+    vocabulary: Vocabulary, servers: Pair, make_adapter: MakeAdapter, status: int
 ) -> None:
     first, second = make_adapter(vocabulary.name), make_adapter(vocabulary.name, seed=2)
     async with connected(vocabulary, servers[0]) as engine:
         await engine.load_adapter(first)
-        servers[0].status = 400
+        servers[0].load_status = status
 
-        with pytest.raises(AdapterRefused, match="EngineCore encountered an issue"):
+        with pytest.raises(AdapterRefused, match="greater than max_lora_rank"):
             await engine.load_adapter(second)
-        servers[0].status = 200
 
         assert (await complete(engine, adapter=first.name)).adapter == first.name
+
+
+async def test_a_server_that_refuses_an_adapter_is_passed_over_while_another_holds_it(
+    vocabulary: Vocabulary, servers: Pair, make_adapter: MakeAdapter
+) -> None:
+    adapter = make_adapter(vocabulary.name)
+    servers[0].load_status = 404
+    async with connected(vocabulary, *servers) as engine:
+        await engine.load_adapter(adapter)
+
+        completion = await complete(engine, adapter=adapter.name)
+
+    assert completion.text == written(vocabulary, servers[1], adapter.name)
+
+
+async def test_an_adapter_that_was_tampered_with_never_reaches_a_server(
+    vocabulary: Vocabulary, servers: Pair, make_adapter: MakeAdapter
+) -> None:
+    adapter = make_adapter(vocabulary.name)
+    (Path(adapter.path) / "adapter_config.json").write_text("{}")
+    async with connected(vocabulary, servers[0]) as engine:
+        with pytest.raises(AdapterUnusable, match="changed after it was made"):
+            await engine.load_adapter(adapter)
+
+    assert servers[0].asked("/v1/load_lora_adapter") == []
+
+
+async def test_an_adapter_that_many_ask_for_at_once_is_loaded_once(
+    vocabulary: Vocabulary, servers: Pair, make_adapter: MakeAdapter
+) -> None:
+    adapter = make_adapter(vocabulary.name)
+    async with connected(vocabulary, servers[0]) as engine:
+        await asyncio.gather(*(engine.load_adapter(adapter) for _ in range(8)))
+
+    assert len(servers[0].asked("/v1/load_lora_adapter")) == 1
+
+
+async def test_an_adapter_is_made_ready_beside_a_full_queue(
+    vocabulary: Vocabulary, servers: Pair, make_adapter: MakeAdapter
+) -> None:
+    adapter = make_adapter(vocabulary.name)
+    engine = await VllmEngine.connect(vocabulary, [servers[0].url], queue_size=1)
+    idle = engine.stream(HELLO, SamplingParams(max_new_tokens=200))
+    await anext(idle)
+
+    await engine.load_adapter(adapter)
+
+    await idle.aclose()
+    assert (await complete(engine, adapter=adapter.name)).adapter == adapter.name
+    await engine.close()
 
 
 async def test_adapters_of_long_ago_are_unloaded(

@@ -219,7 +219,7 @@ def test_promoting_what_does_not_exist_leaves_the_active_one(
 def test_a_rejected_adapter_is_promoted_by_force_alone(adapters: Adapters, tmp_path: Path) -> None:
     adapter = add(adapters, tmp_path)
     adapters.reject(adapter.name)
-    with pytest.raises(AdapterNotFit, match=f"{adapter.name} was rejected .*--force"):
+    with pytest.raises(AdapterNotFit, match=f"{adapter.name} was rejected.*--force"):
         promote(adapters, adapter)
     assert statuses(adapters, adapter) == [AdapterStatus.REJECTED]
     adapters.promote(adapter.name, base_model="starter", reason="a test", force=True)

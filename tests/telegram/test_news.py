@@ -2,7 +2,7 @@
 
 import pytest
 
-from bot.engine.errors import AdapterRefused
+from bot.engine.errors import AdapterUnusable
 from bot.telegram import patience
 from store.domain import Adapter, AdapterStatus, Check, GateReport, RunStatus
 from tests.botapi import BotApi, Chat, Message, User, server_error
@@ -53,7 +53,7 @@ class PickyEngine(FakeEngine):
 
     async def load_adapter(self, adapter: Adapter) -> None:
         if adapter.name == self.refused:
-            raise AdapterRefused("its weights are not finite")
+            raise AdapterUnusable("its weights are not finite")
         await super().load_adapter(adapter)
 
 
