@@ -35,11 +35,14 @@ logger = logging.getLogger(__name__)
 CLIFF = 8.0
 """Strain at which training stops: a learning rate that falls brings back what strayed less."""
 
-DOUBT = 0.05
+DOUBT = 0.03
 """Scores are means over few replies: less of a difference is none, and the later one wins."""
 
 WALK_BACK = (0.8, 0.6, 0.45, 0.3)
 """Shares of an update that are tried, one after another, when all of it is too much."""
+
+ENOUGH = (0.6,)
+"""The share that is tried when all of it is not too much: if it scores as well, it loses less."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,13 +142,14 @@ class _Watch(TrainerCallback):
     def best(self, model: PeftModel) -> Mapping[str, Tensor]:
         """The last weights within the limits that score as well as any; without any, the last.
 
-        From beyond the limits it goes towards the base model until the adapter is within them. A
-        LoRA update that counts less is a point between the base and the fine-tuned model, which
-        keeps most of what was learned (Wortsman et al. 2022, "Robust fine-tuning").
+        From the end it goes towards the base model: from beyond the limits until the adapter is
+        within them, else one step, in case that scores as well. A LoRA update that counts less is a
+        point between the base and the fine-tuned model, which keeps most of what was learned and
+        forgets less (Wortsman et al. 2022, "Robust fine-tuning").
         """
         model.eval()
         last = _trained(model)
-        for share in WALK_BACK if self._strain > 1 else ():
+        for share in WALK_BACK if self._strain > 1 else ENOUGH:
             _restore(model, _scaled(last, share))
             self._see(model)
             if self._strain <= 1:

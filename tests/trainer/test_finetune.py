@@ -23,7 +23,7 @@ from store.adapters import hash_adapter
 from store.domain import Example, Examples
 from tests.trainer.examples import asked, candidate, demonstration, pair, rated, recipe
 from trainer.errors import RunCancelled, TrainingFailed
-from trainer.finetune import CLIFF, WALK_BACK, Judge, Point, Report, Verdict, finetune
+from trainer.finetune import CLIFF, ENOUGH, WALK_BACK, Judge, Point, Report, Verdict, finetune
 from trainer.recipe import Recipe
 
 REPOSITORY = Path(__file__).parents[2]
@@ -290,32 +290,46 @@ def test_a_report_may_stop_the_training(tiny_weights: Weights, tmp_path: Path) -
     assert not (tmp_path / "adapter").exists()
 
 
-def test_the_adapter_is_judged_as_often_as_the_recipe_says(
+def test_the_adapter_is_judged_as_often_as_the_recipe_says_and_once_with_less_of_the_update(
     tiny_weights: Weights, tmp_path: Path
 ) -> None:
-    judge = Judging([(0.0, WITHIN)] * 3)
+    judge = Judging([(0.0, WITHIN)] * 4)
 
     finetuned(tiny_weights, KINDS["kto"], tmp_path, how=replace(QUICK, checkpoints=3), judge=judge)
 
-    assert len(judge.seen) == 3
+    assert len(judge.seen) == 4
 
 
 def test_the_finished_adapter_is_judged_too(tiny_weights: Weights, tmp_path: Path) -> None:
-    judge = Judging([(0.0, WITHIN), (1.0, WITHIN)])
+    judge = Judging([(0.0, WITHIN), (1.0, WITHIN), (0.0, WITHIN)])
 
     folder = finetuned(tiny_weights, KINDS["all"], tmp_path, judge=judge)
 
-    assert is_as_written(judge.seen[-1], folder)
+    assert [is_as_written(seen, folder) for seen in judge.seen] == [False, True, False]
+
+
+def test_of_updates_that_score_alike_the_smaller_wins(
+    tiny_weights: Weights, tmp_path: Path
+) -> None:
+    judge = Judging([(0.0, WITHIN), (1.0, WITHIN), (0.99, WITHIN)])
+
+    folder = finetuned(tiny_weights, KINDS["kto"], tmp_path, judge=judge)
+
+    assert [is_as_written(seen, folder) for seen in judge.seen] == [False, False, True]
+    whole, less = judge.seen[1:]
+    for name in whole:
+        share = ENOUGH[0] if "lora_B" in name else 1.0
+        torch.testing.assert_close(less[name], whole[name] * share)
 
 
 def test_the_best_checkpoint_within_the_limits_wins(tiny_weights: Weights, tmp_path: Path) -> None:
-    judge = Judging([(1.0, WITHIN), (3.0, WITHIN), (2.0, WITHIN)])
+    judge = Judging([(1.0, WITHIN), (3.0, WITHIN), (2.0, WITHIN), (2.0, WITHIN)])
 
     folder = finetuned(
         tiny_weights, KINDS["kto"], tmp_path, how=replace(QUICK, checkpoints=3), judge=judge
     )
 
-    assert [is_as_written(seen, folder) for seen in judge.seen] == [False, True, False]
+    assert [is_as_written(seen, folder) for seen in judge.seen] == [False, True, False, False]
 
 
 def test_training_stops_at_a_checkpoint_over_the_cliff(
@@ -338,13 +352,13 @@ def test_training_stops_at_a_checkpoint_over_the_cliff(
 
 
 def test_a_checkpoint_that_strayed_may_come_back(tiny_weights: Weights, tmp_path: Path) -> None:
-    judge = Judging([(9.0, BEYOND), (1.0, WITHIN)])
+    judge = Judging([(9.0, BEYOND), (1.0, WITHIN), (0.0, WITHIN)])
     points: list[Point] = []
 
     folder = finetuned(tiny_weights, KINDS["kto"], tmp_path, judge=judge, report=points.append)
 
     assert points[-1].step == points[-1].steps
-    assert [is_as_written(seen, folder) for seen in judge.seen] == [False, True]
+    assert [is_as_written(seen, folder) for seen in judge.seen] == [False, True, False]
 
 
 def test_an_end_beyond_the_limits_is_walked_back_and_the_best_of_all_wins(
