@@ -159,7 +159,7 @@ class Settings(BaseSettings):
         description="Everyday questions rehearsed in a run, so that they are not forgotten.",
     )
     train_rehearsal_weight: float = Field(
-        1.0, ge=0.0, le=100.0, description="How much rehearsal counts beside what is learned."
+        2.0, ge=0.0, le=100.0, description="How much rehearsal counts beside what is learned."
     )
     train_checkpoints: int = Field(
         2, ge=1, le=50, description="Moments of a run at which the adapter is judged."
