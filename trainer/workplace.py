@@ -16,7 +16,7 @@ def run_folder(data_dir: Path, run_id: int) -> Iterator[Path]:
     """An empty folder for the one run that is under way; others', given up by now, go."""
     shutil.rmtree(data_dir / FOLDER, ignore_errors=True)
     folder = _folder(data_dir, run_id)
-    folder.mkdir(parents=True, exist_ok=True)  # a network disk may be slow to let go
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # a network disk is slow to let go
     try:
         yield folder
     finally:

@@ -10,7 +10,7 @@ import queue
 import threading
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import TypeAlias
 
 import torch
@@ -94,15 +94,9 @@ class LocalEngine:
     ) -> AsyncGenerator[str | Completion, None]:
         """See `Engine.stream`."""
         prompt = await asyncio.to_thread(self._weights.template.encode, messages)
-        request = self._submit(prompt, sampling, adapter)
-        try:
-            while True:
-                piece = await request.piece()
+        async with aclosing(self._submit(prompt, sampling, adapter).answers()) as pieces:
+            async for piece in pieces:
                 yield piece
-                if isinstance(piece, Completion):
-                    return
-        finally:
-            request.cancelled.set()
 
     async def load_adapter(self, adapter: Adapter) -> None:
         """See `Engine.load_adapter`."""

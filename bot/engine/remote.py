@@ -112,11 +112,6 @@ class VllmEngine:
         seen = [server.context_tokens for server in self._servers if server.context_tokens]
         return min([self._vocabulary.context_tokens, *seen])
 
-    @property
-    def servers_up(self) -> dict[str, bool]:
-        """Whether each server answered the last time, by address."""
-        return {server.url: server.up for server in self._servers}
-
     def count_tokens(self, messages: Sequence[Message]) -> int:
         """Tokens of the prompt that these messages make."""
         return len(self._vocabulary.template.encode(messages))
@@ -181,13 +176,10 @@ class VllmEngine:
         return request
 
     async def _answers(self, request: Request) -> AsyncGenerator[str | Completion, None]:
-        """What a request that was begun is given, until it ends or nobody wants it any more."""
         try:
-            while True:
-                piece = await request.piece()
-                yield piece
-                if isinstance(piece, Completion):
-                    return
+            async with aclosing(request.answers()) as pieces:
+                async for piece in pieces:
+                    yield piece
         finally:
             self._open.pop(request).cancel()
 

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -27,12 +28,18 @@ class Request:
     cancelled: threading.Event = field(default_factory=threading.Event)
     started: float = field(default_factory=time.monotonic)
 
-    async def piece(self) -> str | Completion:
-        """What comes next; raises the error that the reply ends with."""
-        piece = await self.pieces.get()
-        if isinstance(piece, EngineError):
-            raise piece
-        return piece
+    async def answers(self) -> AsyncGenerator[str | Completion, None]:
+        """What it is given, its completion or error last; whoever closes this cancels it."""
+        try:
+            while True:
+                piece = await self.pieces.get()
+                if isinstance(piece, EngineError):
+                    raise piece
+                yield piece
+                if isinstance(piece, Completion):
+                    return
+        finally:
+            self.cancelled.set()
 
     def give(self, piece: Piece) -> None:
         """Hand a piece to the event loop, from any thread."""

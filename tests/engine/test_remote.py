@@ -112,13 +112,13 @@ async def test_a_reply_that_a_server_gives_up_is_gone_on_with_by_another(
 
 
 async def test_a_server_that_comes_back_with_another_model_is_not_used(
-    vocabulary: Vocabulary, servers: Pair, tmp_path: Path
+    vocabulary: Vocabulary, servers: Pair, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = make_tiny_model(tmp_path / "other", corpus=["altogether different words"])
     other = load_vocabulary(str(folder), models_folder=tmp_path)
     async with connected(vocabulary, *servers) as engine:
         await servers[1].stop()
-        await eventually(lambda: not engine.servers_up[servers[1].url])
+        await eventually(lambda: f"{servers[1].url} is lost" in caplog.text)
         servers[1].reads_like(other.tokenizer)
         await servers[1].start()
         servers[0].status = 500
