@@ -9,10 +9,8 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import replace
-
-import httpx
 
 from bot.engine.base import ADAPTERS_HELD, SMOKE_PROMPT, Completion, SamplingParams
 from bot.engine.errors import (
@@ -22,11 +20,11 @@ from bot.engine.errors import (
     EngineBusy,
     EngineError,
     EngineStopped,
-    EngineUnreachable,
     ModelUnusable,
     PromptTooLong,
     ServerLost,
 )
+from bot.engine.fleet import Fleet
 from bot.engine.lora import read_adapter
 from bot.engine.request import Request, Writing
 from bot.engine.server import PROBE, Server
@@ -35,7 +33,6 @@ from store.domain import Adapter, FinishReason, Message
 
 logger = logging.getLogger(__name__)
 
-CONNECT_SECONDS = 5.0
 SILENCE_SECONDS = 120.0
 """How long a server may say nothing before it is given up; a prompt waits its turn there, too."""
 
@@ -48,25 +45,15 @@ SMOKE_SAMPLING = SamplingParams(max_new_tokens=4)
 class VllmEngine:
     """An `Engine` over vLLM servers; made by `connect`."""
 
-    def __init__(
-        self,
-        vocabulary: Vocabulary,
-        servers: Sequence[Server],
-        client: httpx.AsyncClient,
-        *,
-        queue_size: int,
-    ) -> None:
+    def __init__(self, vocabulary: Vocabulary, fleet: Fleet, *, queue_size: int) -> None:
         self._vocabulary = vocabulary
-        self._servers = servers
-        self._client = client
+        self._fleet = fleet
         self._queue_size = queue_size
-        self._probe = tuple(vocabulary.tokenizer.encode(PROBE, add_special_tokens=False))
         self._adapters: OrderedDict[str, Adapter] = OrderedDict()
         """What is loaded, in the order of last use."""
         self._open: dict[Request, asyncio.Task[None]] = {}
         self._loading = asyncio.Lock()
         self._closed = False
-        self._watch: asyncio.Task[None] | None = None
 
     @classmethod
     async def connect(
@@ -83,23 +70,14 @@ class VllmEngine:
 
         Raises `EngineUnreachable`, or `ModelUnusable` if a server has another model.
         """
-        client = httpx.AsyncClient(
-            headers={"Authorization": f"Bearer {key}"} if key else {},
-            timeout=httpx.Timeout(silence_seconds, connect=CONNECT_SECONDS),
-            limits=httpx.Limits(max_connections=None),  # the queue bounds them
+        fleet = await Fleet.connect(
+            urls,
+            vocabulary.tokenizer.encode(PROBE, add_special_tokens=False),
+            key=key,
+            silence_seconds=silence_seconds,
+            health_seconds=health_seconds,
         )
-        engine = cls(
-            vocabulary, [Server(url, client) for url in urls], client, queue_size=queue_size
-        )
-        try:
-            await engine._look()
-            if not any(server.up for server in engine._servers):
-                raise EngineUnreachable(urls)
-        except BaseException:
-            await client.aclose()
-            raise
-        engine._watch = asyncio.create_task(engine._keep_looking(health_seconds))
-        return engine
+        return cls(vocabulary, fleet, queue_size=queue_size)
 
     @property
     def model(self) -> str:
@@ -109,8 +87,8 @@ class VllmEngine:
     @property
     def context_tokens(self) -> int:
         """Tokens that prompt and reply may have together, on every server that was seen."""
-        seen = [server.context_tokens for server in self._servers if server.context_tokens]
-        return min([self._vocabulary.context_tokens, *seen])
+        ours = self._vocabulary.context_tokens
+        return min(ours, self._fleet.context_tokens or ours)
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
         """Tokens of the prompt that these messages make."""
@@ -133,7 +111,7 @@ class VllmEngine:
             if adapter.name in self._adapters:
                 return
             await asyncio.to_thread(read_adapter, adapter, model=self.model)  # what is wrong?
-            await self._load(adapter)
+            await self._fleet.load(adapter)
             await self._smoke(adapter)
             self._adapters[adapter.name] = adapter
             await self._make_room(adapter.name)
@@ -144,10 +122,7 @@ class VllmEngine:
         for request, task in self._open.items():
             task.cancel()
             request.give(EngineStopped())
-        if self._watch is not None:
-            self._watch.cancel()
-            await asyncio.wait([self._watch])
-        await self._client.aclose()
+        await self._fleet.close()
 
     def _submit(self, prompt: list[int], sampling: SamplingParams, adapter: str | None) -> Request:
         if self._closed:
@@ -187,16 +162,14 @@ class VllmEngine:
         """A reply, by as many servers as it takes."""
         vocabulary = replace(self._vocabulary, context_tokens=self.context_tokens)
         writing = Writing(request, vocabulary)
-        # Those that are down come last, not never: they may have come back.
-        order = sorted(self._servers, key=lambda server: (not server.up, server.open))
         try:
-            for server in (*order, order[0]):  # which may only have forgotten the adapter
+            for server in self._fleet.in_turn():
                 try:
                     request.give(await self._write_on(server, writing, adapter))
                     return
                 except (ServerLost, ModelUnusable, AdapterRefused) as trouble:
-                    await self._suspect(server, trouble)
-            request.give(self._unreachable())
+                    await self._fleet.suspect(server, trouble)
+            request.give(self._fleet.unreachable())
         except EngineError as error:
             request.give(error)
         except Exception as error:  # or whoever waits for the reply would wait for ever
@@ -212,8 +185,7 @@ class VllmEngine:
         `EngineError` for what no server would do.
         """
         request = writing.request
-        if not server.up:
-            await server.greet(self._probe)
+        await self._fleet.meet(server)
         if adapter is not None:
             await server.load(adapter)
         tokens = server.write(
@@ -230,27 +202,6 @@ class VllmEngine:
                     return completion
         raise AssertionError("a server's tokens end with the reason")
 
-    async def _load(self, adapter: Adapter) -> None:
-        """Have every server that is up hold it. Raises `AdapterRefused` if none will."""
-
-        async def load(server: Server) -> EngineError | None:
-            try:
-                if not server.up:
-                    await server.greet(self._probe)
-                await server.load(adapter)
-            except (ServerLost, ModelUnusable) as trouble:
-                await self._suspect(server, trouble)
-                return self._unreachable()
-            except AdapterRefused as refused:
-                return refused
-            return None
-
-        found = await asyncio.gather(*(load(server) for server in self._servers))
-        if None in found:
-            return
-        refusals = [each for each in found if isinstance(each, AdapterRefused)]
-        raise refusals[0] if refusals else self._unreachable()
-
     async def _smoke(self, adapter: Adapter) -> None:
         """Ask the adapter something, whoever else waits. Raises `AdapterUnusable`."""
         prompt = self._vocabulary.template.encode(SMOKE_PROMPT)
@@ -265,43 +216,4 @@ class VllmEngine:
         idle = [name for name in self._adapters if name not in used]
         for name in idle[: max(0, len(self._adapters) - ADAPTERS_HELD)]:
             del self._adapters[name]
-            for server in self._servers:
-                with suppress(ServerLost):
-                    await server.unload(name)
-
-    async def _keep_looking(self, seconds: float) -> None:
-        while True:
-            await asyncio.sleep(seconds)
-            try:
-                await self._look()
-            except EngineError as error:  # it came back with another model
-                logger.error("%s", error)
-            except Exception:  # the outermost edge of this task
-                logger.exception("looking after the vLLM servers failed")
-
-    async def _look(self) -> None:
-        """How every server is; whoever was down is met anew. Raises `ModelUnusable`."""
-        await asyncio.gather(*(self._look_at(server) for server in self._servers))
-
-    async def _look_at(self, server: Server) -> None:
-        try:
-            if not server.up:
-                await server.greet(self._probe)
-            elif not await server.is_well():
-                self._lose(server, "it is not well")
-        except ServerLost as trouble:
-            logger.debug("%s: %s", server.url, trouble)
-
-    async def _suspect(self, server: Server, trouble: EngineError) -> None:
-        """Something went wrong there; whether it is the server itself, it is asked."""
-        if server.up and not await server.is_well():
-            self._lose(server, str(trouble))
-        else:
-            logger.warning("%s: %s", server.url, trouble)
-
-    def _lose(self, server: Server, why: str) -> None:
-        logger.warning("%s is lost: %s", server.url, why)
-        server.lose()
-
-    def _unreachable(self) -> EngineUnreachable:
-        return EngineUnreachable([server.url for server in self._servers])
+            await self._fleet.unload(name)
