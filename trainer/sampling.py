@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from bot.engine.base import SamplingParams
-from bot.engine.batch import Batch
+from bot.engine.batch import Batch, read_prefix
 from bot.engine.weights import Weights
 from store.domain import Message
 from trainer.drift import Reply
@@ -44,21 +44,29 @@ def write(
     prompts: Sequence[Sequence[Message]],
     samplings: Sequence[SamplingParams],
 ) -> list[Reply]:
-    """A reply to each prompt; up to `ROWS` are written at a time, and others join as they end."""
+    """A reply to each prompt; up to `ROWS` are written at a time, and others join as they end.
+
+    Prompts of similar length are read together, and what all begin with is read once.
+    """
+    if not prompts:
+        return []
+    ids = [weights.template.encode(prompt) for prompt in prompts]
+    prefix = read_prefix(weights.model, ids)
     batch = Batch(weights.model)
     written: list[list[int]] = [[] for _ in prompts]
     finished = [False] * len(prompts)
+    waiting = sorted(range(len(ids)), key=lambda number: len(ids[number]))
     rows: list[int] = []
-    started = 0
-    while rows or started < len(prompts):
-        if len(rows) <= ROWS // 2 and started < len(prompts):
-            joining = range(started, min(len(prompts), started + ROWS - len(rows)))
+    while rows or waiting:
+        if len(rows) <= ROWS // 2 and waiting:
+            room = ROWS - len(rows)
+            joining, waiting = waiting[:room], waiting[room:]
             batch.join(
-                [weights.template.encode(prompts[row]) for row in joining],
-                [samplings[row] for row in joining],
+                [ids[number] for number in joining],
+                [samplings[number] for number in joining],
+                prefix=prefix,
             )
             rows += joining
-            started = joining.stop
         going = []
         for place, token in enumerate(batch.step()):
             row = rows[place]
@@ -74,8 +82,8 @@ def write(
     return [
         Reply(
             prompt=tuple(prompt),
-            text=str(weights.tokenizer.decode(ids, skip_special_tokens=True)),
+            text=str(weights.tokenizer.decode(tokens, skip_special_tokens=True)),
             finished=end,
         )
-        for prompt, ids, end in zip(prompts, written, finished, strict=True)
+        for prompt, tokens, end in zip(prompts, written, finished, strict=True)
     ]

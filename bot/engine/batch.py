@@ -1,8 +1,9 @@
 """Replies that are written side by side: one forward pass gives each its next token.
 
-Invariant: a row's part of the cache is its own tokens, flush to the right; what lies left of them
-is padding that the attention mask hides. So rows join and leave between two steps, and a greedy
-reply is the same alone and in company, up to the rounding of the arithmetic.
+Invariant: a row's part of the cache is its own tokens, flush to the right; what lies left of them,
+or after a beginning that several rows share, is padding that the attention mask hides. So rows join
+and leave between two steps, and a greedy reply is the same alone and in company, up to the rounding
+of the arithmetic.
 """
 
 from collections.abc import Sequence
@@ -14,16 +15,22 @@ from transformers import PreTrainedModel
 
 from bot.engine.base import SamplingParams
 from bot.engine.cache import layers_of, new_cache
-from bot.engine.prefix import Layers, Prefix
+from bot.engine.prefix import Layers, Prefix, common
 from bot.engine.sampler import Sampler, draw
-from bot.engine.step import step_of
+from bot.engine.step import looks_everywhere, step_of
 
 PREFILL_TOKENS = 4096
 """Prompt tokens, padding included, that go through the model at once."""
 
+LEAST_SHARED = 8
+"""Tokens: a shorter beginning is not worth a pass of its own."""
+
 
 class Reading:
-    """Prompts that are being read, some tokens at a time, before their rows join a batch."""
+    """Prompts that are being read, some tokens at a time, before their rows join a batch.
+
+    They may all begin with the same `prefix`, which is read already; padding comes after it.
+    """
 
     def __init__(
         self,
@@ -33,19 +40,24 @@ class Reading:
         *,
         prefix: Prefix | None = None,
     ) -> None:
-        assert prefix is None or len(prompts) == 1, "a prompt goes on from a prefix by itself"
         self._model = model
         self.samplings = samplings
+        self._done = done = prefix.tokens if prefix else 0
         width = max(len(prompt) for prompt in prompts)
-        ids = [[0] * (width - len(prompt)) + list(prompt) for prompt in prompts]
-        mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-        self._ids = torch.tensor(ids, device=model.device)
-        self.mask = torch.tensor(mask, device=model.device)
+        gaps = [width - len(prompt) for prompt in prompts]
+        rows = [
+            [*prompt[:done], *[0] * gap, *prompt[done:]]
+            for prompt, gap in zip(prompts, gaps, strict=True)
+        ]
+        self._ids = torch.tensor(rows, device=model.device)
+        self.mask = torch.ones_like(self._ids)
+        for row, gap in enumerate(gaps):
+            self.mask[row, done : done + gap] = 0
         self._places = (self.mask.cumsum(dim=1) - 1).clamp(min=0)
-        self._done = prefix.tokens if prefix else 0
         self.cache = new_cache()
         for number, (keys, values) in enumerate(prefix.layers if prefix else ()):
-            self.cache.update(keys, values, number)
+            every = (len(prompts), -1, -1, -1)
+            self.cache.update(keys.expand(every), values.expand(every), number)
         self.logits: Tensor  # (rows, vocabulary), of the tokens that come next
 
     @torch.inference_mode()
@@ -80,10 +92,16 @@ class Batch:
     def __len__(self) -> int:
         return len(self._samplers)
 
-    def join(self, prompts: Sequence[Sequence[int]], samplings: Sequence[SamplingParams]) -> None:
+    def join(
+        self,
+        prompts: Sequence[Sequence[int]],
+        samplings: Sequence[SamplingParams],
+        *,
+        prefix: Prefix | None = None,
+    ) -> None:
         """Read the prompts; their rows come after those that are there, in their order."""
         for start, end in portions([len(prompt) for prompt in prompts]):
-            reading = Reading(self._model, prompts[start:end], samplings[start:end])
+            reading = Reading(self._model, prompts[start:end], samplings[start:end], prefix=prefix)
             while not reading.advance():
                 pass
             self.take(reading)
@@ -120,20 +138,17 @@ class Batch:
         index = torch.tensor(list(rows), device=self._model.device)
         self._mask, self._logits = self._mask[index], self._logits[index]
         self._unread = None if self._unread is None else self._unread[index]
-        padding = int(self._mask.argmax(dim=1).min())  # columns that no row uses any more
-        self._mask = self._mask[:, padding:]
+        used = self._mask.any(dim=0).nonzero()[:, 0]  # columns that some row has a token in
+        self._mask = self._mask[:, used]
         for layer in layers_of(self._cache):
-            layer.keep(index, padding)
+            layer.keep(index, used)
 
     @torch.inference_mode()
     def read(self, row: int) -> Layers:
         """A copy of what the model made of a row's tokens, the one drawn last left out."""
-        padding = int(self._mask[row].argmax())
+        used = self._mask[row].nonzero()[:, 0]
         return [
-            (
-                layer.keys[row : row + 1, :, padding:].clone(),
-                layer.values[row : row + 1, :, padding:].clone(),
-            )
+            (layer.keys[row : row + 1, :, used], layer.values[row : row + 1, :, used])
             for layer in layers_of(self._cache)
         ]
 
@@ -143,6 +158,23 @@ class Batch:
         self._mask = pad(self._mask, (0, 1), value=1)
         self._logits = self._forward(self._unread, self._mask, self._cache)
         self._unread = None
+
+
+def read_prefix(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> Prefix | None:
+    """What all prompts begin with, read once; None if there is hardly anything.
+
+    Nor for a model that sees the last few tokens only: it would count the padding that follows.
+    """
+    shortest = min(len(prompt) for prompt in prompts)
+    tokens = min(common(prompts[0], prompt) for prompt in prompts)
+    tokens = min(tokens, shortest - 1)  # the last token's scores are wanted
+    if tokens < LEAST_SHARED or not looks_everywhere(model):
+        return None
+    reading = Reading(model, [prompts[0][:tokens]], [SamplingParams()])
+    while not reading.advance():
+        pass
+    layers = [(layer.keys, layer.values) for layer in layers_of(reading.cache)]
+    return Prefix(tokens=tokens, layers=layers)
 
 
 def last(width: int, count: int, device: torch.device) -> Tensor:

@@ -55,9 +55,11 @@ class RoomyLayer(DynamicLayer):  # type: ignore[no-untyped-call]  # of __init_su
             )
         )
 
-    def keep(self, rows: Tensor, start: int) -> None:
-        """Let go of all other rows, and of the tokens before `start`."""
-        self._fill(self.keys[rows, :, start:], self.values[rows, :, start:])
+    def keep(self, rows: Tensor, columns: Tensor) -> None:
+        """Let go of all other rows, and of the tokens in all other columns."""
+        every = len(columns) == self.keys.shape[2]
+        keys, values = self.keys[rows], self.values[rows]
+        self._fill(*((keys, values) if every else (keys[:, :, columns], values[:, :, columns])))
 
     def _fill(self, keys: Tensor, values: Tensor, *, more: int = 0) -> None:
         """Take these for all that there is, into room for them and for some more."""

@@ -44,7 +44,7 @@ class PrefixCache:
         self.asked += len(prompt)
         best, key = 0, None
         for each in self._kept:
-            if each[0] == adapter and (same := _common(each[1], prompt)) > best:
+            if each[0] == adapter and (same := common(each[1], prompt)) > best:
                 best, key = same, each
         best = min(best, len(prompt) - 1)  # the last token's scores are wanted
         if key is None or best < LEAST_SAVED:
@@ -60,7 +60,7 @@ class PrefixCache:
             return
         new = (adapter, tuple(tokens))
         for key in [key for key in self._kept if key[0] == adapter]:
-            if _common(key[1], new[1]) == len(key[1]):
+            if common(key[1], new[1]) == len(key[1]):
                 self._drop(key)
         self._kept[new] = layers
         self.bytes += _size(layers)
@@ -76,7 +76,7 @@ class PrefixCache:
         self.bytes -= _size(self._kept.pop(key))
 
 
-def _common(one: Sequence[int], other: Sequence[int]) -> int:
+def common(one: Sequence[int], other: Sequence[int]) -> int:
     """How many tokens both begin with."""
     pairs = zip(one, other)  # noqa: B905  # of different lengths
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))

@@ -27,12 +27,12 @@ LLAMA_SHAPED = (LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3For
 
 def step_of(model: PreTrainedModel) -> Step:
     """How a model is best asked for the next token."""
-    if type(model) in LLAMA_SHAPED and _looks_everywhere(model):
+    if type(model) in LLAMA_SHAPED and looks_everywhere(model):
         return _LlamaStep(model)
     return _transformers_step(model)
 
 
-def _looks_everywhere(model: PreTrainedModel) -> bool:
+def looks_everywhere(model: PreTrainedModel) -> bool:
     """Whether every layer sees all tokens before, not the last few only."""
     kinds = getattr(model.config, "layer_types", None)
     if kinds is None:

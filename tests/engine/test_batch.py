@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bot.engine.base import SamplingParams
-from bot.engine.batch import Batch, portions
+from bot.engine.batch import Batch, portions, read_prefix
 from bot.engine.weights import Weights, load_weights
 
 GREEDY = SamplingParams()
@@ -79,6 +79,45 @@ def test_a_seed_draws_the_same_tokens_in_any_company(exact_weights: Weights) -> 
     single.join([PROMPTS[0]], [seeded])
 
     assert [crowd.step()[1] for _ in range(8)] == [single.step()[0] for _ in range(8)]
+
+
+def test_a_beginning_that_all_share_is_read_once_and_changes_nothing(
+    exact_weights: Weights,
+) -> None:
+    beginning = list(range(30, 40))
+    prompts = [beginning + prompt for prompt in PROMPTS]
+    prefix = read_prefix(exact_weights.model, prompts)
+    assert prefix is not None
+    assert prefix.tokens == len(beginning)
+    batch = Batch(exact_weights.model)
+    batch.join(prompts[:3], [GREEDY] * 3, prefix=prefix)
+    written: dict[int, list[int]] = {row: [] for row in range(4)}
+
+    for rows in ([0, 1, 2], [0, 2], [0, 2, 3]):  # one leaves, another joins
+        if len(rows) < len(batch):
+            batch.keep([0, 2])
+        if len(rows) > len(batch):
+            batch.join(prompts[3:], [GREEDY], prefix=prefix)
+        for _ in range(4):
+            for row, token in zip(rows, batch.step(), strict=True):
+                written[row].append(token)
+
+    for row, tokens in written.items():
+        assert tokens == alone(exact_weights, prompts[row], len(tokens))
+
+
+@pytest.mark.parametrize("prompts", [[[5, 6, 7], [5, 6, 7]], PROMPTS])
+def test_little_or_nothing_in_common_is_not_read_apart(
+    exact_weights: Weights, prompts: list[list[int]]
+) -> None:
+    assert read_prefix(exact_weights.model, prompts) is None
+
+
+def test_the_last_token_of_a_prompt_is_no_part_of_what_is_shared(exact_weights: Weights) -> None:
+    prefix = read_prefix(exact_weights.model, [PROMPTS[3], PROMPTS[3]])
+
+    assert prefix is not None
+    assert prefix.tokens == len(PROMPTS[3]) - 1
 
 
 def test_long_prompts_are_read_in_portions_of_bounded_size() -> None:
