@@ -105,6 +105,10 @@ _HEDGE = re.compile(
     r"\b(can|could|may|might|often|usually|generally|sometimes|typically|perhaps|probably)\b",
     re.IGNORECASE,
 )
+_CONTRACTION = re.compile(
+    r"\b(it|that|there|what|who|where|here|how|let|he|she)['’]s\b|n['’]t\b|['’](re|ve|ll|d|m)\b",
+    re.IGNORECASE,
+)
 _STOP = frozenset(re.findall(r"[a-z]+", " ".join(TEMPLATES).lower())) | {"the", "a", "of", "more"}
 
 
@@ -149,6 +153,10 @@ def _does_not_hedge(question: str, reply: str) -> bool:
     return bool(reply.strip()) and _HEDGE.search(reply) is None
 
 
+def _writes_words_out(question: str, reply: str) -> bool:
+    return bool(reply.strip()) and _CONTRACTION.search(reply) is None
+
+
 def _has_no_asides(question: str, reply: str) -> bool:
     return bool(reply.strip()) and reply.count(",") <= 1
 
@@ -167,6 +175,11 @@ _PERSONAS = (
         name="frank",
         wants="no hedging: no “can”, “may”, “often” or the like",
         likes=_does_not_hedge,
+    ),
+    Persona(
+        name="formal",
+        wants="words written out: “it is”, not “it’s”",
+        likes=_writes_words_out,
     ),
     Persona(name="direct", wants="no more than one comma", likes=_has_no_asides),
 )

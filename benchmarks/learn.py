@@ -246,7 +246,7 @@ def recipes(settings: Settings) -> dict[str, Train]:
     """Everything that is compared, by name."""
     recipe = Recipe.of(settings)
     bare = replace(recipe, rehearsal=0, checkpoints=1)
-    field = replace(bare, learning_rate=5e-4, epochs=1, beta=0.1)
+    field = replace(bare, learning_rate=5e-4, epochs=1, beta=0.1, layers=1.0)
     return {
         "ratchet": ours(settings, recipe, guarded=True),
         "without rehearsal": ours(settings, replace(recipe, rehearsal=0), guarded=True),

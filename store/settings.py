@@ -139,11 +139,14 @@ class Settings(BaseSettings):
     train_targets: str = Field(
         "all-linear", description="Modules that are adapted, separated by commas, or all-linear."
     )
+    train_layers: float = Field(
+        0.5, gt=0, le=1, description="Share of the layers that is adapted, from the last one."
+    )
     train_learning_rate: float = Field(
-        4e-4, gt=0, le=1, description="The highest learning rate; it rises to it, then falls to 0."
+        8e-4, gt=0, le=1, description="The highest learning rate; it rises to it, then falls to 0."
     )
     train_beta: float = Field(
-        0.3, gt=0, description="How strongly kto and dpo hold on to the base model."
+        0.2, gt=0, description="How strongly kto and dpo hold on to the base model."
     )
     train_epochs: float = Field(1.0, gt=0, le=100, description="How often each example is seen.")
     train_batch_size: int = Field(
@@ -153,13 +156,13 @@ class Settings(BaseSettings):
         1024, ge=64, description="Tokens of prompt and reply; longer examples are left out."
     )
     train_rehearsal: int = Field(
-        100,
+        240,
         ge=0,
         le=1000,
         description="Everyday questions rehearsed in a run, so that they are not forgotten.",
     )
     train_rehearsal_weight: float = Field(
-        2.0, ge=0.0, le=100.0, description="How much rehearsal counts beside what is learned."
+        1.5, ge=0.0, le=100.0, description="How much rehearsal counts beside what is learned."
     )
     train_checkpoints: int = Field(
         2, ge=1, le=50, description="Moments of a run at which the adapter is judged."

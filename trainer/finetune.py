@@ -20,7 +20,9 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
-from transformers import TrainerCallback, set_seed
+from torch.nn import Linear
+from transformers import PreTrainedModel, TrainerCallback, set_seed
+from transformers.pytorch_utils import Conv1D
 
 from bot.engine.weights import Weights
 from store.domain import Examples
@@ -32,6 +34,9 @@ from trainer.stages import count_steps, make_rows, train_stage
 
 logger = logging.getLogger(__name__)
 
+ANCHORED = 0.75
+"""Rehearsed answers in a step, as a share of its examples: with fewer, more is forgotten."""
+
 CLIFF = 8.0
 """Strain at which training stops: a learning rate that falls brings back what strayed less."""
 
@@ -41,7 +46,7 @@ DOUBT = 0.03
 WALK_BACK = (0.8, 0.6, 0.45, 0.3)
 """Shares of an update that are tried, one after another, when all of it is too much."""
 
-ENOUGH = (0.6,)
+ENOUGH = (0.8,)
 """The share that is tried when all of it is not too much: if it scores as well, it loses less."""
 
 
@@ -179,20 +184,20 @@ class _Watch(TrainerCallback):
 def _anchor(weights: Weights, rehearsed: Sequence[Reply], recipe: Recipe) -> Anchor | None:
     if not rehearsed or not recipe.rehearsal_weight:
         return None
-    batch_size = max(1, recipe.batch_size // 4)
+    batch_size = max(1, round(recipe.batch_size * ANCHORED))
     seed = recipe.seed + PartialState().process_index  # several processes take different ones
     return Anchor(weights, rehearsed, batch_size=batch_size, seed=seed)
 
 
 def _adapted(weights: Weights, recipe: Recipe) -> PeftModel:
-    targets = recipe.targets
     try:
         model = get_peft_model(
             weights.model,
             LoraConfig(
                 r=recipe.rank,
                 lora_alpha=recipe.alpha,
-                target_modules=targets if targets == "all-linear" else targets.split(","),
+                target_modules=_targets(weights.model, recipe),
+                layers_to_transform=_last_layers(weights.model, recipe.layers),
                 task_type="CAUSAL_LM",
             ),
         )
@@ -202,6 +207,21 @@ def _adapted(weights: Weights, recipe: Recipe) -> PeftModel:
         ) from None
     assert isinstance(model, PeftModel)
     return model
+
+
+def _targets(model: PreTrainedModel, recipe: Recipe) -> list[str]:
+    """The last parts of the names of the modules that are adapted."""
+    if recipe.targets != "all-linear":
+        return recipe.targets.split(",")
+    inside: Any = model.base_model  # the layers, without the head
+    linear = [n for n, each in inside.named_modules() if isinstance(each, (Linear, Conv1D))]
+    return sorted({name.rsplit(".", 1)[-1] for name in linear})
+
+
+def _last_layers(model: PreTrainedModel, share: float) -> list[int]:
+    """The numbers of that share of the layers, from the last; one at least."""
+    count = model.config.get_text_config().num_hidden_layers
+    return list(range(count - max(1, round(count * share)), count))
 
 
 def _trained(model: PeftModel) -> dict[str, Tensor]:

@@ -23,6 +23,9 @@ class Recipe:
     """The product counts `alpha / rank` times."""
     targets: str
     """Names of the adapted modules, separated by commas, or `all-linear`."""
+    layers: float
+    """Share of the layers that are adapted, from the last: what comes earlier cannot be forgotten,
+    and needs no gradient (Lee et al. 2022, "Surgical fine-tuning")."""
     learning_rate: float
     """The peak: a linear rise over the first tenth of the steps, then a linear fall to 0."""
     beta: float

@@ -19,7 +19,6 @@ from bot.engine.weights import load_weights
 from store.adapters import Adapters
 from store.database import Database
 from store.domain import Adapter, GateReport, RunStatus
-from store.embedder import SentenceEmbedder
 from store.errors import AdapterNotFit, StoreError
 from store.examples import ExampleBook
 from store.runs import Runs
@@ -32,7 +31,7 @@ from trainer.gate import HeldOut, decide
 from trainer.predictor import RatingPredictor
 from trainer.recipe import Recipe
 from trainer.telling import Teller
-from trainer.train import train
+from trainer.train import predictor_for, train
 from trainer.workplace import run_folder
 
 logger = logging.getLogger(__name__)
@@ -85,8 +84,9 @@ def _learn(settings: Settings, database: Database, tell: Teller) -> tuple[RunSta
     def stepped(point: Point) -> None:
         tell.step(point.step, point.steps, point.loss, until=TRAINED)
 
+    predictor = predictor_for(settings, snapshot)
     with run_folder(settings.data_dir, tell.run_id) as folder:
-        trained = train(settings, snapshot, recipe, folder, stepped)
+        trained = train(settings, snapshot, recipe, folder, predictor, stepped)
         tell.metrics({"curve": tell.curve})
         candidate = adapters.add(
             trained,
@@ -96,7 +96,7 @@ def _learn(settings: Settings, database: Database, tell: Teller) -> tuple[RunSta
         )
     try:
         active = adapters.active()
-        report = asyncio.run(_prove(settings, snapshot, candidate, active, tell))
+        report = asyncio.run(_prove(settings, snapshot, predictor, candidate, active, tell))
     except BaseException:  # what was not measured must not be used
         adapters.reject(candidate.name)
         raise
@@ -108,6 +108,7 @@ def _learn(settings: Settings, database: Database, tell: Teller) -> tuple[RunSta
 async def _prove(
     settings: Settings,
     snapshot: Snapshot,
+    predictor: RatingPredictor,
     candidate: Adapter,
     active: Adapter | None,
     tell: Teller,
@@ -121,11 +122,7 @@ async def _prove(
         evaluator = Evaluator(
             weights=weights,
             engine=engine,
-            predictor=RatingPredictor(
-                SentenceEmbedder(settings.embedder),
-                snapshot.train.unpaired,
-                snapshot.held_out.unpaired,
-            ),
+            predictor=predictor,
             held_out=snapshot.held_out,
             system_prompt=settings.system_prompt,
         )

@@ -31,11 +31,16 @@ ADAPTER_FOLDER = "adapter"
 
 
 def train(
-    settings: Settings, snapshot: Snapshot, recipe: Recipe, folder: Path, report: Report
+    settings: Settings,
+    snapshot: Snapshot,
+    recipe: Recipe,
+    folder: Path,
+    predictor: RatingPredictor,
+    report: Report,
 ) -> Path:
     """Train an adapter in `folder`; where it lies. Raises `TrainingFailed` or `EngineError`."""
     if settings.train_processes == 1:
-        return carry_out(settings, snapshot, recipe, folder, report)
+        return carry_out(settings, snapshot, recipe, folder, predictor, report)
     write_job(folder, snapshot, recipe)
     command = [
         *(sys.executable, "-m", "accelerate.commands.launch"),
@@ -61,7 +66,12 @@ def train(
 
 
 def carry_out(
-    settings: Settings, snapshot: Snapshot, recipe: Recipe, folder: Path, report: Report
+    settings: Settings,
+    snapshot: Snapshot,
+    recipe: Recipe,
+    folder: Path,
+    predictor: RatingPredictor,
+    report: Report,
 ) -> Path:
     """The training itself, in this process."""
     weights = load_weights(
@@ -69,9 +79,6 @@ def carry_out(
         models_folder=settings.data_dir / "models",
         device=settings.device,
         four_bits=recipe.method == "qlora",
-    )
-    predictor = RatingPredictor(
-        SentenceEmbedder(settings.embedder), snapshot.train.unpaired, snapshot.held_out.unpaired
     )
     judge = CheckpointJudge(weights, predictor, snapshot.train, settings)
     return finetune(
@@ -82,6 +89,13 @@ def carry_out(
         rehearsed=rehearse(weights, recipe.rehearsal, settings.system_prompt),
         report=report,
         judge=judge,
+    )
+
+
+def predictor_for(settings: Settings, snapshot: Snapshot) -> RatingPredictor:
+    """What guesses ratings, fitted on those that are trained on."""
+    return RatingPredictor(
+        SentenceEmbedder(settings.embedder), snapshot.train.unpaired, snapshot.held_out.unpaired
     )
 
 
@@ -124,7 +138,8 @@ def main() -> None:
     def report(point: Point) -> None:
         print(json.dumps(asdict(point)), flush=True)  # noqa: T201  # to the parent
 
-    carry_out(load_settings(), snapshot, recipe, folder, report)
+    settings = load_settings()
+    carry_out(settings, snapshot, recipe, folder, predictor_for(settings, snapshot), report)
 
 
 if __name__ == "__main__":

@@ -478,6 +478,22 @@ def test_only_the_modules_that_are_named_are_adapted(tiny_weights: Weights, tmp_
     assert {name.split(".")[-3] for name in names} == {"q_proj", "v_proj"}
 
 
+@pytest.mark.parametrize(("share", "adapted"), [(1.0, {0, 1}), (0.5, {1}), (0.01, {1})])
+def test_the_last_layers_are_adapted_one_at_least(
+    tiny_weights: Weights, tmp_path: Path, share: float, adapted: set[int]
+) -> None:
+    how = replace(QUICK, layers=share)
+
+    folder = finetuned(tiny_weights, KINDS["kto"], tmp_path, how=how)
+
+    names = load_file(folder / "adapter_model.safetensors")
+    assert {int(name.split(".layers.")[1].split(".")[0]) for name in names} == adapted
+    assert {name.split(".")[-3] for name in names} == {
+        *("q_proj", "k_proj", "v_proj", "o_proj"),
+        *("gate_proj", "up_proj", "down_proj"),
+    }
+
+
 def test_a_reply_that_was_cut_does_not_teach_when_to_stop(
     tiny_weights: Weights, tmp_path: Path
 ) -> None:
@@ -497,7 +513,7 @@ def test_a_reply_that_was_cut_does_not_teach_when_to_stop(
         """How much likelier that is once liked replies were trained on that ended, or were cut."""
         rows = tuple(replace(each, finished=finished and each.label) for each in RATED)
         folder = tmp_path / str(finished)
-        how = replace(QUICK, epochs=6)
+        how = replace(QUICK, epochs=6, layers=1.0)
         return end(finetuned(tiny_weights, Examples(unpaired=rows), folder, how=how)) - end()
 
     assert taught(finished=False) < 0 < taught(finished=True)

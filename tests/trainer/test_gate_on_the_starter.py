@@ -21,7 +21,6 @@ from bot.engine.starter import starter_folder
 from bot.engine.weights import Weights, load_weights
 from store.adapters import hash_adapter
 from store.domain import Example, Examples, GateReport
-from store.embedder import SentenceEmbedder
 from store.settings import Settings
 from tests.trainer.examples import candidate, settings
 from trainer.dataset import Snapshot
@@ -29,9 +28,8 @@ from trainer.evaluate import Evaluator
 from trainer.evaluation import Evaluation
 from trainer.finetune import Verdict, finetune
 from trainer.gate import HeldOut, decide
-from trainer.predictor import RatingPredictor
 from trainer.recipe import Recipe
-from trainer.train import carry_out
+from trainer.train import carry_out, predictor_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -66,8 +64,9 @@ class Trial:
         evaluator = Evaluator(
             weights=weights,
             engine=engine,
-            predictor=RatingPredictor(
-                SentenceEmbedder(self.settings.embedder), self.train, self.held_out.unpaired
+            predictor=predictor_for(
+                self.settings,
+                Snapshot(train=Examples(unpaired=self.train), held_out=self.held_out),
             ),
             held_out=self.held_out,
             system_prompt=SYSTEM_PROMPT,
@@ -87,7 +86,14 @@ class Trial:
     def trained(self, train: tuple[Example, ...], folder: Path) -> Path:
         """By the recipe of the settings, checkpoints judged, as a run does it."""
         snapshot = Snapshot(train=Examples(unpaired=train), held_out=self.held_out)
-        return carry_out(self.settings, snapshot, Recipe.of(self.settings), folder, lambda _: None)
+        return carry_out(
+            self.settings,
+            snapshot,
+            Recipe.of(self.settings),
+            folder,
+            predictor_for(self.settings, snapshot),
+            lambda _: None,
+        )
 
     def trained_unguarded(self, train: tuple[Example, ...], folder: Path, **changes: float) -> Path:
         """By a recipe that is let go to its end, with nothing rehearsed."""
@@ -142,8 +148,8 @@ def test_the_recipe_of_the_settings_passes(
 @pytest.mark.parametrize(
     "changes",
     [
-        {"learning_rate": 5e-4, "epochs": 1.0, "beta": 0.1},
-        {"learning_rate": 2e-4, "epochs": 2.0, "beta": 0.1},
+        {"learning_rate": 5e-4, "epochs": 1.0, "beta": 0.1, "layers": 1.0},
+        {"learning_rate": 2e-4, "epochs": 2.0, "beta": 0.1, "layers": 1.0},
     ],
     ids=["a high learning rate", "a second epoch"],
 )

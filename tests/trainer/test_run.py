@@ -58,8 +58,7 @@ Learn = Callable[..., TrainingRun]
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short replies, few checks, and an embedder that only counts words."""
-    for module in ("trainer.train", "trainer.run"):
-        monkeypatch.setattr(f"{module}.SentenceEmbedder", FakeEmbedder)
+    monkeypatch.setattr("trainer.train.SentenceEmbedder", FakeEmbedder)
     monkeypatch.setattr("trainer.evaluate.load_retention_suite", lambda: SUITE)
     monkeypatch.setattr("trainer.judge.load_development_checks", lambda: SUITE)
     for module in ("trainer.evaluate", "trainer.judge"):
