@@ -7,6 +7,7 @@ from apscheduler.triggers.cron import CronTrigger
 from store.adapters import Adapters
 from store.conversations import Conversations
 from store.database import Database
+from store.domain import Adapter
 from store.feedback import FeedbackBook
 from store.knowledge import Knowledge
 from store.runs import Runs
@@ -68,9 +69,7 @@ class StatusReader:
         tally = self._feedback.count()
         return Status(
             adapter=active.name if active else None,
-            engine=f"vllm ({', '.join(self._settings.vllm_url)})"
-            if self._settings.vllm_url
-            else f"local ({self._settings.device})",
+            engine=self._engine(active),
             model=self._settings.model,
             database=self._database.engine.url.render_as_string(hide_password=True),
             schema=self._database.revision(),
@@ -81,6 +80,13 @@ class StatusReader:
             queue=self._runs.queued(),
             next_run=self._next_run(),
         )
+
+    def _engine(self, active: Adapter | None) -> str:
+        if self._settings.vllm_url:
+            return f"vllm ({', '.join(self._settings.vllm_url)})"
+        beside = active is not None and active.metrics.get("merged") is False
+        slower = "; too little memory to merge the adapter, replies are slower" if beside else ""
+        return f"local ({self._settings.device}{slower})"
 
     def _next_run(self) -> str | None:
         cron = self._settings.train_cron

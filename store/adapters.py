@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -189,6 +190,12 @@ class Adapters:
                 )
                 for row, name in rows
             )
+
+    def note(self, name: str, metrics: Mapping[str, Any]) -> None:
+        """Keep what was found out about an adapter. Raises `AdapterNotFound`."""
+        with self._database.session() as session:
+            row = _named(session, name)
+            row.metrics = {**row.metrics, **metrics}
 
     def evaluate(self, name: str, report: GateReport, *, run_id: int | None) -> None:
         """Keep what the gate said of an adapter. Raises `AdapterNotFound`."""

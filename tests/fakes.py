@@ -46,6 +46,7 @@ class FakeEngine:
         self.samplings: list[SamplingParams] = []
         self.asked = asyncio.Event()
         self.failure: Exception | None = None
+        self.unmerged: frozenset[str] = frozenset()
         self._context_tokens = context_tokens
         self._queue_size = queue_size
         self._adapters: set[str] = set()

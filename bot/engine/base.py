@@ -60,6 +60,11 @@ class Engine(Protocol):
         """Tokens that prompt and reply may have together."""
         ...
 
+    @property
+    def unmerged(self) -> frozenset[str]:
+        """Adapters that are computed beside the weights, for want of memory: they cost time."""
+        ...
+
     def count_tokens(self, messages: Sequence[Message]) -> int:
         """Tokens of the prompt that these messages make, template included. Any thread."""
         ...

@@ -81,6 +81,11 @@ class LocalEngine:
         return self._weights.context_tokens
 
     @property
+    def unmerged(self) -> frozenset[str]:
+        """See `Engine.unmerged`."""
+        return self._weights.sets.unmerged
+
+    @property
     def prefix_share(self) -> float:
         """Share of the prompt tokens so far that had been read before."""
         return self._prefixes.saved / max(1, self._prefixes.asked)

@@ -90,6 +90,11 @@ class VllmEngine:
         ours = self._vocabulary.context_tokens
         return min(ours, self._fleet.context_tokens or ours)
 
+    @property
+    def unmerged(self) -> frozenset[str]:
+        """None for want of memory: vLLM never merges."""
+        return frozenset()
+
     def count_tokens(self, messages: Sequence[Message]) -> int:
         """Tokens of the prompt that these messages make."""
         return len(self._vocabulary.template.encode(messages))

@@ -79,6 +79,11 @@ class WeightSets:
         merged = {module: self._merged(module, update) for module, update in updates.items()}
         return WeightSet(matrices=merged, updates={})
 
+    @property
+    def unmerged(self) -> frozenset[str]:
+        """Adapters held as updates, not as matrices."""
+        return frozenset(name for name, held in list(self._held.items()) if held.updates)
+
     def hold(self, name: str, weights: WeightSet) -> None:
         """Keep a set ready."""
         self._held[name] = weights

@@ -101,6 +101,10 @@ class News:
         except Exception as error:  # whatever is wrong with it, the other news go on
             self._refused = active.name  # said once; replies come from the base model
             logger.error("%s is active and cannot be used: %s", active.name, error)
+        else:
+            merged = active.name not in self._engine.unmerged
+            if active.metrics.get("merged") is not merged:
+                await asyncio.to_thread(self._adapters.note, active.name, {"merged": merged})
 
     async def _withdraw(self, bot: Bot, name: str, why: str) -> None:
         try:

@@ -85,6 +85,25 @@ def test_the_active_adapter_is_named(
     assert ("adapter", "none (the base model)") in before.rows()
 
 
+@pytest.mark.parametrize(("merged", "slower"), [(True, False), (False, True)])
+def test_an_adapter_that_costs_time_is_told_of(
+    adapters: Adapters,
+    read_status: ReadStatus,
+    make_adapter: MakeAdapter,
+    merged: bool,
+    slower: bool,
+) -> None:
+    adapter = adapters.add(Path(make_adapter("starter").path), base_model="starter")
+    adapters.promote(adapter.name, base_model="starter", reason="a test")
+    before = read_status()
+    adapters.note(adapter.name, {"merged": merged})
+    after = read_status()
+
+    assert before.engine == "local (auto)"
+    assert ("too little memory" in after.engine) is slower
+    assert "too little memory" not in read_status(vllm_url="http://gpu:8000").engine
+
+
 @pytest.mark.parametrize(
     ("cron", "due"),
     [

@@ -73,6 +73,17 @@ def test_without_room_for_a_second_set_there_is_none(
     assert caplog.messages == [f"{NAME} is not merged, which takes 0 MB of memory"]
 
 
+@pytest.mark.parametrize(("free", "unmerged"), [(nothing, {NAME}), (plenty, set())])
+def test_what_is_not_merged_is_known(
+    tiny_weights: Weights, folder: Path, free: Callable[[], int], unmerged: set[str]
+) -> None:
+    sets = held(tiny_weights, folder, free)
+    before = sets.unmerged
+    sets.drop(NAME)
+
+    assert (before, sets.unmerged) == (unmerged, frozenset())
+
+
 def test_the_pristine_weights_stay_what_they_were_to_the_bit(
     tiny_weights: Weights, folder: Path
 ) -> None:

@@ -283,6 +283,24 @@ async def test_a_new_version_is_made_ready_before_somebody_asks(
     await eventually(lambda: version.name in engine.loaded)
 
 
+@pytest.mark.parametrize("merged", [True, False])
+async def test_whether_the_active_version_could_be_merged_is_kept(
+    start: Start, make_version: MakeVersion, merged: bool
+) -> None:
+    engine = WatchedEngine()
+    bot = await start(engine=engine)
+    version = make_version(bot)
+    engine.unmerged = frozenset(() if merged else (version.name,))
+
+    bot.store.adapters.promote(version.name, base_model="fake", reason="a run")
+
+    def noted() -> object:
+        return bot.store.adapters.get(version.name).metrics.get("merged")
+
+    await eventually(lambda: noted() is not None)
+    assert noted() is merged
+
+
 async def test_a_version_that_cannot_be_used_is_withdrawn_and_admins_are_told_why(
     start: Start, make_version: MakeVersion, office: Chat
 ) -> None:
