@@ -46,8 +46,8 @@ DOUBT = 0.03
 WALK_BACK = (0.8, 0.6, 0.45, 0.3)
 """Shares of an update that are tried, one after another, when all of it is too much."""
 
-ENOUGH = (0.8,)
-"""The share that is tried when all of it is not too much: if it scores as well, it loses less."""
+EASE = 0.5
+"""Strain up to which less of an update is not tried: it would teach less and save nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,13 +148,14 @@ class _Watch(TrainerCallback):
         """The last weights within the limits that score as well as any; without any, the last.
 
         From the end it goes towards the base model: from beyond the limits until the adapter is
-        within them, else one step, in case that scores as well. A LoRA update that counts less is a
-        point between the base and the fine-tuned model, which keeps most of what was learned and
-        forgets less (Wortsman et al. 2022, "Robust fine-tuning").
+        within them, from near them one step, in case that scores as well. A LoRA update that counts
+        less is a point between the base and the fine-tuned model, which keeps most of what was
+        learned and forgets less (Wortsman et al. 2022, "Robust fine-tuning").
         """
         model.eval()
         last = _trained(model)
-        for share in WALK_BACK if self._strain > 1 else ENOUGH:
+        steps = len(WALK_BACK) if self._strain > 1 else int(self._strain > EASE)
+        for share in WALK_BACK[:steps]:
             _restore(model, _scaled(last, share))
             self._see(model)
             if self._strain <= 1:

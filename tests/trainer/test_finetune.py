@@ -23,7 +23,7 @@ from store.adapters import hash_adapter
 from store.domain import Example, Examples
 from tests.trainer.examples import asked, candidate, demonstration, pair, rated, recipe
 from trainer.errors import RunCancelled, TrainingFailed
-from trainer.finetune import CLIFF, ENOUGH, WALK_BACK, Judge, Point, Report, Verdict, finetune
+from trainer.finetune import CLIFF, EASE, WALK_BACK, Judge, Point, Report, Verdict, finetune
 from trainer.recipe import Recipe
 
 REPOSITORY = Path(__file__).parents[2]
@@ -32,8 +32,8 @@ QUICK = recipe(
     rank=4, alpha=8, learning_rate=1e-2, epochs=2, batch_size=4, max_length=128, checkpoints=2
 )
 
-WITHIN, BEYOND, OVER = 0.5, 1.5, 2 * CLIFF
-"""Strains: one that is fine, one beyond the limits, one over the cliff."""
+EASY, WITHIN, BEYOND, OVER = EASE, 0.9, 1.5, 2 * CLIFF
+"""Strains: one of no concern, one within the limits, one beyond them, one over the cliff."""
 
 LIKED, DISLIKED = "because", "no idea"
 
@@ -300,6 +300,14 @@ def test_the_adapter_is_judged_as_often_as_the_recipe_says_and_once_with_less_of
     assert len(judge.seen) == 4
 
 
+def test_of_what_hardly_strained_less_is_not_tried(tiny_weights: Weights, tmp_path: Path) -> None:
+    judge = Judging([(0.0, WITHIN), (1.0, EASY)])
+
+    folder = finetuned(tiny_weights, KINDS["kto"], tmp_path, judge=judge)
+
+    assert [is_as_written(seen, folder) for seen in judge.seen] == [False, True]
+
+
 def test_the_finished_adapter_is_judged_too(tiny_weights: Weights, tmp_path: Path) -> None:
     judge = Judging([(0.0, WITHIN), (1.0, WITHIN), (0.0, WITHIN)])
 
@@ -318,7 +326,7 @@ def test_of_updates_that_score_alike_the_smaller_wins(
     assert [is_as_written(seen, folder) for seen in judge.seen] == [False, False, True]
     whole, less = judge.seen[1:]
     for name in whole:
-        share = ENOUGH[0] if "lora_B" in name else 1.0
+        share = WALK_BACK[0] if "lora_B" in name else 1.0
         torch.testing.assert_close(less[name], whole[name] * share)
 
 
