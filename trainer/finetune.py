@@ -46,9 +46,6 @@ DOUBT = 0.03
 WALK_BACK = (0.8, 0.6, 0.45, 0.3)
 """Shares of an update that are tried, one after another, when all of it is too much."""
 
-EASE = 0.5
-"""Strain up to which less of an update is not tried: it would teach less and save nothing."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
@@ -147,19 +144,18 @@ class _Watch(TrainerCallback):
     def best(self, model: PeftModel) -> Mapping[str, Tensor]:
         """The last weights within the limits that score as well as any; without any, the last.
 
-        From the end it goes towards the base model: from beyond the limits until the adapter is
-        within them, from near them one step, in case that scores as well. A LoRA update that counts
-        less is a point between the base and the fine-tuned model, which keeps most of what was
-        learned and forgets less (Wortsman et al. 2022, "Robust fine-tuning").
+        From an end beyond the limits it goes towards the base model until the adapter is within
+        them. A LoRA update that counts less is a point between the base and the fine-tuned model,
+        which keeps most of what was learned and forgets less (Wortsman et al. 2022, "Robust
+        fine-tuning").
         """
         model.eval()
         last = _trained(model)
-        steps = len(WALK_BACK) if self._strain > 1 else int(self._strain > EASE)
-        for share in WALK_BACK[:steps]:
-            _restore(model, _scaled(last, share))
-            self._see(model)
+        for share in WALK_BACK:
             if self._strain <= 1:
                 break
+            _restore(model, _scaled(last, share))
+            self._see(model)
         return self._best or last
 
     def _look(self, model: PeftModel, main: bool) -> None:
