@@ -133,7 +133,7 @@ Train = Callable[[Weights, Examples, Path], Trained]
 
 
 def ours(settings: Settings, recipe: Recipe, *, guarded: bool) -> Train:
-    """Ratchet's fine-tuning; unguarded, the first checkpoint wins: it should be the only one."""
+    """Ratchet's fine-tuning; unguarded, every checkpoint will do, and the last one wins."""
 
     def train(weights: Weights, examples: Examples, folder: Path) -> Trained:
         judged = 0.0
@@ -146,7 +146,7 @@ def ours(settings: Settings, recipe: Recipe, *, guarded: bool) -> Train:
             nonlocal judged, seen
             seen += 1
             began = time.monotonic()
-            found = judge(model) if judge else Verdict(score=-seen, strain=0.0)
+            found = judge(model) if judge else Verdict(score=seen, strain=0.0)
             judged += time.monotonic() - began
             return found
 

@@ -8,7 +8,6 @@ import asyncio
 import random
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import count
 from pathlib import Path
 
 import pytest
@@ -104,14 +103,12 @@ class Trial:
             recipe,
             folder,
             report=lambda _: None,
-            judge=first_of_all(),
+            judge=_anything_goes,
         )
 
 
-def first_of_all() -> Callable[[PeftModel], Verdict]:
-    """A judge to whom anything goes, and the first thing that is shown is the best."""
-    seen = count()
-    return lambda _model: Verdict(score=-next(seen), strain=0.0)
+def _anything_goes(_model: PeftModel) -> Verdict:
+    return Verdict(score=0.0, strain=0.0)
 
 
 @pytest.fixture(scope="module")
