@@ -31,7 +31,7 @@ from trainer.gate import HeldOut, decide
 from trainer.predictor import RatingPredictor
 from trainer.recipe import Recipe
 from trainer.telling import Teller
-from trainer.train import predictor_for, train
+from trainer.train import Job, predictor_for, train
 from trainer.workplace import run_folder
 
 logger = logging.getLogger(__name__)
@@ -86,7 +86,8 @@ def _learn(settings: Settings, database: Database, tell: Teller) -> tuple[RunSta
 
     predictor = predictor_for(settings, snapshot)
     with run_folder(settings.data_dir, tell.run_id) as folder:
-        trained = train(settings, snapshot, recipe, folder, predictor, stepped)
+        job = Job(snapshot=snapshot, recipe=recipe, folder=folder)
+        trained = train(settings, job, predictor, stepped)
         tell.metrics({"curve": tell.curve})
         candidate = adapters.add(
             trained,

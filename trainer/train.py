@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -30,23 +30,42 @@ JOB_FILE = "job.json"
 ADAPTER_FOLDER = "adapter"
 
 
-def train(
-    settings: Settings,
-    snapshot: Snapshot,
-    recipe: Recipe,
-    folder: Path,
-    predictor: RatingPredictor,
-    report: Report,
-) -> Path:
-    """Train an adapter in `folder`; where it lies. Raises `TrainingFailed` or `EngineError`."""
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What is trained on, how, and in which folder."""
+
+    snapshot: Snapshot
+    recipe: Recipe
+    folder: Path
+
+    def write(self) -> None:
+        """Leave it in its folder for the processes that `accelerate launch` starts."""
+        job = {
+            "recipe": self.recipe.as_dict(),
+            "train": asdict(self.snapshot.train),
+            "held_out": asdict(self.snapshot.held_out),
+        }
+        text = json.dumps(job, default=lambda value: value.isoformat(), ensure_ascii=False)
+        (self.folder / JOB_FILE).write_text(text, encoding="utf-8")
+
+    @classmethod
+    def read(cls, folder: Path) -> "Job":
+        """What `write` wrote."""
+        job = json.loads((folder / JOB_FILE).read_text(encoding="utf-8"))
+        snapshot = Snapshot(train=_examples(job["train"]), held_out=_examples(job["held_out"]))
+        return cls(snapshot=snapshot, recipe=Recipe(**job["recipe"]), folder=folder)
+
+
+def train(settings: Settings, job: Job, predictor: RatingPredictor, report: Report) -> Path:
+    """Train an adapter; the folder that it is in. Raises `TrainingFailed` or `EngineError`."""
     if settings.train_processes == 1:
-        return carry_out(settings, snapshot, recipe, folder, predictor, report)
-    write_job(folder, snapshot, recipe)
+        return carry_out(settings, job, predictor, report)
+    job.write()
     command = [
         *(sys.executable, "-m", "accelerate.commands.launch"),
         *("--multi_gpu", "--num_processes", str(settings.train_processes)),
         *("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"),
-        *("--module", "trainer.train", str(folder)),
+        *("--module", "trainer.train", str(job.folder)),
     ]
     on_cpu = choose_device(settings.device).type == "cpu"
     # With --cpu it would start one process only: several are for GPUs, or so it thinks.
@@ -62,31 +81,24 @@ def train(
             raise
     if processes.returncode != 0:
         raise TrainingFailed(f"accelerate launch ended with exit code {processes.returncode}")
-    return folder / ADAPTER_FOLDER
+    return job.folder / ADAPTER_FOLDER
 
 
-def carry_out(
-    settings: Settings,
-    snapshot: Snapshot,
-    recipe: Recipe,
-    folder: Path,
-    predictor: RatingPredictor,
-    report: Report,
-) -> Path:
+def carry_out(settings: Settings, job: Job, predictor: RatingPredictor, report: Report) -> Path:
     """The training itself, in this process."""
     weights = load_weights(
         settings.model,
         models_folder=settings.data_dir / "models",
         device=settings.device,
-        four_bits=recipe.method == "qlora",
+        four_bits=job.recipe.method == "qlora",
     )
-    judge = CheckpointJudge(weights, predictor, snapshot.train, settings)
+    judge = CheckpointJudge(weights, predictor, job.snapshot.train, settings)
     return finetune(
         weights,
-        snapshot.train,
-        recipe,
-        folder,
-        rehearsed=rehearse(weights, recipe.rehearsal, settings.system_prompt),
+        job.snapshot.train,
+        job.recipe,
+        job.folder,
+        rehearsed=rehearse(weights, job.recipe.rehearsal, settings.system_prompt),
         report=report,
         judge=judge,
     )
@@ -97,24 +109,6 @@ def predictor_for(settings: Settings, snapshot: Snapshot) -> RatingPredictor:
     return RatingPredictor(
         SentenceEmbedder(settings.embedder), snapshot.train.unpaired, snapshot.held_out.unpaired
     )
-
-
-def write_job(folder: Path, snapshot: Snapshot, recipe: Recipe) -> None:
-    """Leave a job for the processes that `accelerate launch` starts."""
-    job = {
-        "recipe": recipe.as_dict(),
-        "train": asdict(snapshot.train),
-        "held_out": asdict(snapshot.held_out),
-    }
-    text = json.dumps(job, default=lambda value: value.isoformat(), ensure_ascii=False)
-    (folder / JOB_FILE).write_text(text, encoding="utf-8")
-
-
-def read_job(folder: Path) -> tuple[Snapshot, Recipe]:
-    """What `write_job` wrote."""
-    job = json.loads((folder / JOB_FILE).read_text(encoding="utf-8"))
-    snapshot = Snapshot(train=_examples(job["train"]), held_out=_examples(job["held_out"]))
-    return snapshot, Recipe(**job["recipe"])
 
 
 def _examples(kinds: Mapping[str, list[dict[str, Any]]]) -> Examples:
@@ -132,14 +126,12 @@ def _values(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     """One of the processes of `accelerate launch`."""
-    folder = Path(sys.argv[1])
-    snapshot, recipe = read_job(folder)
+    settings, job = load_settings(), Job.read(Path(sys.argv[1]))
 
     def report(point: Point) -> None:
         print(json.dumps(asdict(point)), flush=True)  # noqa: T201  # to the parent
 
-    settings = load_settings()
-    carry_out(settings, snapshot, recipe, folder, predictor_for(settings, snapshot), report)
+    carry_out(settings, job, predictor_for(settings, job.snapshot), report)
 
 
 if __name__ == "__main__":

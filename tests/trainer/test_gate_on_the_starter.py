@@ -28,7 +28,7 @@ from trainer.evaluation import Evaluation
 from trainer.finetune import Verdict, finetune
 from trainer.gate import HeldOut, decide
 from trainer.recipe import Recipe
-from trainer.train import carry_out, predictor_for
+from trainer.train import Job, carry_out, predictor_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -85,14 +85,8 @@ class Trial:
     def trained(self, train: tuple[Example, ...], folder: Path) -> Path:
         """By the recipe of the settings, checkpoints judged, as a run does it."""
         snapshot = Snapshot(train=Examples(unpaired=train), held_out=self.held_out)
-        return carry_out(
-            self.settings,
-            snapshot,
-            Recipe.of(self.settings),
-            folder,
-            predictor_for(self.settings, snapshot),
-            lambda _: None,
-        )
+        job = Job(snapshot=snapshot, recipe=Recipe.of(self.settings), folder=folder)
+        return carry_out(self.settings, job, predictor_for(self.settings, snapshot), lambda _: None)
 
     def trained_unguarded(self, train: tuple[Example, ...], folder: Path, **changes: float) -> Path:
         """By a recipe that is let go to its end, with nothing rehearsed."""

@@ -11,7 +11,7 @@ from tests.trainer.examples import rated
 from trainer.dataset import Snapshot
 from trainer.finetune import Point
 from trainer.recipe import Recipe
-from trainer.train import predictor_for, train
+from trainer.train import Job, predictor_for, train
 
 SNAPSHOT = Snapshot(
     train=Examples(
@@ -34,8 +34,8 @@ def test_two_processes_train_one_adapter(
     settings = load_settings()
     points: list[Point] = []
 
-    predictor = predictor_for(settings, SNAPSHOT)
-    folder = train(settings, SNAPSHOT, Recipe.of(settings), tmp_path, predictor, points.append)
+    job = Job(snapshot=SNAPSHOT, recipe=Recipe.of(settings), folder=tmp_path)
+    folder = train(settings, job, predictor_for(settings, SNAPSHOT), points.append)
 
     assert [point.step for point in points] == [1, 2, 3, 4], "half of the steps that one would take"
     weights = load_file(folder / "adapter_model.safetensors")
