@@ -3,19 +3,22 @@
 Everybody writes as many tokens after the same prompts of 256 tokens, greedily, prefill included,
 turn and turn about, so that the machine's mood is the same for all; each in a process of its own,
 so that nobody's threads are in another's way. Ratchet's engine and `transformers.generate`, each
-with an adapter (merged here, PEFT's there) and without; transformers' continuous batching; with
-`--vllm-url`, vLLM servers of the same model, which end a reply where the model does. The floor is
-what reading the weights once a step would take, at the speed that memory is read at.
+with an adapter (merged here, PEFT's there) and without; transformers' continuous batching; where
+`xllamacpp` is installed and the model is the embedded one, llama.cpp on its file of 4-bit weights;
+with `--vllm-url`, vLLM servers of the same model, which end a reply where the model does. The floor
+is what reading the weights once a step would take, at the speed that memory is read at.
 """
 
 import argparse
 import asyncio
+import importlib.util
 import json
 import multiprocessing
 import statistics
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, aclosing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -32,6 +35,7 @@ from benchmarks.scratch import scratch_settings
 from bot.engine.base import Completion, Engine, SamplingParams
 from bot.engine.local import LocalEngine
 from bot.engine.remote import VllmEngine
+from bot.engine.starter import find_gguf
 from bot.engine.vocabulary import Vocabulary, load_vocabulary
 from bot.engine.weights import Weights, load_weights
 from store.adapters import hash_adapter
@@ -42,6 +46,7 @@ ROUNDS = 5
 CHATS = (1, 4, 8, 16)
 PROMPT_TOKENS = 256
 NEW_TOKENS = 64
+LLAMA_CPP = "xllamacpp"  # llama.cpp as a wheel; nothing here depends on it
 
 Prompts = Sequence[Sequence[Message]]
 Answer = Callable[[Prompts], Awaitable[int]]
@@ -63,6 +68,11 @@ def load() -> Weights:
     return load_weights(
         settings.model, models_folder=settings.data_dir / "models", device=settings.device
     )
+
+
+def _vocabulary() -> Vocabulary:
+    settings = load_settings()
+    return load_vocabulary(settings.model, models_folder=settings.data_dir / "models")
 
 
 def prompt_of(vocabulary: Vocabulary, number: int) -> list[Message]:
@@ -154,6 +164,35 @@ def by_continuous_batching(weights: Weights) -> Answer:
     return answer
 
 
+def by_llama_cpp(vocabulary: Vocabulary) -> Answer:
+    """llama.cpp's server on the embedded model's own file of 4-bit weights."""
+    llama: Any = importlib.import_module(LLAMA_CPP)
+    parameters = llama.CommonParams()
+    parameters.model.path = str(find_gguf())
+    parameters.n_ctx = max(CHATS) * (PROMPT_TOKENS + NEW_TOKENS + 64)  # shared by all places
+    parameters.n_parallel = max(CHATS)
+    parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = torch.get_num_threads()
+    server = llama.Server(parameters)
+
+    def one(prompt: Sequence[Message]) -> int:
+        found = server.handle_completions(
+            {
+                "prompt": list(vocabulary.template.encode(prompt)),
+                "n_predict": NEW_TOKENS,
+                "temperature": 0,
+                "ignore_eos": True,
+                "cache_prompt": False,
+            }
+        )
+        return int(found["tokens_predicted"])
+
+    async def answer(prompts: Prompts) -> int:
+        with ThreadPoolExecutor(len(prompts)) as pool:
+            return sum(pool.map(one, prompts))
+
+    return answer
+
+
 async def _make(name: str, adapter: Adapter) -> Answer:
     """The peer of that name, in this process."""
     match name:
@@ -169,10 +208,10 @@ async def _make(name: str, adapter: Adapter) -> Answer:
             return by_generate(weights, weights.model)
         case "continuous batching":
             return by_continuous_batching(load())
+        case "llama.cpp, 4 bits":
+            return by_llama_cpp(_vocabulary())
         case url:
-            settings = load_settings()
-            vocabulary = load_vocabulary(settings.model, models_folder=settings.data_dir / "models")
-            return by_engine(await VllmEngine.connect(vocabulary, [url]), None)
+            return by_engine(await VllmEngine.connect(_vocabulary(), [url]), None)
 
 
 def _work(name: str, adapter: Adapter, pipe: Connection) -> None:
@@ -209,8 +248,7 @@ def started(name: str, adapter: Adapter) -> Iterator[Connection]:
 
 def measure(names: Sequence[str], adapter: Adapter, chats: Sequence[int]) -> list[Row]:
     """Every peer with every number of chats; each round has prompts of its own."""
-    settings = load_settings()
-    vocabulary = load_vocabulary(settings.model, models_folder=settings.data_dir / "models")
+    vocabulary = _vocabulary()
     found = []
     with ExitStack() as stack:
         peers = {name: stack.enter_context(started(name, adapter)) for name in names}
@@ -249,7 +287,9 @@ def main() -> None:
     parser.add_argument("--vllm-url", nargs="*", default=[], help="servers of the same model")
     options = parser.parse_args()
     names = ["engine, adapter", "engine", "generate, PEFT", "generate", "continuous batching"]
-    with scratch_settings(), tempfile.TemporaryDirectory() as folder:
+    with scratch_settings() as settings, tempfile.TemporaryDirectory() as folder:
+        if settings.model == "starter" and importlib.util.find_spec(LLAMA_CPP):
+            names.append("llama.cpp, 4 bits")
         weights = load()
         size = sum(each.nbytes for each in weights.model.parameters())
         adapter = make_adapter(weights, Path(folder))

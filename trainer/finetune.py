@@ -29,6 +29,7 @@ from store.domain import Examples
 from trainer.anchor import Anchor
 from trainer.drift import Reply
 from trainer.errors import TrainingFailed
+from trainer.frozen import frozen_layers_once
 from trainer.recipe import Recipe
 from trainer.stages import count_steps, make_rows, train_stage
 
@@ -92,15 +93,16 @@ def finetune(
     """
     set_seed(recipe.seed)
     stages = make_rows(weights, train, recipe).stages
-    anchor = _anchor(weights, rehearsed, recipe)
-    model = _adapted(weights, recipe)
     steps = sum(count_steps(rows, recipe) for rows in stages.values())
     watch = _Watch(report, judge, steps=steps, checkpoints=recipe.checkpoints)
-    for name, rows in stages.items():
-        if not watch.fallen:
-            watch.stage = name
-            where = folder / "trainer"
-            train_stage(name, rows, model, weights, recipe, where, anchor=anchor, watch=watch)
+    with frozen_layers_once(weights.model, _last_layers(weights.model, recipe.layers)[0]):
+        anchor = _anchor(weights, rehearsed, recipe)
+        model = _adapted(weights, recipe)
+        for name, rows in stages.items():
+            if not watch.fallen:
+                watch.stage = name
+                where = folder / "trainer"
+                train_stage(name, rows, model, weights, recipe, where, anchor=anchor, watch=watch)
     if not PartialState().is_main_process:  # one of several judges and writes
         return folder / "adapter"
     _restore(model, watch.best(model))
