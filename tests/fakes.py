@@ -10,12 +10,12 @@ from datetime import UTC, datetime, timedelta
 
 from bot.engine.base import Completion, SamplingParams
 from bot.engine.errors import (
-    AdapterNotLoaded,
     AdapterRefused,
     EngineBusy,
     EngineStopped,
     PromptTooLong,
 )
+from bot.engine.shelf import AdapterShelf
 from store.domain import Adapter, FinishReason, Message
 from store.embedder import Vector
 
@@ -49,7 +49,7 @@ class FakeEngine:
         self.unmerged: frozenset[str] = frozenset()
         self._context_tokens = context_tokens
         self._queue_size = queue_size
-        self._adapters: set[str] = set()
+        self._shelf = AdapterShelf()
         self._waiting = 0
         self._closed = asyncio.Event()
         self._thread = asyncio.Lock()
@@ -73,8 +73,7 @@ class FakeEngine:
             raise EngineStopped
         if prompt_tokens >= self._context_tokens:
             raise PromptTooLong(prompt_tokens, self._context_tokens - 1)
-        if adapter is not None and adapter not in self._adapters:
-            raise AdapterNotLoaded(adapter)
+        self._shelf.use(adapter)
         if self._waiting >= self._queue_size:
             raise EngineBusy(self._waiting)
         started = time.monotonic()
@@ -107,7 +106,7 @@ class FakeEngine:
     async def load_adapter(self, adapter: Adapter) -> None:
         if adapter.base_model != self.model:
             raise AdapterRefused(f"{adapter.name} was trained on {adapter.base_model}")
-        self._adapters.add(adapter.name)
+        self._shelf.put(adapter, ())
 
     async def close(self) -> None:
         self._closed.set()

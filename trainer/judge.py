@@ -10,9 +10,9 @@ import math
 from collections.abc import Sequence
 from typing import TypeVar
 
-import torch
 from peft import PeftModel
 
+from bot.engine.errors import NotNumbers
 from bot.engine.weights import Weights
 from store.domain import Examples
 from store.settings import Settings
@@ -56,10 +56,8 @@ class CheckpointJudge:
         try:
             with merged(model):
                 replies, kept = self._replies(), self._kept()
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as error:  # nothing can be drawn from what are no numbers
-            logger.warning("a checkpoint cannot be judged: %s", error)
+        except NotNumbers as error:
+            logger.warning("a checkpoint is over the cliff: %s", error)
             return Verdict(score=-math.inf, strain=math.inf)
         with model.disable_adapter():
             nll = mean_nll(self._weights, replies)

@@ -1,6 +1,6 @@
 """What an engine is: the protocol, and the records that go in and come out.
 
-Every implementation passes `tests/engine/contract.py`, and so does the fake.
+Every implementation passes `tests/engine/test_contract.py`, and so does the fake.
 """
 
 from collections.abc import AsyncGenerator, Sequence
@@ -8,9 +8,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from store.domain import Adapter, FinishReason, Message
-
-ADAPTERS_HELD = 3
-"""Adapters that an engine keeps ready at once; the one used longest ago makes room."""
 
 SMOKE_PROMPT = (Message(role="user", content="Say hello."),)
 """What an adapter has to have an answer to before it is used."""

@@ -6,6 +6,7 @@ EngineError
 ├── AdapterNotLoaded    a reply was asked of an adapter that the engine does not hold
 ├── AdapterRefused      an adapter that does not fit the model, or cannot be read
 │   └── AdapterUnusable what it holds shows that it never will
+├── NotNumbers          the model's scores are none: nothing can be chosen by them
 ├── ServerLost          a server of several failed; another may do better
 ├── PromptTooLong       more tokens than the model's context
 ├── EngineBusy          the queue is full
@@ -41,6 +42,13 @@ class AdapterRefused(EngineError):
 
 class AdapterUnusable(AdapterRefused):
     """What it holds shows that it never will be served."""
+
+
+class NotNumbers(EngineError):
+    """The model's scores are no numbers: nothing can be chosen by them."""
+
+    def __init__(self) -> None:
+        super().__init__("the model answers with what is no number")
 
 
 class ServerLost(EngineError):

@@ -104,9 +104,12 @@ class Fleet:
 
     async def unload(self, name: str) -> None:
         """Have every server let an adapter go; one that is lost has."""
-        for server in self._servers:
+
+        async def unload(server: Server) -> None:
             with suppress(ServerLost):
                 await server.unload(name)
+
+        await asyncio.gather(*(unload(server) for server in self._servers))
 
     async def suspect(self, server: Server, trouble: EngineError) -> None:
         """Something went wrong there; whether it is the server itself, it is asked."""

@@ -8,16 +8,15 @@ import asyncio
 import logging
 import queue
 import threading
-from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, suppress
+from functools import partial
 from typing import TypeAlias
 
 import torch
 
-from bot.engine.base import ADAPTERS_HELD, SMOKE_PROMPT, Completion, SamplingParams
+from bot.engine.base import SMOKE_PROMPT, Completion, SamplingParams
 from bot.engine.errors import (
-    AdapterNotLoaded,
     AdapterRefused,
     AdapterUnusable,
     EngineBusy,
@@ -30,6 +29,7 @@ from bot.engine.prefix import PrefixCache
 from bot.engine.request import Piece, Request
 from bot.engine.scheduler import Scheduler
 from bot.engine.sets import WeightSet
+from bot.engine.shelf import AdapterShelf
 from bot.engine.weights import Weights
 from store.domain import Adapter, Message
 
@@ -56,8 +56,7 @@ class LocalEngine:
         weights.sets.pack()
         self._weights = weights
         self._queue_size = queue_size
-        self._adapters: OrderedDict[str, None] = OrderedDict()
-        """What is loaded, in the order of last use."""
+        self._shelf = AdapterShelf()
         # One place more than replies, so that an adapter can be loaded behind a full queue.
         self._tasks: queue.Queue[_Task | Request] = queue.Queue(queue_size + 1)
         self._open: dict[int, Request] = {}
@@ -67,6 +66,8 @@ class LocalEngine:
             weights, places=batch_size, prefixes=self._prefixes, end=self._end
         )
         self._stopping = threading.Event()
+        self._gate = threading.Lock()
+        """Held to let something in, and to close."""
         self._thread = threading.Thread(target=self._work, name="ratchet-engine", daemon=True)
         self._thread.start()
 
@@ -105,25 +106,16 @@ class LocalEngine:
 
     async def load_adapter(self, adapter: Adapter) -> None:
         """See `Engine.load_adapter`."""
-        if adapter.name in self._adapters:
+        if adapter.name in self._shelf:
             return
-        weights = await asyncio.to_thread(self._make, adapter)  # replies go on meanwhile
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[None] = loop.create_future()
-
-        def hold() -> None:
-            error: EngineError | None = None
-            try:
-                self._hold(adapter.name, weights)
-            except EngineError as refused:
-                error = refused
-            except Exception as failure:  # whatever it makes the model do, the engine goes on
-                logger.exception("an adapter failed its smoke prompt")
-                error = AdapterRefused(f"{adapter.name} cannot be used: {failure}")
-            loop.call_soon_threadsafe(_settle, done, error)
-
-        self._put(hold)
-        await done
+        async with self._shelf.loading:
+            if adapter.name in self._shelf:
+                return
+            weights = await asyncio.to_thread(self._make, adapter)  # replies go on meanwhile
+            await self._between_steps(partial(self._hold, adapter.name, weights))
+            answered = {request.adapter for request in list(self._open.values())}
+            for name in self._shelf.put(adapter, answered):
+                await self._between_steps(partial(self._drop, name))
 
     async def close(self) -> None:
         """See `Engine.close`."""
@@ -133,15 +125,12 @@ class LocalEngine:
     def _submit(self, prompt: list[int], sampling: SamplingParams, adapter: str | None) -> Request:
         if len(prompt) >= self.context_tokens:
             raise PromptTooLong(len(prompt), self.context_tokens - 1)
-        if adapter is not None and adapter not in self._adapters:
-            raise AdapterNotLoaded(adapter)
+        self._shelf.use(adapter)
         if len(self._open) >= self._queue_size:
             raise EngineBusy(len(self._open))
         loop = asyncio.get_running_loop()
         request = Request(prompt=prompt, sampling=sampling, adapter=adapter, loop=loop)
         self._open[id(request)] = request
-        if adapter is not None:
-            self._adapters.move_to_end(adapter)
         try:
             self._put(request)
         except EngineError:
@@ -149,18 +138,45 @@ class LocalEngine:
             raise
         return request
 
+    async def _between_steps(self, task: _Task) -> None:
+        """Have the engine's thread do something. Raises `EngineError`."""
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+
+        def work() -> None:
+            error: EngineError | None = None
+            try:
+                if self._stopping.is_set():
+                    raise EngineStopped
+                task()
+            except EngineError as expected:
+                error = expected
+            except Exception as failure:  # whatever it makes the model do, the engine goes on
+                logger.exception("an adapter made the model fail")
+                error = AdapterRefused(f"the model fails with it: {failure}")
+            loop.call_soon_threadsafe(_settle, done, error)
+
+        self._put(work)
+        await done
+
     def _put(self, task: "_Task | Request") -> None:
-        if self._stopping.is_set() or not self._thread.is_alive():
-            raise EngineStopped
-        try:
-            self._tasks.put_nowait(task)
-        except queue.Full:
-            raise EngineBusy(self._tasks.qsize()) from None
+        with self._gate:
+            if self._stopping.is_set():
+                raise EngineStopped
+            try:
+                self._tasks.put_nowait(task)
+            except queue.Full:
+                raise EngineBusy(self._tasks.qsize()) from None
 
     def _work(self) -> None:
-        while not self._stopping.is_set():
-            self._take_tasks()
-            self._scheduler.work()
+        try:
+            while not self._stopping.is_set():
+                self._take_tasks()
+                self._scheduler.work()
+        except Exception:  # the outermost edge of this thread
+            logger.exception("the engine's thread died")
+        with self._gate:  # nothing comes in any more
+            self._stopping.set()
         self._take_tasks()  # each sees that the engine stops, and says so
         for request in list(self._open.values()):
             self._end(request, EngineStopped())
@@ -191,20 +207,18 @@ class LocalEngine:
             raise AdapterRefused(f"{adapter.name} cannot be loaded: {error}") from error
 
     def _hold(self, name: str, weights: WeightSet) -> None:
-        """Take a set that answers a smoke prompt with numbers."""
-        if self._stopping.is_set():
-            raise EngineStopped
-        if name in self._adapters:
-            return
+        """Take a set that has an answer to the smoke prompt."""
         self._weights.sets.hold(name, weights)
         try:
             self._smoke(name)
         except Exception:
-            self._weights.sets.use(None)
-            self._weights.sets.drop(name)
+            self._drop(name)
             raise
-        self._adapters[name] = None
-        self._make_room(name)
+
+    def _drop(self, name: str) -> None:
+        self._weights.sets.use(None)  # each step takes its own
+        self._weights.sets.drop(name)
+        self._prefixes.forget(name)
 
     @torch.inference_mode()
     def _smoke(self, name: str) -> None:
@@ -214,17 +228,11 @@ class LocalEngine:
             input_ids=torch.tensor([ids], device=self._weights.model.device),
             logits_to_keep=1,
             use_cache=False,
-        ).logits
+        ).logits[0, -1]
         if not bool(torch.isfinite(logits).all()):
             raise AdapterUnusable(f"{name} answers with what is no number")
-
-    def _make_room(self, newest: str) -> None:
-        used = {newest, *self._scheduler.adapters}
-        idle = [name for name in self._adapters if name not in used]
-        for name in idle[: max(0, len(self._adapters) - ADAPTERS_HELD)]:
-            self._weights.sets.drop(name)
-            self._prefixes.forget(name)
-            del self._adapters[name]
+        if int(logits.argmax()) in self._weights.end_tokens:
+            raise AdapterUnusable(f"{name} says nothing to the smoke prompt")
 
 
 def _settle(done: "asyncio.Future[None]", error: Exception | None) -> None:

@@ -7,14 +7,12 @@ what is in them, and again on a server that was started anew.
 
 import asyncio
 import logging
-from collections import OrderedDict
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
-from bot.engine.base import ADAPTERS_HELD, SMOKE_PROMPT, Completion, SamplingParams
+from bot.engine.base import SMOKE_PROMPT, Completion, SamplingParams
 from bot.engine.errors import (
-    AdapterNotLoaded,
     AdapterRefused,
     AdapterUnusable,
     EngineBusy,
@@ -28,6 +26,7 @@ from bot.engine.fleet import Fleet
 from bot.engine.lora import read_adapter
 from bot.engine.request import Request, Writing
 from bot.engine.server import PROBE, Server
+from bot.engine.shelf import AdapterShelf
 from bot.engine.vocabulary import Vocabulary
 from store.domain import Adapter, FinishReason, Message
 
@@ -49,10 +48,8 @@ class VllmEngine:
         self._vocabulary = vocabulary
         self._fleet = fleet
         self._queue_size = queue_size
-        self._adapters: OrderedDict[str, Adapter] = OrderedDict()
-        """What is loaded, in the order of last use."""
+        self._shelf = AdapterShelf()
         self._open: dict[Request, asyncio.Task[None]] = {}
-        self._loading = asyncio.Lock()
         self._closed = False
 
     @classmethod
@@ -110,16 +107,23 @@ class VllmEngine:
 
     async def load_adapter(self, adapter: Adapter) -> None:
         """See `Engine.load_adapter`; a server that does not take it now is asked again later."""
-        async with self._loading:
-            if self._closed:
-                raise EngineStopped
-            if adapter.name in self._adapters:
+        if self._closed:
+            raise EngineStopped
+        if adapter.name in self._shelf:
+            return
+        async with self._shelf.loading:
+            if adapter.name in self._shelf:
                 return
             await asyncio.to_thread(read_adapter, adapter, model=self.model)  # what is wrong?
             await self._fleet.load(adapter)
-            await self._smoke(adapter)
-            self._adapters[adapter.name] = adapter
-            await self._make_room(adapter.name)
+            try:
+                await self._smoke(adapter)
+            except EngineError:
+                await self._fleet.unload(adapter.name)
+                raise
+            answered = {request.adapter for request in self._open}
+            for name in self._shelf.put(adapter, answered):
+                await self._fleet.unload(name)
 
     async def close(self) -> None:
         """See `Engine.close`."""
@@ -134,14 +138,10 @@ class VllmEngine:
             raise EngineStopped
         if len(prompt) >= self.context_tokens:
             raise PromptTooLong(len(prompt), self.context_tokens - 1)
-        if adapter is not None and adapter not in self._adapters:
-            raise AdapterNotLoaded(adapter)
+        loaded = self._shelf.use(adapter)
         if len(self._open) >= self._queue_size:
             raise EngineBusy(len(self._open))
-        if adapter is None:
-            return self._begin(prompt, sampling, None)
-        self._adapters.move_to_end(adapter)
-        return self._begin(prompt, sampling, self._adapters[adapter])
+        return self._begin(prompt, sampling, loaded)
 
     def _begin(
         self, prompt: list[int], sampling: SamplingParams, adapter: Adapter | None
@@ -215,10 +215,3 @@ class VllmEngine:
             async for piece in pieces:
                 if isinstance(piece, Completion) and not piece.completion_tokens:
                     raise AdapterUnusable(f"{adapter.name} says nothing to the smoke prompt")
-
-    async def _make_room(self, newest: str) -> None:
-        used = {newest, *(request.adapter for request in self._open)}
-        idle = [name for name in self._adapters if name not in used]
-        for name in idle[: max(0, len(self._adapters) - ADAPTERS_HELD)]:
-            del self._adapters[name]
-            await self._fleet.unload(name)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from bot.engine.base import SamplingParams
+from bot.engine.errors import NotNumbers
 
 LIKELIEST = 512
 """The nucleus is looked for among so many tokens first: a full sort costs more than the model."""
@@ -52,11 +53,17 @@ class Sampler:
 
 
 def draw(samplers: Sequence[Sampler], logits: Tensor) -> list[int]:
-    """The next id of each row, given the scores of every token, of shape (rows, vocabulary)."""
+    """The next id of each row, given the scores of every token, of shape (rows, vocabulary).
+
+    Raises `NotNumbers`.
+    """
     scores = logits.to(torch.float32, copy=True)
     for sampler, row in zip(samplers, scores, strict=True):
         sampler.penalise(row)
-    tokens: list[int] = scores.argmax(dim=-1).tolist()
+    best, likeliest = scores.max(dim=-1)  # NaN counts as more than any number
+    if not bool(best.isfinite().all()):
+        raise NotNumbers
+    tokens: list[int] = likeliest.tolist()
     hot = [row for row, each in enumerate(samplers) if each.sampling.temperature > 0]
     if hot:
         rows = [samplers[row] for row in hot]

@@ -54,12 +54,6 @@ class Scheduler:
         """Whether there is nothing to do."""
         return not (self._waiting or self._joining or self._batches)
 
-    @property
-    def adapters(self) -> set[str | None]:
-        """Those that somebody is answered with, or is going to be."""
-        waiting = (each.adapter for each in self._waiting)
-        return {*self._batches, *waiting, *(each.adapter for each in self._joining)}
-
     def add(self, request: Request) -> None:
         """Let a request wait for a place."""
         self._waiting.append(request)
@@ -103,16 +97,21 @@ class Scheduler:
             else:
                 self._join([request], prefix)
         for requests in together.values():
-            for start, end in portions([len(each.prompt) for each in requests]):
-                self._join(requests[start:end])
+            for alike in _of_similar_length(requests):
+                for start, end in portions([len(each.prompt) for each in alike]):
+                    self._join(alike[start:end])
 
     def _join(self, requests: list[Request], prefix: Prefix | None = None) -> None:
-        reading = Reading(
-            self._weights.model,
-            [each.prompt for each in requests],
-            [each.sampling for each in requests],
-            prefix=prefix,
-        )
+        try:
+            reading = Reading(
+                self._weights.model,
+                [each.prompt for each in requests],
+                [each.sampling for each in requests],
+                prefix=prefix,
+            )
+        except Exception as error:  # no room for what was read before, say
+            self._fail(requests, error)
+            return
         adapter = requests[0].adapter
         self._joining.append(_Joining(adapter=adapter, requests=requests, reading=reading))
 
@@ -134,7 +133,12 @@ class Scheduler:
 
     def _begin(self, joining: _Joining) -> None:
         batch, rows = self._batches.setdefault(joining.adapter, (Batch(self._weights.model), []))
-        batch.take(joining.reading)
+        try:
+            batch.take(joining.reading)
+        except Exception as error:  # who knows how far it got: nobody goes on from there
+            del self._batches[joining.adapter]
+            self._fail([row.request for row in rows], error)
+            raise
         rows += [Writing(request, self._weights) for request in joining.requests]
 
     def _step(self, adapter: str | None) -> None:
@@ -167,3 +171,14 @@ class Scheduler:
         logger.error("replies failed in the engine", exc_info=error)
         for request in requests:
             self._end(request, EngineError(f"the model failed: {type(error).__name__}"))
+
+
+def _of_similar_length(requests: Iterable[Request]) -> list[list[Request]]:
+    """The shortest prompts first; none is padded to more than about twice its tokens."""
+    groups: list[list[Request]] = []
+    for request in sorted(requests, key=lambda each: len(each.prompt)):
+        if groups and len(request.prompt) <= 2 * len(groups[-1][0].prompt):
+            groups[-1].append(request)
+        else:
+            groups.append([request])
+    return groups

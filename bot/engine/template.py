@@ -38,6 +38,8 @@ class ChatTemplate:
         )
         if not self._takes_system and not self._accepts(Message(role="user", content="a")):
             raise ModelUnusable(f"the chat template of {model} cannot be rendered")
+        self.end_token = self._find_end()
+        """What a reply ends with in the template, or else the tokenizer's end; None without."""
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
         """The prompt's token ids, ending where the assistant is to speak."""
@@ -47,8 +49,7 @@ class ChatTemplate:
     def encode_reply(self, text: str, *, finished: bool = True) -> list[int]:
         """A reply's token ids as the model would write them, with its end if it is `finished`."""
         ids: list[int] = self._tokenizer.encode(self._disarm(text), add_special_tokens=False)
-        end = self._tokenizer.eos_token_id
-        return [*ids, end] if finished and isinstance(end, int) else ids
+        return [*ids, self.end_token] if finished and self.end_token is not None else ids
 
     def render(self, messages: Sequence[Message]) -> str:
         """The prompt as text."""
@@ -60,9 +61,23 @@ class ChatTemplate:
             text = text.replace(token, token[0] + ZERO_WIDTH_SPACE + token[1:])
         return text
 
-    def _apply(self, messages: Sequence[Message]) -> str:
+    def _find_end(self) -> int | None:
+        """The first special token that the template writes after a reply."""
+        asked, reply = Message(role="user", content="a"), Message(role="assistant", content="b")
+        try:
+            told = self._apply([asked, reply], asks=False)
+        except TemplateError:
+            told = ""
+        after = told.rpartition(reply.content)[2]
+        ids = self._tokenizer.encode(after, add_special_tokens=False)
+        added = self._tokenizer.added_tokens_decoder
+        special = {each for each, token in added.items() if token.special}
+        end = next((each for each in ids if each in special), self._tokenizer.eos_token_id)
+        return end if isinstance(end, int) else None
+
+    def _apply(self, messages: Sequence[Message], *, asks: bool = True) -> str:
         rendered = self._tokenizer.apply_chat_template(
-            [asdict(message) for message in messages], tokenize=False, add_generation_prompt=True
+            [asdict(message) for message in messages], tokenize=False, add_generation_prompt=asks
         )
         assert isinstance(rendered, str)
         return rendered

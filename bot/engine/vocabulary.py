@@ -45,13 +45,14 @@ def load_vocabulary(model: str, *, models_folder: Path) -> Vocabulary:
     with translated(name):
         config = AutoConfig.from_pretrained(source)
         tokenizer = AutoTokenizer.from_pretrained(source)
+        template = ChatTemplate(tokenizer, model=name)
         return Vocabulary(
             name=name,
             tokenizer=tokenizer,
-            template=ChatTemplate(tokenizer, model=name),
+            template=template,
             context_tokens=getattr(config, "max_position_embeddings", None)
             or ASSUMED_CONTEXT_TOKENS,
-            end_tokens=_end_tokens(source, config, tokenizer),
+            end_tokens=_end_tokens(source, config, tokenizer, template),
         )
 
 
@@ -73,7 +74,10 @@ def translated(name: str) -> Iterator[None]:
 
 
 def _end_tokens(
-    source: Path | str, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase
+    source: Path | str,
+    config: PreTrainedConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    template: ChatTemplate,
 ) -> frozenset[int]:
     try:
         generation = GenerationConfig.from_pretrained(source)
@@ -81,7 +85,7 @@ def _end_tokens(
         generation = GenerationConfig.from_model_config(config)
     configured = generation.eos_token_id
     ids = configured if isinstance(configured, list) else [configured, tokenizer.eos_token_id]
-    return frozenset(each for each in ids if isinstance(each, int))
+    return frozenset(each for each in (*ids, template.end_token) if isinstance(each, int))
 
 
 def _quieten() -> None:

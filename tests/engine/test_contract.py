@@ -14,6 +14,7 @@ from bot.engine.errors import (
     EngineStopped,
     PromptTooLong,
 )
+from bot.engine.shelf import ADAPTERS_HELD
 from store.domain import FinishReason, Message
 from tests.conftest import MakeAdapter
 from tests.fakes import FakeEngine
@@ -119,6 +120,23 @@ async def test_a_reply_names_the_adapter_it_was_written_with(
     _, without = await complete(engine)
 
     assert (with_adapter.adapter, without.adapter) == (adapter.name, None)
+
+
+async def test_the_adapter_used_longest_ago_makes_room(
+    engine: Engine, make_adapter: MakeAdapter
+) -> None:
+    first, second, *others = (
+        make_adapter(engine.model, seed=number) for number in range(ADAPTERS_HELD + 1)
+    )
+    await engine.load_adapter(first)
+    await engine.load_adapter(second)
+    await complete(engine, adapter=first.name)
+    for each in others:
+        await engine.load_adapter(each)
+
+    assert (await complete(engine, adapter=first.name))[1].adapter == first.name
+    with pytest.raises(AdapterNotLoaded, match=second.name):
+        await complete(engine, adapter=second.name)
 
 
 async def test_another_models_adapter_is_refused(engine: Engine, make_adapter: MakeAdapter) -> None:

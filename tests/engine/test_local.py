@@ -3,6 +3,7 @@
 import asyncio
 import json
 import shutil
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +12,11 @@ import pytest
 import torch
 
 from bot.engine.base import Completion, SamplingParams
-from bot.engine.errors import AdapterRefused, EngineError
+from bot.engine.errors import AdapterRefused, AdapterUnusable, EngineError, EngineStopped
 from bot.engine.local import LocalEngine
+from bot.engine.lora import Update
+from bot.engine.scheduler import Scheduler
+from bot.engine.sets import WeightSet
 from bot.engine.weights import Weights
 from store.adapters import hash_adapter
 from store.domain import FinishReason, Message
@@ -187,3 +191,89 @@ async def test_a_failing_model_fails_the_reply_and_not_the_engine(
             await complete(local_engine)
 
     assert (await complete(local_engine)).completion_tokens == 24
+
+
+async def test_an_adapter_that_many_ask_for_at_once_is_merged_once(
+    local_engine: LocalEngine,
+    tiny_weights: Weights,
+    make_adapter: MakeAdapter,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = []
+    make = tiny_weights.sets.make
+
+    def counted(name: str, updates: Mapping[str, Update]) -> WeightSet:
+        made.append(name)
+        return make(name, updates)
+
+    monkeypatch.setattr(tiny_weights.sets, "make", counted)
+    adapter = make_adapter(local_engine.model)
+
+    await asyncio.gather(*(local_engine.load_adapter(adapter) for _ in range(8)))
+
+    assert made == [adapter.name]
+
+
+async def test_an_adapter_that_says_nothing_is_unusable(
+    tiny_weights: Weights, make_adapter: MakeAdapter
+) -> None:
+    engine = LocalEngine(
+        replace(tiny_weights, end_tokens=frozenset(range(len(tiny_weights.tokenizer))))
+    )
+
+    with pytest.raises(AdapterUnusable, match="says nothing"):
+        await engine.load_adapter(make_adapter(engine.model))
+    await engine.close()
+
+
+async def test_a_prompt_that_there_is_no_room_for_fails_alone(
+    local_engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError
+
+    with monkeypatch.context() as broken:
+        broken.setattr("bot.engine.scheduler.Reading", fail)
+        with pytest.raises(EngineError, match="OutOfMemoryError"):
+            await complete(local_engine)
+
+    assert (await complete(local_engine)).completion_tokens == 24
+
+
+async def test_when_its_thread_dies_nobody_waits_for_ever(
+    local_engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(_: Scheduler) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Scheduler, "work", die)
+
+    for _ in range(2):  # the one that it happened to, and the next
+        with pytest.raises(EngineStopped):
+            await complete(local_engine)
+
+
+async def test_a_short_prompt_does_not_wait_until_a_long_one_is_read(
+    tiny_weights: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bot.engine.scheduler.READ_BESIDE", 8)
+    engine = LocalEngine(tiny_weights)
+    long, short = (
+        [Message(role="user", content="What is the capital of France? " * times)]
+        for times in (12, 1)
+    )
+    ended = []
+
+    async def ask(name: str, prompt: Sequence[Message], tokens: int) -> None:
+        async with aclosing(engine.stream(prompt, SamplingParams(max_new_tokens=tokens))) as stream:
+            async for _ in stream:
+                pass
+        ended.append(name)
+
+    running = asyncio.create_task(ask("running", short, 100))
+    await asyncio.sleep(0.05)
+    await asyncio.gather(ask("long", long, 1), ask("short", short, 1))
+    await running
+    await engine.close()
+
+    assert ended.index("short") < ended.index("long")

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from bot.engine.base import SamplingParams
+from bot.engine.errors import NotNumbers
 from bot.engine.sampler import Sampler, draw
 
 CPU = torch.device("cpu")
@@ -79,3 +80,13 @@ def test_almost_the_same_scores_draw_almost_the_same_tokens() -> None:
     pairs = zip(drawn(sampling, logits, 200), drawn(sampling, near, 200), strict=True)
 
     assert sum(one == other for one, other in pairs) > 140
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+@pytest.mark.parametrize("top_p", [0.95, 1.0])
+def test_nothing_is_drawn_by_scores_that_are_no_numbers(temperature: float, top_p: float) -> None:
+    sampler = Sampler(SamplingParams(temperature=temperature, top_p=top_p, seed=0), CPU)
+    scores = torch.tensor([[0.1, float("nan"), 0.3]])
+
+    with pytest.raises(NotNumbers):
+        draw([sampler], scores)

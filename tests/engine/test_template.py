@@ -79,6 +79,22 @@ def test_markers_that_are_not_special_tokens_are_disarmed_too() -> None:
 
 
 @pytest.mark.parametrize(
+    ("after_a_reply", "end"),
+    [("<|im_end|>", "<|im_end|>"), ("\n<|endoftext|>", "<|endoftext|>"), ("\n", "<|im_end|>")],
+)
+def test_a_reply_ends_as_in_the_template_or_else_as_every_text_of_the_tokenizer(
+    after_a_reply: str, end: str
+) -> None:
+    chat_template = f"{{% for m in messages %}}{{{{ m['content'] }}}}{after_a_reply}{{% endfor %}}"
+    template = ChatTemplate(make_tiny_tokenizer(chat_template=chat_template), model="tiny")
+
+    ids = template.encode_reply("Paris")
+
+    assert ids[-1] == template.end_token == TOKENIZER.convert_tokens_to_ids(end)
+    assert ids[:-1] == template.encode_reply("Paris", finished=False)
+
+
+@pytest.mark.parametrize(
     ("chat_template", "said"),
     [(None, "no chat template"), ("{{ raise_exception('never') }}", "cannot be rendered")],
 )
