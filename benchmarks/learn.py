@@ -3,8 +3,9 @@
 Each persona rates the same sampled replies of the base model. Each recipe learns from them, and is
 measured on topics that were never rated: the share of replies that please, the base model's NLL of
 these replies (nats a token), the retention suite, and the seconds of training. TRL's own trainers
-run on the same examples with their defaults, but for the learning rate, β, the batch and the
-epochs, in a process like that of a run (`RUN_ENVIRONMENT`).
+run on the same examples with their defaults, but for the learning rate, β, the batch, the epochs
+and an adapter of the same rank, in a process like that of a run (`RUN_ENVIRONMENT`). Their adapter
+is on every layer, as PEFT's is unless it is told otherwise; so is that of "every layer".
 """
 
 import argparse
@@ -251,6 +252,7 @@ def recipes(settings: Settings) -> dict[str, Train]:
         "ratchet": ours(settings, recipe, guarded=True),
         "without rehearsal": ours(settings, replace(recipe, rehearsal=0), guarded=True),
         "without guard": ours(settings, replace(recipe, checkpoints=1), guarded=False),
+        "every layer": ours(settings, replace(recipe, checkpoints=1, layers=1.0), guarded=False),
         "lr 5e-4, β 0.1, unguarded": ours(settings, field, guarded=False),
         "TRL KTO": trl_kto(recipe),
         "TRL SFT": trl_sft(recipe),

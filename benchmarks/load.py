@@ -19,7 +19,7 @@ from tests.botapi import BotApi
 
 RATCHET = (sys.executable, "-c", "from bot.cli import main; main()")
 TOKEN = "42:load"
-TURNS = 3
+TURNS = 5
 START_SECONDS = 120
 REPLY_SECONDS = 600
 NEW_TOKENS = 32

@@ -76,7 +76,7 @@ class Found:
             "longest gap between two pieces without swaps, ms": spread(calm, 0),
             "the same with swaps, ms": spread(swapped, 0),
             "the one as a multiple of the other": f"{ratio:.2f}",
-            "from activation to the first reply on the new version, s": spread(self.waits),
+            "from loading to the first reply on the new version, s": spread(self.waits),
             "swaps, replies": f"{len(self.waits)}, {self.replies}",
             "lost, truncated": f"{self.lost}, {self.truncated}",
             "mixed": "–" if self.mixed is None else str(self.mixed),

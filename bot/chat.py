@@ -51,6 +51,8 @@ class Chat:
         self._engine = engine
         self._choose_adapter = choose_adapter
         self._lanes = Lanes()
+        self._answering: Adapter | None = None
+        """What the last reply was begun with."""
 
     def in_order(self, place: Place) -> AbstractAsyncContextManager[None]:
         """Enter a place's lane; what is done inside waits for what came before it there."""
@@ -202,15 +204,20 @@ class Chat:
         return replace(sampling, temperature=max(sampling.temperature, REGENERATE_TEMPERATURE))
 
     async def _adapter(self) -> str | None:
-        adapter = await asyncio.to_thread(self._choose_adapter)
-        if adapter is None:
-            return None
-        try:
-            await self._engine.load_adapter(adapter)
-        except AdapterRefused as error:
-            logger.error("answering with the base model: %s", error)
-            return None
-        return adapter.name
+        """The version to answer with; while it cannot be loaded, the one that answered before."""
+        chosen = await asyncio.to_thread(self._choose_adapter)
+        for adapter in (chosen, self._answering):
+            if adapter is None:
+                break
+            try:
+                await self._engine.load_adapter(adapter)
+            except AdapterRefused as error:
+                logger.error("answering without %s: %s", adapter.name, error)
+            else:
+                self._answering = adapter
+                return adapter.name
+        self._answering = None
+        return None
 
     async def _finish(self, turn_id: int, completion: Completion) -> Turn:
         cancelled = completion.finish_reason == FinishReason.CANCELLED

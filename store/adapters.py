@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -48,18 +49,26 @@ class Adapters:
         The copy is made aside and renamed, so a half-written directory is never seen.
         """
         sha256 = hash_adapter(source)
+        aside = self._folder / f".{uuid4().hex}"
+        try:
+            _copy(source, aside)
+            return self._add(aside, sha256, base_model, run_id, dict(metrics or {}))
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+    def _add(
+        self,
+        aside: Path,
+        sha256: str,
+        base_model: str,
+        run_id: int | None,
+        metrics: dict[str, object],
+    ) -> Adapter:
         with self._database.session() as session:
             self._database.take_turns(session, ADAPTERS_KEY)
             sequence = (session.scalar(select(func.max(AdapterRow.id))) or 0) + 1
             name = f"a{sequence}-{sha256[:8]}"
             path = self._folder / name
-            aside = self._folder / f".{name}"
-            shutil.rmtree(aside, ignore_errors=True)
-            aside.mkdir(parents=True)
-            for file in FILES:
-                shutil.copyfile(source / file, aside / file)
-            if (source / RECIPE_FILE).is_file():
-                shutil.copyfile(source / RECIPE_FILE, aside / RECIPE_FILE)
             shutil.rmtree(path, ignore_errors=True)  # of a crash before the row was committed
             aside.rename(path)
             row = AdapterRow(
@@ -68,7 +77,7 @@ class Adapters:
                 base_model=base_model,
                 run_id=run_id,
                 status=AdapterStatus.CANDIDATE,
-                metrics=dict(metrics or {}),
+                metrics=metrics,
                 created_at=self._database.now(),
             )
             session.add(row)
@@ -305,6 +314,14 @@ class Adapters:
             metrics=row.metrics,
             created_at=row.created_at,
         )
+
+
+def _copy(source: Path, folder: Path) -> None:
+    folder.mkdir(parents=True)
+    for file in FILES:
+        shutil.copyfile(source / file, folder / file)
+    if (source / RECIPE_FILE).is_file():
+        shutil.copyfile(source / RECIPE_FILE, folder / RECIPE_FILE)
 
 
 def _named(session: Session, name: str) -> AdapterRow:

@@ -163,11 +163,13 @@ def _bounded(train: Examples, recipe: Recipe) -> Examples:
     """At most `max_examples`: pairs and demonstrations say more, so they go first."""
     draw = random.Random(recipe.seed)
     room = recipe.max_examples
-    alone = not (train.demonstrations or train.unpaired)
-    pairs = _recent_and_replayed(train.pairs, room if alone else room // 2, recipe.replay, draw)
+    spare = room - len(train.demonstrations) - len(train.unpaired)  # what others leave
+    pairs = _recent_and_replayed(train.pairs, max(room // 2, spare), recipe.replay, draw)
     room -= len(pairs)
-    half = room // 2 if train.unpaired else room
-    demonstrations = _recent_and_replayed(train.demonstrations, half, recipe.replay, draw)
+    spare = room - len(train.unpaired)
+    demonstrations = _recent_and_replayed(
+        train.demonstrations, max(room // 2, spare), recipe.replay, draw
+    )
     room -= len(demonstrations)
     unpaired = _balanced(train.unpaired, room, recipe.replay, draw)
     return Examples(unpaired=unpaired, pairs=pairs, demonstrations=demonstrations)

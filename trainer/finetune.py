@@ -35,6 +35,8 @@ from trainer.stages import count_steps, make_rows, train_stage
 
 logger = logging.getLogger(__name__)
 
+ADAPTER_FOLDER = "adapter"
+
 ANCHORED = 0.75
 """Rehearsed answers in a step, as a share of its examples: with fewer, more is forgotten."""
 
@@ -104,9 +106,9 @@ def finetune(
                 where = folder / "trainer"
                 train_stage(name, rows, model, weights, recipe, where, anchor=anchor, watch=watch)
     if not PartialState().is_main_process:  # one of several judges and writes
-        return folder / "adapter"
+        return folder / ADAPTER_FOLDER
     _restore(model, watch.best(model))
-    written = _write(model, weights, recipe, folder / "adapter")
+    written = _write(model, weights, recipe, folder / ADAPTER_FOLDER)
     model.unload()
     shutil.rmtree(folder / "trainer", ignore_errors=True)
     return written

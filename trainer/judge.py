@@ -55,22 +55,23 @@ class CheckpointJudge:
         self._seen += 1
         try:
             with merged(model):
-                replies, kept = self._replies(), self._kept()
+                kept_rise = self._kept() - self._base_kept
+                strain = _strain(-kept_rise, self._settings.gate_retention_drop)
+                logger.info("retention %+.3f against the base", kept_rise)
+                if strain > 1:  # whatever it says, it cannot be used
+                    return Verdict(score=-math.inf, strain=strain)
+                replies = self._replies()
         except NotNumbers as error:
             logger.warning("a checkpoint is over the cliff: %s", error)
             return Verdict(score=-math.inf, strain=math.inf)
         with model.disable_adapter():
-            nll = mean_nll(self._weights, replies)
-        kept_rise, nll_rise = kept - self._base_kept, nll - self._base_nll
-        logger.info("retention %+.3f, NLL %+.2f against the base", kept_rise, nll_rise)
+            nll_rise = mean_nll(self._weights, replies) - self._base_nll
+        logger.info("NLL %+.2f against the base", nll_rise)
         able = (self._predictor.auc or 0.0) >= self._settings.gate_predictor_auc
         guesses = self._predictor.predict([reply.text for reply in replies]) if able else ()
         return Verdict(
             score=sum(guesses) / len(guesses) if guesses else float(self._seen),
-            strain=max(
-                _strain(nll_rise, self._settings.gate_nll_rise),
-                _strain(-kept_rise, self._settings.gate_retention_drop),
-            ),
+            strain=max(strain, _strain(nll_rise, self._settings.gate_nll_rise)),
         )
 
     def _replies(self) -> list[Reply]:

@@ -36,8 +36,8 @@ from trainer.workplace import run_folder
 
 logger = logging.getLogger(__name__)
 
-TRAINED = 0.55
-"""Share of a run's time, as a rule, until the adapter is trained; the rest measures it."""
+READY, TRAINED, BASE_MEASURED = 0.28, 0.6, 0.8
+"""Shares of a run's time, as a rule: until training begins, until it ends, and then the gate's."""
 
 NICENESS = 10
 """Replies go first."""
@@ -82,7 +82,7 @@ def _learn(settings: Settings, database: Database, tell: Teller) -> tuple[RunSta
     tell.stage("getting ready", 0.01)
 
     def stepped(point: Point) -> None:
-        tell.step(point.step, point.steps, point.loss, until=TRAINED)
+        tell.step(point.step, point.steps, point.loss, between=(READY, TRAINED))
 
     predictor = predictor_for(settings, snapshot)
     with run_folder(settings.data_dir, tell.run_id) as folder:
@@ -129,15 +129,15 @@ async def _prove(
         )
         tell.stage("measuring the base model", TRAINED)
         base, _ = await evaluator.evaluate(None)
-        tell.stage("measuring the candidate", 0.75)
+        tell.stage("measuring the candidate", BASE_MEASURED)
         measured, _ = await evaluator.evaluate(candidate)
         before, in_use = base, None
         if active is not None and active.base_model == candidate.base_model:
-            tell.stage("measuring the active version", 0.85)
+            tell.stage("measuring the active version", 0.9)
             before, _ = await evaluator.evaluate(active)
             before, in_use = (before, active) if before.sound else (base, None)
         if measured.sound:
-            tell.stage("before and after", 0.95)
+            tell.stage("before and after", 0.97)
             tell.metrics({"samples": await _samples(evaluator, in_use, candidate)})
     finally:
         await engine.close()

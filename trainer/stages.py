@@ -9,7 +9,7 @@ import math
 import os
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +53,11 @@ class Rows:
 
 
 def make_rows(weights: Weights, train: Examples, recipe: Recipe) -> Rows:
-    """The examples that `max_length` lets in, in batches of similar length.
+    """The examples that `max_length` and the model's context let in, those of a length together.
 
     Raises `TrainingFailed` if there are none.
     """
+    recipe = replace(recipe, max_length=min(recipe.max_length, weights.context_tokens))
     rows = Rows(
         sft=_bucketed([_demonstration_row(weights, each) for each in train.demonstrations], recipe),
         dpo=_bucketed([_pair_row(weights, each) for each in train.pairs], recipe),
@@ -69,11 +70,15 @@ def make_rows(weights: Weights, train: Examples, recipe: Recipe) -> Rows:
             "%d of %d examples are longer than %d tokens and left out",
             *(left_out, given, recipe.max_length),
         )
-    if not rows.stages or len({row["label"] for row in rows.kto}) == 1:
+    one_sided = len({row["label"] for row in rows.kto}) == 1
+    if one_sided and (rows.sft or rows.dpo):
+        logger.warning("thumbs are left out: those of the other kind are too long")
+        return replace(rows, kto=())
+    if not rows.stages or one_sided:
         what = "example" if not rows.stages else "👍, or every 👎,"
         raise TrainingFailed(
             f"every {what} is longer than {recipe.max_length} tokens: raise "
-            "RATCHET_TRAIN_MAX_LENGTH"
+            "RATCHET_TRAIN_MAX_LENGTH, as far as the model's context goes"
         )
     return rows
 

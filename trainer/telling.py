@@ -3,16 +3,20 @@
 A run whose row has ended was given up as dead, and another may be under way: it is told to stop.
 """
 
+import logging
 import math
 import time
 from collections.abc import Mapping
 from typing import Any
 
 from store.domain import Progress
+from store.errors import StoreError
 from store.runs import Runs
 from trainer.dataset import Snapshot
 from trainer.errors import RunCancelled
 from trainer.recipe import Recipe
+
+logger = logging.getLogger(__name__)
 
 EVERY_SECONDS = 1.0
 """A step may take a tenth of that, and a row is written to disk each time."""
@@ -43,13 +47,18 @@ class Teller:
         """A stage begins; `share` of the run is behind."""
         self._tell(name, share, now=True)
 
-    def step(self, step: int, steps: int, loss: float, *, until: float) -> None:
-        """A training step was made; all of them together take the run to the share `until`."""
+    def step(self, step: int, steps: int, loss: float, *, between: tuple[float, float]) -> None:
+        """A training step was made; all of them take the run from one share to the other."""
         known = math.isfinite(loss)  # JSON knows no other numbers
         if known:
             self._curve.append((step, round(loss, 4)))
+        start, end = between
         self._tell(
-            "training", until * step / steps, step=step, steps=steps, loss=loss if known else None
+            "training",
+            start + (end - start) * step / steps,
+            step=step,
+            steps=steps,
+            loss=loss if known else None,
         )
 
     def metrics(self, values: Mapping[str, Any]) -> None:
@@ -86,7 +95,10 @@ class Teller:
             seconds_left=round(spent / share - spent, 1) if share > 0.02 else None,
             examples=self._progress.examples,
         )
-        self._note(progress=self._progress)
+        try:
+            self._note(progress=self._progress)
+        except StoreError as error:  # the database is away for a moment: the run goes on
+            logger.warning("the run's progress is not told: %s", error)
 
     def _note(self, **what: Any) -> None:
         if not self._runs.note(self.run_id, **what):

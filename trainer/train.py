@@ -20,14 +20,13 @@ from store.embedder import SentenceEmbedder
 from store.settings import Settings, load_settings
 from trainer.dataset import Snapshot
 from trainer.errors import TrainingFailed
-from trainer.finetune import Point, Report, finetune
+from trainer.finetune import ADAPTER_FOLDER, Point, Report, finetune
 from trainer.judge import CheckpointJudge
 from trainer.predictor import RatingPredictor
 from trainer.recipe import Recipe
 from trainer.rehearsal import rehearse
 
 JOB_FILE = "job.json"
-ADAPTER_FOLDER = "adapter"
 
 
 @dataclass(frozen=True, kw_only=True)

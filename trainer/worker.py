@@ -18,6 +18,7 @@ from typing import IO
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.cron import CronTrigger
 
+from store.adapters import Adapters
 from store.database import Database
 from store.domain import RunStatus, TrainingRun
 from store.errors import StoreError
@@ -51,6 +52,7 @@ class Worker:
     def __init__(self, settings: Settings, database: Database) -> None:
         self._settings = settings
         self._runs = Runs(database)
+        self._adapters = Adapters(database, settings.data_dir / "adapters")
         self._examples = ExampleBook(
             database, open_access=settings.access == "open", admins=settings.admins
         )
@@ -133,6 +135,9 @@ class Worker:
             ended = self._runs.finish(
                 run.id, RunStatus.FAILED, f"It failed: {_cause(child.returncode, text)}", log=text
             )
+        candidate = self._adapters.of_run(run.id)
+        if candidate is not None and ended.status in (RunStatus.CANCELLED, RunStatus.FAILED):
+            self._adapters.reject(candidate.name)  # a run that was killed could not
         logger.info("run %d ended as %s: %s", run.id, ended.status, ended.outcome)
 
     def _watch(self, run_id: int, child: "subprocess.Popen[bytes]") -> bool:

@@ -144,8 +144,10 @@ class WeightSets:
         return Update(down=update.down.to(like), up=update.up.to(like), scale=update.scale)
 
     def _free_bytes(self) -> int:
-        if self._device.type == "cuda":
-            return torch.cuda.mem_get_info(self._device)[0]
+        if self._device.type == "cuda":  # what torch keeps for itself and does not use is free, too
+            kept = torch.cuda.memory_reserved(self._device)
+            unused = kept - torch.cuda.memory_allocated(self._device)
+            return torch.cuda.mem_get_info(self._device)[0] + unused
         return int(psutil.virtual_memory().available)
 
 

@@ -14,7 +14,7 @@ from telegram.constants import ParseMode
 from telegram.error import BadRequest, Forbidden, TelegramError
 
 from bot.engine.base import Engine
-from bot.engine.errors import AdapterUnusable, EngineBusy, EngineUnreachable
+from bot.engine.errors import AdapterRefused, AdapterUnusable, EngineError
 from bot.verdict import gate_text, run_line
 from store.adapters import Adapters
 from store.domain import GateReport, TrainingRun
@@ -96,11 +96,13 @@ class News:
             await self._engine.load_adapter(active)
         except AdapterUnusable as error:
             await self._withdraw(bot, active.name, str(error)[:SAMPLE_CHARS])
-        except (EngineBusy, EngineUnreachable) as error:  # it will pass: the next look tries again
-            logger.debug("%s is not ready yet: %s", active.name, error)
-        except Exception as error:  # whatever is wrong with it, the other news go on
-            self._refused = active.name  # said once; replies come from the base model
+        except AdapterRefused as error:
+            self._refused = active.name  # said once; replies come from what answered before
             logger.error("%s is active and cannot be used: %s", active.name, error)
+            why = str(error)[:SAMPLE_CHARS]
+            await self._tell(bot, f"⚠️ {active.name} is active and cannot be used: {why}.")
+        except EngineError as error:  # it may pass: the next look tries again
+            logger.debug("%s is not ready yet: %s", active.name, error)
         else:
             merged = active.name not in self._engine.unmerged
             if active.metrics.get("merged") is not merged:
@@ -114,9 +116,13 @@ class News:
             return
         logger.error("%s was active and cannot be used: %s", name, why)
         now = f"{before.name} answers" if before else "The base model answers"
+        await self._tell(bot, f"⛔ {name} was taken out of use: {why}. {now}.")
+
+    async def _tell(self, bot: Bot, text: str) -> None:
+        """Tell every admin; it stands in the log, too."""
         for admin_id in sorted(self._admins):
-            with suppress(TelegramError):  # it stands in /adapters, too
-                await bot.send_message(admin_id, f"⛔ {name} was taken out of use: {why}. {now}.")
+            with suppress(TelegramError):
+                await bot.send_message(admin_id, text)
 
     async def _show_progress(self, run_id: int) -> None:
         run = await asyncio.to_thread(self._runs.get, run_id)

@@ -297,6 +297,22 @@ async def test_an_active_adapter_that_does_not_load_leaves_the_base_model_talkin
     assert adapter.name in caplog.text
 
 
+async def test_an_active_adapter_that_does_not_load_leaves_the_one_before_talking(
+    setup: Setup, make_adapter: MakeAdapter
+) -> None:
+    good = setup.adapters.add(Path(make_adapter("fake").path), base_model="fake")
+    setup.adapters.promote(good.name, base_model="fake", reason="a test")
+    await setup.ask("Hello")
+    bad = setup.adapters.add(Path(make_adapter("x").path), base_model="another model")
+    setup.adapters.promote(bad.name, base_model="another model", reason="a test")
+
+    assert (await setup.ask("Hello")).adapter == good.name
+
+    setup.adapters.rollback(reason="a test")  # to the base: the good one is of another model
+
+    assert (await setup.ask("Hello")).adapter is None
+
+
 async def test_a_reply_from_documents_is_free_to_quote_them(make_setup: MakeSetup) -> None:
     setup = make_setup(repetition_penalty=1.2)
     setup.knowledge.add("hours.md", b"# Hours\n\nThe harbour opens at nine.", added_by=ADA)

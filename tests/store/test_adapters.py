@@ -1,5 +1,6 @@
 """Adapters are known by their content, and at most one is active. On both databases."""
 
+import errno
 import hashlib
 import shutil
 from pathlib import Path
@@ -461,6 +462,21 @@ def test_two_threads_that_roll_back_at_once_go_two_versions_back(
     gone_to = at_once(2, lambda _: adapters.rollback(reason="a test"))
     assert {each.name if each else None for each in gone_to} == {first.name, None}
     assert adapters.active() is None
+
+
+def test_a_full_disk_leaves_nothing_behind(
+    adapters: Adapters, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(_source: Path, target: Path) -> None:
+        target.write_bytes(b"half of it")
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    monkeypatch.setattr(shutil, "copyfile", fill)
+
+    for _ in range(2):
+        with pytest.raises(OSError, match="no space left"):
+            add(adapters, tmp_path)
+    assert list(folder.iterdir()) == []
 
 
 def test_a_crash_before_the_rename_leaves_nothing_visible(

@@ -319,7 +319,7 @@ async def test_a_version_that_cannot_be_used_is_withdrawn_and_admins_are_told_wh
     assert bot.store.adapters.get(bad.name).status is AdapterStatus.REJECTED
 
 
-async def test_an_active_version_that_cannot_be_used_is_logged_once_and_news_go_on(
+async def test_an_active_version_that_cannot_be_used_is_told_once_and_news_go_on(
     start: Start, make_version: MakeVersion, office: Chat, caplog: pytest.LogCaptureFixture
 ) -> None:
     bot = await start()
@@ -331,3 +331,4 @@ async def test_an_active_version_that_cannot_be_used_is_logged_once_and_news_go_
     await bot.look_for_news()
 
     assert caplog.text.count("is active and cannot be used") == 1
+    assert count(office, f"⚠️ {version.name} is active and cannot be used") == 1

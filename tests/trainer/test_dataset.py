@@ -320,6 +320,18 @@ def test_every_kind_has_a_part_of_a_run_that_has_room_for_few() -> None:
     assert taken.counts["train"] == 100
 
 
+def test_what_a_kind_leaves_the_others_may_have() -> None:
+    taken = snapshot(
+        unpaired=thumbs(10),
+        pairs=tuple(pair(number) for number in range(200)),
+        demonstrations=tuple(demonstration(number) for number in range(20)),
+        max_examples=100,
+    )
+
+    assert (len(taken.train.pairs), len(taken.train.demonstrations)) == (70, 20)
+    assert len(taken.train.unpaired) == 10
+
+
 @pytest.mark.parametrize("kind", ["unpaired", "pairs", "demonstrations"])
 def test_a_kind_alone_may_fill_the_run(kind: str) -> None:
     make = {

@@ -450,6 +450,26 @@ def test_examples_that_are_all_too_long_are_a_failure_that_says_so(
         finetuned(tiny_weights, train, tmp_path)
 
 
+def test_what_is_longer_than_the_models_context_is_left_out(
+    train_once: Callable[[str], Trained], tiny_weights: Weights, tmp_path: Path
+) -> None:
+    some_long = Examples(unpaired=(too_long(20), *RATED, too_long(21)))
+    small = replace(tiny_weights, context_tokens=128)
+
+    folder = finetuned(small, some_long, tmp_path, how=replace(QUICK, max_length=10_000))
+
+    assert hash_adapter(folder) == hash_adapter(train_once("kto").adapter)
+
+
+def test_thumbs_of_which_one_kind_is_too_long_leave_the_rest_to_learn_from(
+    tiny_weights: Weights, tmp_path: Path
+) -> None:
+    liked = [each for each in RATED if each.label]
+    one_sided = Examples(unpaired=(*liked, too_long(20)), demonstrations=(demonstration(1),))
+
+    assert finetuned(tiny_weights, one_sided, tmp_path).is_dir()
+
+
 def test_a_small_share_of_an_epoch_is_a_step_at_least(
     tiny_weights: Weights, tmp_path: Path
 ) -> None:

@@ -8,7 +8,11 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from bot.engine.weights import Weights
-from trainer.judge import CAUTION, _strain, spread
+from store.domain import Examples
+from tests.fakes import FakeEmbedder
+from tests.trainer.examples import demonstration, settings
+from trainer.judge import CAUTION, CheckpointJudge, _strain, spread
+from trainer.predictor import RatingPredictor
 from trainer.scoring import merged
 
 IDS = torch.tensor([[5, 6, 7, 8]])
@@ -65,6 +69,21 @@ def test_afterwards_it_can_be_trained_on(adapted: PeftModel) -> None:
 
     trained = [each for name, each in adapted.named_parameters() if "lora_B" in name]
     assert all(each.grad is not None for each in trained)
+
+
+def test_a_checkpoint_whose_scores_are_no_numbers_is_over_the_cliff(
+    adapted: PeftModel, tiny_weights: Weights
+) -> None:
+    nobody = RatingPredictor(FakeEmbedder(), (), ())
+    judge = CheckpointJudge(
+        tiny_weights, nobody, Examples(demonstrations=(demonstration(1),)), settings()
+    )
+    with torch.no_grad():
+        for name, each in adapted.named_parameters():
+            if "lora_B" in name:
+                each.fill_(math.nan)
+
+    assert judge(adapted).strain == math.inf
 
 
 def test_strain_is_the_share_of_a_cautious_limit_that_is_lost() -> None:

@@ -11,13 +11,15 @@ from pathlib import Path
 
 import pytest
 
+from store.adapters import Adapters
 from store.database import Database
-from store.domain import Rating, RatingSource, RunStatus, TrainingRun
+from store.domain import AdapterStatus, Rating, RatingSource, RunStatus, TrainingRun
 from store.examples import ExampleBook, Preference
 from store.feedback import FeedbackBook
 from store.runs import HEARTBEAT_LOST_SECONDS, LOG_CHARS, Runs
 from tests.fakes import Clock
 from tests.store.talk import ADA, BOB, meet, talk
+from tests.tiny import make_tiny_adapter
 from tests.trainer.examples import asked, settings
 from trainer import worker
 from trainer.worker import Worker
@@ -336,6 +338,20 @@ def test_what_a_killed_run_left_on_disk_is_removed(
     carried_out(hand, runs)
 
     assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_what_a_killed_run_made_stays_out_of_use(
+    hand: Worker, runs: Runs, play: Play, sqlite: Database, tmp_path: Path, tiny_model: Path
+) -> None:
+    adapters = Adapters(sqlite, tmp_path / "adapters")
+    made = make_tiny_adapter(tiny_model, tmp_path / "made")
+    play("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    run, _ = runs.queue("this test")
+    candidate = adapters.add(made, base_model="tiny", run_id=run.id)
+
+    hand.work_on(run.id)
+
+    assert adapters.get(candidate.name).status is AdapterStatus.REJECTED
 
 
 def test_a_run_is_named_to_its_process(hand: Worker, runs: Runs, play: Play) -> None:
