@@ -13,10 +13,8 @@ ROOT = Path(__file__).parent.parent
 HEAVY = ("torch", "transformers", "peft", "trl", "sentence_transformers", "chromadb")
 HEAVY_ROOMS = (
     "bot/engine/",
-    *(
-        f"trainer/{name}.py"
-        for name in ("anchor", "evaluate", "finetune", "head", "judge", "scoring", "stages")
-    ),
+    *("trainer/anchor.py", "trainer/evaluate.py", "trainer/finetune.py", "trainer/frozen.py"),
+    *("trainer/head.py", "trainer/judge.py", "trainer/scoring.py", "trainer/stages.py"),
 )
 
 
