@@ -1,8 +1,7 @@
 """Judges an adapter while it is trained, so that training can walk back from a cliff.
 
 Looks at fresh replies to prompts that are trained on, and at retention checks of its own: what is
-held out, and the gate's suite, are left to the gate, or it would prove nothing. The limits are a
-little less than the gate's, so that a checkpoint that passes here seldom fails there.
+held out, and the gate's suite, are left to the gate, or it would prove nothing.
 """
 
 import logging
@@ -27,7 +26,9 @@ logger = logging.getLogger(__name__)
 
 JUDGED_PROMPTS = 64
 CAUTION = 0.7
-"""Share of the gate's limits that may be used up here: the gate's replies will differ a little."""
+"""Share of the gate's limit for retention that may be used up here: of other checks, some more will
+be forgotten. Not of that for the NLL, which wavers by a third of it between two draws of replies:
+updates were walked back that the gate would have let pass (docs/experiments.md)."""
 
 T = TypeVar("T")
 
@@ -56,7 +57,7 @@ class CheckpointJudge:
         try:
             with merged(model):
                 kept_rise = self._kept() - self._base_kept
-                strain = _strain(-kept_rise, self._settings.gate_retention_drop)
+                strain = _strain(-kept_rise, CAUTION * self._settings.gate_retention_drop)
                 logger.info("retention %+.3f against the base", kept_rise)
                 if strain > 1:  # whatever it says, it cannot be used
                     return Verdict(score=-math.inf, strain=strain)
@@ -86,8 +87,7 @@ def _strain(lost: float, limit: float) -> float:
     """The share of a limit that is used up; without a limit to speak of, any loss is too much."""
     if math.isnan(lost):  # it says nothing at all
         return math.inf
-    allowed = CAUTION * limit
-    return lost / allowed if allowed else math.inf if lost > 0 else 0.0
+    return lost / limit if limit else math.inf if lost > 0 else 0.0
 
 
 def spread(items: Sequence[T], count: int) -> list[T]:
