@@ -6,6 +6,7 @@ answered, rounding depends on the company. Stretches with swaps and without take
 machine's mood is the same for both.
 """
 
+import argparse
 import asyncio
 import statistics
 import sys
@@ -39,7 +40,8 @@ PROMPTS = tuple(
     (Message(role="user", content=f"Tell me something interesting about {topic}."),)
     for topic in ("tea", "salt", "bridges", "whales", "honey", "trains", "chess", "the moon")
 )
-SAMPLING = SamplingParams(max_new_tokens=48)
+SAMPLING = SamplingParams(max_new_tokens=32)
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,6 +204,9 @@ def _longest(talk: Talk) -> float:
 
 def main() -> None:
     """Measure, print, write `results/swap.json`."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
+    options = parser.parse_args()
     found: dict[str, Found] = {}
     with scratch_settings() as settings, tempfile.TemporaryDirectory() as folder:
 
@@ -217,13 +222,17 @@ def main() -> None:
             make_adapter(load(torch.float32), Path(folder) / str(number), seed=number)
             for number in range(VERSIONS)
         ]
-        for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        for name in options.precisions:
+            dtype = PRECISIONS[name]
             exact = dtype is torch.float32
             found[name] = asyncio.run(measure(load(dtype), versions, exact=exact))
     figures = {name: each.rows() for name, each in found.items()}
     show(
         ("under eight chats", *figures),
-        [(what, *(rows[what] for rows in figures.values())) for what in figures["fp32"]],
+        [
+            (what, *(rows[what] for rows in figures.values()))
+            for what in next(iter(figures.values()))
+        ],
     )
     keep("swap", [{"dtype": name, **asdict(each)} for name, each in found.items()])
 
