@@ -27,8 +27,11 @@ logger = logging.getLogger(__name__)
 JUDGED_PROMPTS = 64
 CAUTION = 0.7
 """Share of the gate's limit for retention that may be used up here: of other checks, some more will
-be forgotten. Not of that for the NLL, which wavers by a third of it between two draws of replies:
-updates were walked back that the gate would have let pass (docs/experiments.md)."""
+be forgotten."""
+
+NLL_DOUBT = 0.05
+"""Nats a token by which the means of `JUDGED_PROMPTS` replies of two versions differ by chance, one
+standard error (docs/experiments.md): only what is more is walked back, the gate asks anew."""
 
 T = TypeVar("T")
 
@@ -72,7 +75,7 @@ class CheckpointJudge:
         guesses = self._predictor.predict([reply.text for reply in replies]) if able else ()
         return Verdict(
             score=sum(guesses) / len(guesses) if guesses else float(self._seen),
-            strain=max(strain, _strain(nll_rise, self._settings.gate_nll_rise)),
+            strain=max(strain, _strain(nll_rise - NLL_DOUBT, self._settings.gate_nll_rise)),
         )
 
     def _replies(self) -> list[Reply]:
