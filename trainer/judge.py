@@ -1,7 +1,8 @@
 """Judges an adapter while it is trained, so that training can walk back from a cliff.
 
 Looks at fresh replies to prompts that are trained on, and at retention checks of its own: what is
-held out, and the gate's suite, are left to the gate, or it would prove nothing.
+held out, and the gate's suite, are left to the gate, or it would prove nothing. The limits are a
+little less than the gate's, so that a checkpoint that passes here seldom fails there.
 """
 
 import logging
@@ -26,12 +27,7 @@ logger = logging.getLogger(__name__)
 
 JUDGED_PROMPTS = 64
 CAUTION = 0.7
-"""Share of the gate's limit for retention that may be used up here: of other checks, some more will
-be forgotten."""
-
-NLL_DOUBT = 0.05
-"""Nats a token by which the means of `JUDGED_PROMPTS` replies of two versions differ by chance, one
-standard error (docs/experiments.md): only what is more is walked back, the gate asks anew."""
+"""Share of the gate's limits that may be used up here: the gate's replies will differ a little."""
 
 T = TypeVar("T")
 
@@ -60,7 +56,7 @@ class CheckpointJudge:
         try:
             with merged(model):
                 kept_rise = self._kept() - self._base_kept
-                strain = _strain(-kept_rise, CAUTION * self._settings.gate_retention_drop)
+                strain = _strain(-kept_rise, self._settings.gate_retention_drop)
                 logger.info("retention %+.3f against the base", kept_rise)
                 if strain > 1:  # whatever it says, it cannot be used
                     return Verdict(score=-math.inf, strain=strain)
@@ -75,7 +71,7 @@ class CheckpointJudge:
         guesses = self._predictor.predict([reply.text for reply in replies]) if able else ()
         return Verdict(
             score=sum(guesses) / len(guesses) if guesses else float(self._seen),
-            strain=max(strain, _strain(nll_rise - NLL_DOUBT, self._settings.gate_nll_rise)),
+            strain=max(strain, _strain(nll_rise, self._settings.gate_nll_rise)),
         )
 
     def _replies(self) -> list[Reply]:
@@ -90,7 +86,8 @@ def _strain(lost: float, limit: float) -> float:
     """The share of a limit that is used up; without a limit to speak of, any loss is too much."""
     if math.isnan(lost):  # it says nothing at all
         return math.inf
-    return lost / limit if limit else math.inf if lost > 0 else 0.0
+    allowed = CAUTION * limit
+    return lost / allowed if allowed else math.inf if lost > 0 else 0.0
 
 
 def spread(items: Sequence[T], count: int) -> list[T]:

@@ -11,7 +11,7 @@ from bot.engine.weights import Weights
 from store.domain import Examples
 from tests.fakes import FakeEmbedder
 from tests.trainer.examples import demonstration, settings
-from trainer.judge import CheckpointJudge, _strain, spread
+from trainer.judge import CAUTION, CheckpointJudge, _strain, spread
 from trainer.predictor import RatingPredictor
 from trainer.scoring import merged
 
@@ -86,8 +86,8 @@ def test_a_checkpoint_whose_scores_are_no_numbers_is_over_the_cliff(
     assert judge(adapted).strain == math.inf
 
 
-def test_strain_is_the_share_of_a_limit_that_is_lost() -> None:
-    assert _strain(0.015, 0.03) == pytest.approx(0.5)
+def test_strain_is_the_share_of_a_cautious_limit_that_is_lost() -> None:
+    assert _strain(CAUTION * 0.03, 0.03) == pytest.approx(1.0)
     assert _strain(-0.01, 0.03) < 0
     assert (_strain(0.01, 0.0), _strain(0.0, 0.0)) == (math.inf, 0.0)
 
