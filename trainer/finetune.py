@@ -146,7 +146,7 @@ class _Watch(TrainerCallback):
             )
 
     def best(self, model: PeftModel) -> Mapping[str, Tensor]:
-        """The last weights within the limits that score as well as any; without any, the last.
+        """The last weights within the limits that score as well as any; without any, the least.
 
         From an end beyond the limits it goes towards the base model until the adapter is within
         them. A LoRA update that counts less is a point between the base and the fine-tuned model,
@@ -160,7 +160,7 @@ class _Watch(TrainerCallback):
                 break
             _restore(model, _scaled(last, share))
             self._see(model)
-        return self._best or last
+        return self._best or _trained(model)
 
     def _look(self, model: PeftModel, main: bool) -> None:
         if main:

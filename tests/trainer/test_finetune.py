@@ -390,7 +390,7 @@ def test_what_is_beyond_the_limits_is_walked_back_until_it_is_within(
     assert [is_as_written(seen, folder) for seen in judge.seen] == [False, False, True]
 
 
-def test_what_no_way_back_brings_within_the_limits_is_left_to_the_gate(
+def test_of_what_no_way_back_brings_within_the_limits_the_least_is_left_to_the_gate(
     tiny_weights: Weights, tmp_path: Path
 ) -> None:
     judge = Judging([(1.0, OVER)] * (1 + len(WALK_BACK)))
@@ -399,7 +399,7 @@ def test_what_no_way_back_brings_within_the_limits_is_left_to_the_gate(
         tiny_weights, KINDS["kto"], tmp_path, how=replace(QUICK, checkpoints=1), judge=judge
     )
 
-    assert [is_as_written(seen, folder) for seen in judge.seen] == [True] + [False] * 4
+    assert [is_as_written(seen, folder) for seen in judge.seen] == [False] * 4 + [True]
 
 
 def test_no_stage_follows_a_checkpoint_over_the_cliff(
