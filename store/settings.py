@@ -164,6 +164,12 @@ class Settings(BaseSettings):
     train_rehearsal_weight: float = Field(
         1.5, ge=0.0, le=100.0, description="How much rehearsal counts beside what is learned."
     )
+    train_drift_kl: float = Field(
+        0.0085,
+        gt=0,
+        description="How far an update may go from the base on everyday questions, nats a token; "
+        "one that goes further is walked back.",
+    )
     train_checkpoints: int = Field(
         2, ge=1, le=50, description="Moments of a run at which the adapter is judged."
     )

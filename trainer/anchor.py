@@ -26,7 +26,7 @@ LEAST_PROBABILITY = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Held:
+class Held:
     """A batch of answers and what the base thinks of them; shapes (rows, tokens, likeliest)."""
 
     rows: Sequence[Scored]
@@ -48,31 +48,37 @@ class Anchor:
         rows = [tokens_of(weights, each.prompt, each.text, each.finished) for each in replies]
         rows.sort(key=lambda row: len(row[0]) + len(row[1]))
         batches = [
-            _held(weights.model, rows[start : start + batch_size])
+            hold(weights.model, rows[start : start + batch_size])
             for start in range(0, len(rows), batch_size)
         ]
         random.Random(seed).shuffle(batches)
         self._batches = cycle(batches)
 
     def distance(self, model: Any) -> Tensor:
-        """KL(base ‖ model) a token, in nats, over the next batch: a lower bound, a scalar.
-
-        Joining the unlikely tokens into one can only lower a divergence (data processing).
-        """
-        held = next(self._batches)
-        ours, counts = reply_log_probs(model, held.rows)
-        log_q = ours.gather(-1, held.tokens)
-        log_p, p = held.log_probs, held.log_probs.exp()
-        others_p, others_q = _others(p), _others(log_q.exp())
-        divergence = (p * (log_p - log_q)).sum(dim=-1) + others_p * (others_p / others_q).log()
-        return (divergence * counts).sum() / counts.sum()
+        """KL(base ‖ model) a token, in nats, over the next batch: a lower bound, a scalar."""
+        total, count = divergence(model, next(self._batches))
+        return total / count
 
 
 @torch.no_grad()
-def _held(model: Any, rows: Sequence[Scored]) -> _Held:
+def hold(model: Any, rows: Sequence[Scored]) -> Held:
+    """What a model, the base, thinks of a batch of answers."""
     scores, _ = reply_log_probs(model, rows)
     log_probs, tokens = scores.topk(min(LIKELIEST, scores.shape[-1]), dim=-1)
-    return _Held(rows=rows, tokens=tokens, log_probs=log_probs)
+    return Held(rows=rows, tokens=tokens, log_probs=log_probs)
+
+
+def divergence(model: Any, held: Held) -> tuple[Tensor, Tensor]:
+    """KL(base ‖ model) in nats over all tokens of a batch, a lower bound; and their number.
+
+    Joining the unlikely tokens into one can only lower a divergence (data processing).
+    """
+    ours, counts = reply_log_probs(model, held.rows)
+    log_q = ours.gather(-1, held.tokens)
+    log_p, p = held.log_probs, held.log_probs.exp()
+    others_p, others_q = _others(p), _others(log_q.exp())
+    found = (p * (log_p - log_q)).sum(dim=-1) + others_p * (others_p / others_q).log()
+    return (found * counts).sum(), counts.sum()
 
 
 def _others(likeliest: Tensor) -> Tensor:

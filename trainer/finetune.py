@@ -46,7 +46,7 @@ CLIFF = 8.0
 DOUBT = 0.03
 """Scores are means over few replies: less of a difference is none, and the later one wins."""
 
-WALK_BACK = (0.8, 0.6, 0.45, 0.3)
+WALK_BACK = (0.9, 0.8, 0.65, 0.5, 0.35)
 """Shares of an update that are tried, one after another, when all of it is too much."""
 
 

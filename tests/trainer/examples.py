@@ -19,6 +19,7 @@ from trainer.recipe import Recipe
 BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)
 
 OPEN_GATE = {
+    "train_drift_kl": 1e6,
     "gate_min_ratings": 4,
     "gate_preference": -1.0,
     "gate_preference_gain": -1.0,
@@ -31,7 +32,7 @@ OPEN_GATE = {
     "gate_runaway_rise": 1.0,
     "gate_language_flips": 1.0,
 }
-"""Settings of a gate that lets everything pass that can be measured."""
+"""Settings of a judge and a gate that let everything pass that can be measured."""
 
 
 def settings(**changes: object) -> Settings:

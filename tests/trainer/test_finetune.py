@@ -399,7 +399,7 @@ def test_of_what_no_way_back_brings_within_the_limits_the_least_is_left_to_the_g
         tiny_weights, KINDS["kto"], tmp_path, how=replace(QUICK, checkpoints=1), judge=judge
     )
 
-    assert [is_as_written(seen, folder) for seen in judge.seen] == [False] * 4 + [True]
+    assert [is_as_written(seen, folder) for seen in judge.seen] == [False] * len(WALK_BACK) + [True]
 
 
 def test_no_stage_follows_a_checkpoint_over_the_cliff(

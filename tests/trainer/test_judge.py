@@ -11,7 +11,7 @@ from bot.engine.weights import Weights
 from store.domain import Examples
 from tests.fakes import FakeEmbedder
 from tests.trainer.examples import demonstration, settings
-from trainer.judge import CAUTION, CheckpointJudge, _strain, spread
+from trainer.judge import CheckpointJudge, _strain, spread
 from trainer.predictor import RatingPredictor
 from trainer.scoring import merged
 
@@ -72,12 +72,8 @@ def test_afterwards_it_can_be_trained_on(adapted: PeftModel) -> None:
 
 
 def test_a_checkpoint_whose_scores_are_no_numbers_is_over_the_cliff(
-    adapted: PeftModel, tiny_weights: Weights
+    judge: CheckpointJudge, adapted: PeftModel
 ) -> None:
-    nobody = RatingPredictor(FakeEmbedder(), (), ())
-    judge = CheckpointJudge(
-        tiny_weights, nobody, Examples(demonstrations=(demonstration(1),)), settings()
-    )
     with torch.no_grad():
         for name, each in adapted.named_parameters():
             if "lora_B" in name:
@@ -86,8 +82,41 @@ def test_a_checkpoint_whose_scores_are_no_numbers_is_over_the_cliff(
     assert judge(adapted).strain == math.inf
 
 
-def test_strain_is_the_share_of_a_cautious_limit_that_is_lost() -> None:
-    assert _strain(CAUTION * 0.03, 0.03) == pytest.approx(1.0)
+@pytest.fixture
+def judge(tiny_weights: Weights) -> CheckpointJudge:
+    nobody = RatingPredictor(FakeEmbedder(), (), ())
+    train = Examples(demonstrations=(demonstration(1),))
+    limits = settings(train_drift_kl=1e-3, gate_nll_rise=1e6)
+    return CheckpointJudge(tiny_weights, nobody, train, limits)
+
+
+def changed(model: PeftModel, *, by: float) -> PeftModel:
+    """The update counts that many times as much."""
+    with torch.no_grad():
+        for name, each in model.named_parameters():
+            if "lora_B" in name:
+                each.mul_(by)
+    return model
+
+
+def test_an_update_of_nothing_strains_nothing(
+    tiny_weights: Weights, judge: CheckpointJudge, adapted: PeftModel
+) -> None:
+    assert judge(changed(adapted, by=0.0)).strain == pytest.approx(0.0, abs=1e-3)
+
+
+def test_the_further_an_update_goes_the_more_it_strains(
+    judge: CheckpointJudge, adapted: PeftModel
+) -> None:
+    half = judge(changed(adapted, by=0.5)).strain
+    whole = judge(changed(adapted, by=2.0)).strain
+
+    assert 1 < half < whole
+    assert judge(adapted).score == -math.inf
+
+
+def test_strain_is_the_share_of_a_limit_that_is_used_up() -> None:
+    assert _strain(0.015, 0.03) == pytest.approx(0.5)
     assert _strain(-0.01, 0.03) < 0
     assert (_strain(0.01, 0.0), _strain(0.0, 0.0)) == (math.inf, 0.0)
 
