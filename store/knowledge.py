@@ -17,7 +17,8 @@ from store.domain import HEADING_SEPARATOR, AddOutcome, Document, Passage
 from store.embedder import Embedder, Vector
 from store.errors import DocumentNotFound
 from store.index import ChromaIndex
-from store.parser import ParsedDocument, parse
+from store.parser import ParsedDocument
+from store.sandbox import parse_apart
 from store.tables import ChunkRow, DocumentRow
 
 EMBEDDED_AT_ONCE = 32
@@ -55,7 +56,7 @@ class Knowledge:
                 if same.name != name:
                     session.execute(delete(DocumentRow).where(DocumentRow.name == name))
                 return self._document(session, same), AddOutcome.UNCHANGED
-        parsed = parse(name, data)
+        parsed = parse_apart(name, data)
         with self._database.session() as session:
             old = session.scalars(
                 select(DocumentRow).where(
