@@ -19,14 +19,17 @@ from typing import Any
 from bot.chat import Chat
 from bot.engine.base import Engine
 from bot.indexer import Indexer
+from bot.quotas import Quotas
 from bot.status import StatusReader
 from store.adapters import Adapters
+from store.audit import AuditLog
 from store.conversations import Conversations
 from store.database import Database
 from store.domain import Adapter
 from store.embedder import SentenceEmbedder
 from store.examples import ExampleBook
 from store.feedback import FeedbackBook
+from store.inbox import Inbox
 from store.index import ChromaIndex
 from store.knowledge import Knowledge
 from store.memory import MemoryBook
@@ -47,6 +50,8 @@ class Store:
     settings: Settings
     database: Database
     people: People
+    inbox: Inbox
+    audit: AuditLog
     conversations: Conversations
     feedback: FeedbackBook
     knowledge: Knowledge
@@ -85,6 +90,8 @@ def open_store(settings: Settings) -> Iterator[Store]:
                 settings=settings,
                 database=database,
                 people=People(database),
+                inbox=Inbox(database),
+                audit=AuditLog(database),
                 conversations=Conversations(database),
                 feedback=FeedbackBook(database),
                 knowledge=knowledge,
@@ -215,8 +222,10 @@ async def serve_telegram(store: Store) -> None:
     from bot.telegram.chat import ChatHandlers
     from bot.telegram.documents import DocumentHandlers
     from bot.telegram.gate import Gate
+    from bot.telegram.inbox import InboxQueue
     from bot.telegram.learning import LearningHandlers
     from bot.telegram.news import News
+    from bot.telegram.order import CONCURRENT_UPDATES
     from bot.telegram.privacy import PrivacyHandlers
     from bot.telegram.rating import RatingHandlers
 
@@ -230,11 +239,20 @@ async def serve_telegram(store: Store) -> None:
     async with opened_engine(settings) as engine, indexing(store):
         chat = make_chat(store, engine)
         news = News(runs=store.runs, adapters=store.adapters, engine=engine, admins=settings.admins)
+        inbox = InboxQueue(store.inbox, CONCURRENT_UPDATES)
         talking = ChatHandlers(
-            chat=chat, conversations=store.conversations, feedback=store.feedback
+            settings=settings,
+            chat=chat,
+            quotas=Quotas(
+                settings=settings, conversations=store.conversations, people=store.people
+            ),
+            conversations=store.conversations,
+            feedback=store.feedback,
         )
         application = build_application(
             settings,
+            inbox=inbox,
+            audit=store.audit,
             chat=chat,
             gate=Gate(settings=settings, people=store.people),
             talking=talking,
@@ -247,7 +265,12 @@ async def serve_telegram(store: Store) -> None:
             ),
             documents=DocumentHandlers(knowledge=store.knowledge),
             privacy=PrivacyHandlers(people=store.people),
-            admin=AdminHandlers(people=store.people, status=store.status, admins=settings.admins),
+            admin=AdminHandlers(
+                people=store.people,
+                status=store.status,
+                audit=store.audit,
+                admins=settings.admins,
+            ),
             learning=LearningHandlers(
                 database=store.database,
                 runs=store.runs,
@@ -257,7 +280,10 @@ async def serve_telegram(store: Store) -> None:
                 base_model=engine.model,
             ),
         )
-        async with in_background(news.run(application.bot), name="news"):
+        async with (
+            in_background(inbox.keep(application.bot, alone=store.database.alone), name="inbox"),
+            in_background(news.run(application.bot), name="news"),
+        ):
             await serve(application, settings, stop)
 
 

@@ -63,11 +63,12 @@ class Chat:
         await asyncio.to_thread(self._conversations.start_new, place)
 
     async def answer(
-        self, place: Place, person_id: int, question: str
+        self, place: Place, person_id: int, question: str, *, update_id: int | None = None
     ) -> AsyncGenerator[str | Turn, None]:
         """Yield the turn as begun, the reply piece by piece, then the turn as finished.
 
-        To be called in order (`in_order`).
+        To be called in order (`in_order`). What an update asked and was answered before is not
+        answered again: its turn comes as finished at once.
 
         Raises `QuestionTooLong`, `EngineBusy` or `ReplyFailed`; the turn is then kept as failed.
         Closing the generator cancels the reply; what there was of it is kept.
@@ -79,12 +80,15 @@ class Chat:
             person_id,
             question,
             model=self._engine.model,
+            update_id=update_id,
         )
         async with aclosing(self._reply(turn)) as pieces:
             async for piece in pieces:
                 yield piece
 
-    async def regenerate(self, turn: Turn, person_id: int) -> AsyncGenerator[str | Turn, None]:
+    async def regenerate(
+        self, turn: Turn, person_id: int, *, update_id: int | None = None
+    ) -> AsyncGenerator[str | Turn, None]:
         """Answer a turn's question again, in the light of what came before it; like `answer`.
 
         The new turn is linked to the first answer, so that a thumb on either makes a pair.
@@ -96,12 +100,17 @@ class Chat:
             turn.question,
             model=self._engine.model,
             regenerates_id=turn.regenerates_id or turn.id,
+            update_id=update_id,
         )
         async with aclosing(self._reply(again)) as pieces:
             async for piece in pieces:
                 yield piece
 
     async def _reply(self, turn: Turn) -> AsyncGenerator[str | Turn, None]:
+        if turn.state is TurnState.FINAL:  # it was written, and then the process died
+            yield turn
+            yield turn
+            return
         text = ""
         finished: Turn | None = None
         try:

@@ -3,6 +3,7 @@
 BotError
 ├── ConversationBusy    too many messages of one conversation wait for their turn
 ├── QuestionTooLong     a message that does not fit into the model's context
+├── QuotaReached        somebody has asked for as much as they may, for now
 ├── ReplyFailed         the engine could not answer; the cause is chained
 └── UsageError          a command was used wrongly
 """
@@ -29,6 +30,10 @@ class QuestionTooLong(BotError):
             f"That is too long for me: {tokens} tokens, and I can read {limit}. "
             "Please send it in parts."
         )
+
+
+class QuotaReached(BotError):
+    """Somebody has asked for as much as they may, for now."""
 
 
 class ReplyFailed(BotError):

@@ -4,14 +4,16 @@ Invariant: an adapter's files never change under its name, and at most one adapt
 """
 
 import hashlib
+import os
 import shutil
-from collections.abc import Collection, Mapping
+import time
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from store.database import Database
@@ -24,6 +26,12 @@ FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 RECIPE_FILE = "recipe.json"
 """How it was made; kept beside it where there is one."""
+
+BEING_MADE_SECONDS = 3600.0
+"""A younger directory may be one that another process is just putting there."""
+
+_UNUSED = (AdapterStatus.RETIRED, AdapterStatus.REJECTED)
+_WITH_FILES = (*_UNUSED, AdapterStatus.CANDIDATE)
 
 ADAPTERS_KEY = -1
 """Promotions take turns under this key; no Telegram chat has it as its id."""
@@ -71,6 +79,7 @@ class Adapters:
             path = self._folder / name
             shutil.rmtree(path, ignore_errors=True)  # of a crash before the row was committed
             aside.rename(path)
+            _flush(self._folder)
             row = AdapterRow(
                 name=name,
                 sha256=sha256,
@@ -87,10 +96,14 @@ class Adapters:
     def get(self, name: str) -> Adapter:
         """The adapter of that name, its files checked.
 
-        Raises `AdapterNotFound` or `AdapterDamaged`.
+        Raises `AdapterNotFound`, `AdapterDamaged`, or `AdapterNotFit` for one that was removed.
         """
         with self._database.reading() as session:
             row = _named(session, name)
+            if row.status == AdapterStatus.REMOVED:
+                raise AdapterNotFit(
+                    f"the files of {name} were removed to save room (RATCHET_KEEP_ADAPTERS)"
+                )
             return _checked(self._adapter(row))
 
     def active(self) -> Adapter | None:
@@ -206,6 +219,44 @@ class Adapters:
             row = _named(session, name)
             row.metrics = {**row.metrics, **metrics}
 
+    def tidy(self, *, keep: int) -> tuple[str, ...]:
+        """Make rows and directories agree, and bound the room they take; what was done, in words.
+
+        Of versions that are not in use the newest `keep` are kept; the active one, the one that
+        `rollback` would go back to, and candidates are never removed. Directories that no row
+        knows are what a crash left.
+        """
+        with self._database.session() as session:
+            self._database.take_turns(session, ADAPTERS_KEY)
+            rows = list(session.scalars(select(AdapterRow).order_by(AdapterRow.id.desc())))
+            active = next((row for row in rows if row.status == AdapterStatus.ACTIVE), None)
+            before = self._before(session, active) if active else None
+            unused = [row for row in rows if row.status in _UNUSED and row is not before]
+            gone = [row for row in rows if row.status in _WITH_FILES and not self._has_files(row)]
+            surplus = [row for row in unused[keep:] if row not in gone]
+            for row in (*gone, *surplus):
+                row.status = AdapterStatus.REMOVED
+            known = {row.name for row in rows}
+        # Committed first: what is said to be removed may still be there, but never the reverse.
+        for row in surplus:
+            shutil.rmtree(self._folder / row.name, ignore_errors=True)
+        return (
+            *(f"the files of {row.name} are gone" for row in gone),
+            *(f"removed {row.name}, which was not in use" for row in surplus),
+            *(f"removed {name}, which a crash left" for name in self._clear(known)),
+        )
+
+    def _clear(self, known: Collection[str]) -> Iterator[str]:
+        """Remove directories that are of no version; their names."""
+        for folder in sorted(self._folder.iterdir()) if self._folder.is_dir() else ():
+            age = time.time() - folder.stat().st_mtime
+            if folder.is_dir() and folder.name not in known and age > BEING_MADE_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)
+                yield folder.name
+
+    def _has_files(self, row: AdapterRow) -> bool:
+        return (self._folder / row.name).is_dir()
+
     def evaluate(self, name: str, report: GateReport, *, run_id: int | None) -> None:
         """Keep what the gate said of an adapter. Raises `AdapterNotFound`."""
         with self._database.session() as session:
@@ -242,11 +293,6 @@ class Adapters:
         self, session: Session, reason: str, person_id: int | None, expected: str | None
     ) -> Adapter | None:
         self._database.take_turns(session, ADAPTERS_KEY)
-        steps = session.scalars(
-            select(ActivationRow)
-            .where(ActivationRow.undone.is_(False), ActivationRow.adapter_id.is_not(None))
-            .order_by(ActivationRow.id.desc())
-        ).all()
         active = session.scalars(
             select(AdapterRow).where(AdapterRow.status == AdapterStatus.ACTIVE)
         ).first()
@@ -254,26 +300,31 @@ class Adapters:
             raise NothingToRollBack
         if expected is not None and active.name != expected:
             raise AdapterNotFit(f"{expected} is not in use any more; nothing has changed")
-        before: AdapterRow | None = None
-        for step in steps:
-            if step.adapter_id == active.id:
-                step.undone = True
-            elif before is None:
-                before = self._usable(session, step, active.base_model)
+        before = self._before(session, active)
+        session.execute(
+            update(ActivationRow).where(ActivationRow.adapter_id == active.id).values(undone=True)
+        )
         self._switch(session, before)
         self._remember(session, before, reason, person_id, undone=True)
         return self._adapter(before) if before else None
 
-    def _usable(self, session: Session, step: ActivationRow, base_model: str) -> AdapterRow | None:
-        """The version of an earlier step, unless it can no longer be loaded."""
-        row = session.get(AdapterRow, step.adapter_id)
-        if row is None or row.base_model != base_model:
-            return None
+    def _before(self, session: Session, active: AdapterRow) -> AdapterRow | None:
+        """The newest version before the active one that was not undone and can be loaded."""
+        steps = session.scalars(
+            select(AdapterRow)
+            .join(ActivationRow, ActivationRow.adapter_id == AdapterRow.id)
+            .where(ActivationRow.undone.is_(False), AdapterRow.id != active.id)
+            .where(AdapterRow.base_model == active.base_model)
+            .order_by(ActivationRow.id.desc())
+        )
+        return next((row for row in steps if self._usable(row)), None)
+
+    def _usable(self, row: AdapterRow) -> bool:
         try:
             _checked(self._adapter(row))
         except AdapterDamaged:
-            return None
-        return row
+            return False
+        return True
 
     def _switch(self, session: Session, row: AdapterRow | None) -> None:
         for old in session.scalars(
@@ -322,6 +373,17 @@ def _copy(source: Path, folder: Path) -> None:
         shutil.copyfile(source / file, folder / file)
     if (source / RECIPE_FILE).is_file():
         shutil.copyfile(source / RECIPE_FILE, folder / RECIPE_FILE)
+    for written in (*folder.iterdir(), folder):
+        _flush(written)
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file, or the names in a folder, would survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _named(session: Session, name: str) -> AdapterRow:

@@ -5,9 +5,10 @@ reply is shown as final. A turn left `PENDING` by a crash is no history.
 """
 
 from dataclasses import asdict
+from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import case, func, or_, select
 from sqlalchemy.orm import Session
 
 from store.database import Database
@@ -21,6 +22,7 @@ from store.domain import (
     SentKind,
     Turn,
     TurnState,
+    Usage,
 )
 from store.errors import TurnNotFound
 from store.tables import ConversationRow, SentMessageRow, TurnRow
@@ -52,12 +54,23 @@ class Conversations:
         *,
         model: str,
         regenerates_id: int | None = None,
+        update_id: int | None = None,
     ) -> Turn:
-        """Store the question before anything is done about it."""
+        """Store the question before anything is done about it.
+
+        An update that asked before, in a process that died, has its turn again: as it ended, if its
+        reply was written, else to be answered anew.
+        """
         with self._database.session() as session:
+            begun = _asked_by(session, update_id)
+            if begun is not None:
+                if begun.state != TurnState.FINAL:
+                    begun.state = TurnState.PENDING
+                return _turn(begun, session.get_one(ConversationRow, begun.conversation_id))
             row = TurnRow(
                 conversation_id=conversation_id,
                 person_id=person_id,
+                update_id=update_id,
                 regenerates_id=regenerates_id,
                 state=TurnState.PENDING,
                 question=question,
@@ -212,6 +225,23 @@ class Conversations:
                 )
             )
 
+    def was_begun(self, update_id: int) -> bool:
+        """Whether an update has a turn already, begun by a process that died."""
+        with self._database.reading() as session:
+            return _asked_by(session, update_id) is not None
+
+    def usage(self, person_id: int, lately: timedelta) -> Usage:
+        """What a person has asked for in the time until now."""
+        pending = case((TurnRow.state == TurnState.PENDING, 1), else_=0)
+        asked = select(
+            func.count(),
+            func.coalesce(func.sum(pending), 0),
+            func.coalesce(func.sum(TurnRow.prompt_tokens + TurnRow.completion_tokens), 0),
+        ).where(TurnRow.person_id == person_id, TurnRow.created_at > self._database.now() - lately)
+        with self._database.reading() as session:
+            turns, unanswered, tokens = session.execute(asked).one()
+        return Usage(turns=turns, pending=int(unanswered), tokens=int(tokens))
+
     def count(self) -> int:
         """How many turns were finished."""
         with self._database.reading() as session:
@@ -253,6 +283,12 @@ def _turn_row(session: Session, turn_id: int) -> TurnRow:
     return row
 
 
+def _asked_by(session: Session, update_id: int | None) -> TurnRow | None:
+    if update_id is None:
+        return None
+    return session.scalars(select(TurnRow).where(TurnRow.update_id == update_id)).first()
+
+
 def _conversation(row: ConversationRow) -> Conversation:
     return Conversation(
         id=row.id,
@@ -281,5 +317,6 @@ def _turn(row: TurnRow, conversation: ConversationRow) -> Turn:
         seconds=row.seconds,
         finish_reason=FinishReason(row.finish_reason) if row.finish_reason else None,
         regenerates_id=row.regenerates_id,
+        update_id=row.update_id,
         created_at=row.created_at,
     )

@@ -16,7 +16,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import create_engine, event, func, select
+from sqlalchemy import Connection, create_engine, event, func, select
 from sqlalchemy.engine import Engine, make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError, IntegrityError, NoSuchModuleError
 from sqlalchemy.orm import Session, sessionmaker
@@ -64,6 +64,15 @@ class Database:
         with self._translated(), self._readers.begin() as session:
             yield session
 
+    @contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """Everything as of one moment, however long it is read and whoever writes meanwhile."""
+        options: dict[str, Any] = {"reads_only": True}
+        if not self.alone:
+            options["isolation_level"] = "REPEATABLE READ"
+        with self._translated(), self.engine.connect() as connection:
+            yield connection.execution_options(**options)
+
     @staticmethod
     def take_turns(session: Session, key: int) -> None:
         """Wait until no other transaction holds `key`, and hold it to the end of this one.
@@ -72,6 +81,11 @@ class Database:
         """
         if session.get_bind().dialect.name == "postgresql":
             session.execute(select(func.pg_advisory_xact_lock(key)))
+
+    @property
+    def alone(self) -> bool:
+        """Whether no other machine shares it: SQLite is a file of one machine."""
+        return self.engine.dialect.name == "sqlite"
 
     def revision(self) -> str | None:
         """The schema's revision; None for an empty database. Raises `DatabaseUnavailable`."""

@@ -130,7 +130,31 @@ class Turn:
     finish_reason: FinishReason | None
     regenerates_id: int | None
     """The turn whose question this one answers again."""
+    update_id: int | None
+    """The Telegram update that asked for it."""
     created_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditEntry:
+    """Something that an admin told the bot to do."""
+
+    person_id: int
+    name: str
+    action: str
+    """The command or button, as it was sent."""
+    created_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class Usage:
+    """What a person has asked for lately."""
+
+    turns: int
+    pending: int
+    """Of these, how many are being answered."""
+    tokens: int
+    """Read and written for them."""
 
 
 class Rating(IntEnum):
@@ -289,6 +313,8 @@ class AdapterStatus(StrEnum):
     ACTIVE = "active"
     RETIRED = "retired"
     REJECTED = "rejected"
+    REMOVED = "removed"
+    """Its files are gone, to save room or by a crash; the row stays, for what it wrote."""
 
 
 @dataclass(frozen=True, kw_only=True)

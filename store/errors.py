@@ -15,6 +15,7 @@
     ├── IndexUnavailable          Chroma cannot be opened, reached or read
     ├── IndexInUse                another process has the embedded index open
     ├── RunNotFound               no such training run
+    ├── BackupUnusable            a backup that cannot be made, or restored
     ├── PreferencesUnreadable     a file of preferences with a line that is none
     └── AdapterError
         ├── AdapterNotFound       no such adapter
@@ -107,6 +108,10 @@ class RunNotFound(StoreError):
 
     def __init__(self, run_id: int) -> None:
         super().__init__(f"there is no run {run_id}: /runs or `ratchet status` shows them")
+
+
+class BackupUnusable(StoreError):
+    """A backup that cannot be made, or restored."""
 
 
 class PreferencesUnreadable(StoreError):

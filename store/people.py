@@ -22,6 +22,7 @@ from store.tables import (
     PersonRow,
     RunRow,
     TurnRow,
+    UpdateRow,
 )
 
 SOMEBODY_ELSE = "[somebody else's]"
@@ -92,6 +93,7 @@ class People:
                 "corrections": _all(
                     session, select(CorrectionRow).where(CorrectionRow.person_id == person_id)
                 ),
+                "waiting": _all(session, select(UpdateRow).where(UpdateRow.person_id == person_id)),
             }
 
     def erase(self, person_id: int) -> int:
@@ -108,7 +110,7 @@ class People:
             conversations = {turn.conversation_id for turn in turns}
             for row in turns:
                 session.delete(row)
-            for table in (FeedbackRow, CorrectionRow):
+            for table in (FeedbackRow, CorrectionRow, UpdateRow):
                 session.execute(delete(table).where(table.person_id == person_id))
             session.flush()
             self._forget_person(session, person_id)

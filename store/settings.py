@@ -6,7 +6,7 @@
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from apscheduler.triggers.cron import CronTrigger
@@ -178,6 +178,11 @@ class Settings(BaseSettings):
         1, ge=1, le=64, description="Processes of a run, started by accelerate launch."
     )
 
+    keep_adapters: int = Field(
+        20,
+        ge=0,
+        description="Versions not in use whose files are kept; the one before the active always.",
+    )
     promote: Literal["auto", "ask"] = Field(
         "auto", description="auto: what passes the gate goes live; ask: an admin decides."
     )
@@ -252,6 +257,26 @@ class Settings(BaseSettings):
         "👎🤬😢🤮💩🥱😡🤡💔🖕🤨😐🥴", description="Reactions that count as 👎."
     )
 
+    quota_messages: int = Field(
+        20, ge=0, description="Messages that somebody may send in a minute; 0 is no bound."
+    )
+    quota_tokens: int = Field(
+        200_000,
+        ge=0,
+        description="Tokens read and written for somebody in a day; 0 is no bound.",
+    )
+    quota_at_once: int = Field(
+        4, ge=0, description="Replies that are written for somebody at once; 0 is no bound."
+    )
+    stranger_messages: int = Field(
+        10, ge=0, description="The same as QUOTA_MESSAGES for those no admin has decided about."
+    )
+    stranger_tokens: int = Field(
+        100_000, ge=0, description="The same as QUOTA_TOKENS for those no admin has decided about."
+    )
+    answer_within: int = Field(
+        720, ge=1, description="Minutes after which a message that was missed is left unanswered."
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="How much is logged."
     )
@@ -317,6 +342,13 @@ class Settings(BaseSettings):
             if self.database_url.startswith(prefix):
                 return "postgresql+psycopg://" + self.database_url.removeprefix(prefix)
         return self.database_url
+
+    @property
+    def public(self) -> dict[str, Any]:
+        """Every setting but the secret ones, and URLs that may hold a password; JSON values."""
+        plain = self.model_dump(mode="json")
+        secret = {name for name in plain if isinstance(getattr(self, name), SecretStr)}
+        return {n: v for n, v in plain.items() if n not in {*secret, "database_url"}}
 
     @property
     def chroma_path(self) -> Path:

@@ -114,14 +114,36 @@ class ConversationRow(Base):
     started_at: Mapped[datetime]
 
 
+class UpdateRow(Base):
+    """What Telegram sent, until it is handled; then only its id, which Telegram gives."""
+
+    __tablename__ = "updates"
+    id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=False)
+    person_id: Mapped[int | None] = mapped_column(BigInteger, index=True)
+    body: Mapped[dict[str, Any]]
+    received_at: Mapped[datetime]
+    holder: Mapped[str]
+    held_until: Mapped[datetime]
+    attempts: Mapped[int]
+    handled_at: Mapped[datetime | None] = mapped_column(index=True)
+
+
 class TurnRow(Base):
-    """`messages`, `sampling` and `passages` are as served, whatever changes later."""
+    """`messages`, `sampling` and `passages` are as served, whatever changes later.
+
+    `update_id` is of the update that asked for it, so that it is not answered twice.
+    """
 
     __tablename__ = "turns"
-    __table_args__ = NEVER_AGAIN
+    __table_args__ = (
+        Index("uq_turns_update_id", "update_id", unique=True),
+        Index("ix_turns_usage", "person_id", "created_at"),
+        NEVER_AGAIN,
+    )
     id: Mapped[int] = _id()
     conversation_id: Mapped[int] = _owner("conversations.id")
     person_id: Mapped[int] = _owner("people.id")
+    update_id: Mapped[int | None] = mapped_column(BigInteger)
     regenerates_id: Mapped[int | None] = mapped_column(
         ForeignKey("turns.id", ondelete="SET NULL"), index=True, type_=BigId
     )
@@ -296,6 +318,17 @@ class ApprovalRow(Base):
         ForeignKey("turns.id", ondelete="CASCADE"), primary_key=True, type_=BigId
     )
     person_id: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[datetime]
+
+
+class AuditRow(Base):
+    """What an admin told the bot to do; stays when the person is erased, for the record."""
+
+    __tablename__ = "audit"
+    id: Mapped[int] = _id()
+    person_id: Mapped[int] = mapped_column(BigInteger)
+    name: Mapped[str]
+    action: Mapped[str]
     created_at: Mapped[datetime]
 
 

@@ -62,6 +62,7 @@ class Worker:
         """Keep the schedule and take what is queued."""
         scheduler = self._scheduler()
         scheduler.start()
+        self._tidy()
         try:
             while not self.stop.is_set():
                 try:
@@ -81,6 +82,13 @@ class Worker:
             if run is not None:
                 self._carry_out(run)
             self.stop.wait(LOOK_SECONDS)
+
+    def _tidy(self) -> None:
+        try:
+            for done in self._adapters.tidy(keep=self._settings.keep_adapters):
+                logger.info("adapters: %s", done)
+        except (StoreError, OSError) as error:
+            logger.error("the adapters cannot be tidied: %s", error)
 
     def queue_if_due(self) -> bool:
         """Queue a run if enough was rated since the last one that learned."""
@@ -138,6 +146,7 @@ class Worker:
         candidate = self._adapters.of_run(run.id)
         if candidate is not None and ended.status in (RunStatus.CANCELLED, RunStatus.FAILED):
             self._adapters.reject(candidate.name)  # a run that was killed could not
+        self._tidy()
         logger.info("run %d ended as %s: %s", run.id, ended.status, ended.outcome)
 
     def _watch(self, run_id: int, child: "subprocess.Popen[bytes]") -> bool:

@@ -1,6 +1,6 @@
 """Which messages are meant for the bot, and where they were said."""
 
-from telegram import Message, MessageEntity
+from telegram import Message, MessageEntity, Update
 
 from bot.telegram.commands import NAMES
 from store.domain import Place
@@ -49,6 +49,15 @@ def addressed_text(message: Message) -> str | None:
     if mentions or is_private(message) or _replies_to(message, bot.id):
         return text.strip()
     return None
+
+
+def is_for_us(update: Update) -> bool:
+    """Whether the bot may read it: of a group's talk, only what is said to the bot."""
+    user, message = update.effective_user, update.message
+    # An edit that Telegram still had in its queue is not asked for, and not answered.
+    if user is None or user.is_bot or update.edited_message is not None:
+        return False
+    return message is None or addressed_text(message) is not None
 
 
 def _replies_to(message: Message, bot_id: int) -> bool:

@@ -1,4 +1,4 @@
-"""What admins do, in private: `/status`, `/allow`, `/deny`."""
+"""What admins do, in private: `/status`, `/allow`, `/deny`, `/audit`."""
 
 import asyncio
 
@@ -6,15 +6,21 @@ from telegram import Message, Update
 from telegram.ext import ContextTypes
 
 from bot.status import Status, StatusReader
+from store.audit import AuditLog
 from store.domain import Access
 from store.people import People
+
+SHOWN_ENTRIES = 30
 
 
 class AdminHandlers:
     """Commands that the application offers to admins alone."""
 
-    def __init__(self, *, people: People, status: StatusReader, admins: frozenset[int]) -> None:
+    def __init__(
+        self, *, people: People, status: StatusReader, audit: AuditLog, admins: frozenset[int]
+    ) -> None:
         self._people = people
+        self._audit = audit
         self._admins = admins
         self._status = status
 
@@ -23,6 +29,13 @@ class AdminHandlers:
         assert update.effective_message is not None
         status = await asyncio.to_thread(self._status.read)
         await update.effective_message.reply_text(_in_words(status))
+
+    async def on_audit(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
+        """`/audit`."""
+        assert update.effective_message is not None
+        entries = await asyncio.to_thread(self._audit.recent, SHOWN_ENTRIES)
+        lines = [f"{each.created_at:%Y-%m-%d %H:%M} {each.name}: {each.action}" for each in entries]
+        await update.effective_message.reply_text("\n".join(lines))
 
     async def on_allow(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
         """`/allow ID`."""

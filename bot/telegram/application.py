@@ -1,6 +1,7 @@
 """Wires the conversations into python-telegram-bot, and runs them by polling or webhook."""
 
 import asyncio
+import hmac
 import logging
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
@@ -34,14 +35,16 @@ from bot.telegram.chat import ChatHandlers
 from bot.telegram.commands import FOR_ADMINS, FOR_EVERYBODY, FOR_GROUPS
 from bot.telegram.documents import DocumentHandlers
 from bot.telegram.gate import Gate
+from bot.telegram.inbox import InboxQueue
 from bot.telegram.keyboard import acknowledge
 from bot.telegram.learning import LEARNING_PATTERN, LearningHandlers
-from bot.telegram.order import CONCURRENT_UPDATES, InOrder
+from bot.telegram.order import InOrder
 from bot.telegram.patience import Patience
 from bot.telegram.privacy import FORGET_PATTERN, PrivacyHandlers
 from bot.telegram.rating import RatingHandlers
 from bot.telegram.trouble import on_error
 from bot.telegram.welcome import WelcomeHandlers
+from store.audit import AuditLog
 from store.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -52,6 +55,9 @@ CALL_SECONDS = 20.0
 FINISH_SECONDS = 60.0
 """How long replies that are being written at the end may take to be finished."""
 
+ACTION_CHARS = 200
+"""Of a command, in the audit log."""
+
 App: TypeAlias = "Application[Any, Any, Any, Any, Any, Any]"
 Handler: TypeAlias = Callable[[Update, ContextTypes.DEFAULT_TYPE], Coroutine[Any, Any, None]]
 
@@ -59,6 +65,8 @@ Handler: TypeAlias = Callable[[Update, ContextTypes.DEFAULT_TYPE], Coroutine[Any
 def build_application(
     settings: Settings,
     *,
+    inbox: InboxQueue,
+    audit: AuditLog,
     chat: Chat,
     gate: Gate,
     talking: ChatHandlers,
@@ -70,7 +78,7 @@ def build_application(
     request: HTTPXRequest | None = None,
 ) -> App:
     """An application with every handler in place, not yet started."""
-    application = _without_handlers(settings, chat, request or _request(256))
+    application = _without_handlers(settings, inbox, chat, request or _request(256))
     welcome = WelcomeHandlers(admins=settings.admins)
     by_admin = filters.ChatType.PRIVATE & filters.User(settings.admins)
     application.add_handler(TypeHandler(Update, gate.check), group=-2)
@@ -90,6 +98,7 @@ def build_application(
         ("status", admin.on_status, by_admin),
         ("allow", admin.on_allow, by_admin),
         ("deny", admin.on_deny, by_admin),
+        ("audit", admin.on_audit, by_admin),
         ("train", learning.on_train, by_admin),
         ("runs", learning.on_runs, by_admin),
         ("adapters", learning.on_adapters, by_admin),
@@ -100,15 +109,19 @@ def build_application(
         ("documents", documents.on_documents, by_admin),
         ("remove", documents.on_remove, by_admin),
     ):
-        application.add_handler(CommandHandler(name, callback, filters=who))
+        handler = callback if who is None else partial(_audited, audit, callback)
+        application.add_handler(CommandHandler(name, handler, filters=who))
     application.add_handler(CallbackQueryHandler(privacy.on_forget_button, FORGET_PATTERN))
     application.add_handler(
-        CallbackQueryHandler(partial(_for_admins, settings, learning.on_button), LEARNING_PATTERN)
+        CallbackQueryHandler(
+            partial(_for_admins, settings, partial(_audited, audit, learning.on_button)),
+            LEARNING_PATTERN,
+        )
     )
     application.add_handler(CallbackQueryHandler(rating.on_button))
     application.add_handler(MessageReactionHandler(rating.on_reaction))
     for wanted, on_message in (
-        (filters.Document.ALL & by_admin, documents.on_file),
+        (filters.Document.ALL & by_admin, partial(_audited, audit, documents.on_file)),
         (filters.Document.ALL, documents.on_refused_file),
         (filters.COMMAND, talking.on_unknown_command),
         (filters.TEXT, talking.on_text),
@@ -117,6 +130,19 @@ def build_application(
         application.add_handler(MessageHandler(wanted, on_message))
     application.add_error_handler(on_error)
     return application
+
+
+async def _audited(
+    audit: AuditLog, handler: Handler, update: Update, context: ContextTypes.DEFAULT_TYPE
+) -> None:
+    """Kept before it is done: what fails, or ends the process, was asked for too."""
+    user, message, query = update.effective_user, update.message, update.callback_query
+    assert user is not None
+    action = query.data if query is not None else message.text if message is not None else None
+    if message is not None and message.document is not None:
+        action = f"document {message.document.file_name}"
+    await asyncio.to_thread(audit.note, user.id, user.full_name, (action or "")[:ACTION_CHARS])
+    await handler(update, context)
 
 
 async def _for_admins(
@@ -130,7 +156,9 @@ async def _for_admins(
     await handler(update, context)
 
 
-def _without_handlers(settings: Settings, chat: Chat, request: HTTPXRequest) -> App:
+def _without_handlers(
+    settings: Settings, inbox: InboxQueue, chat: Chat, request: HTTPXRequest
+) -> App:
     assert settings.telegram_token is not None
     return (
         ApplicationBuilder()
@@ -140,8 +168,8 @@ def _without_handlers(settings: Settings, chat: Chat, request: HTTPXRequest) -> 
         .request(request)
         .get_updates_request(_request(1))
         .rate_limiter(Patience())
-        .update_queue(asyncio.Queue(CONCURRENT_UPDATES))
-        .concurrent_updates(InOrder(chat))
+        .update_queue(inbox)
+        .concurrent_updates(InOrder(chat, inbox))
         .build()
     )
 
@@ -246,10 +274,27 @@ async def _listen(application: App, settings: Settings) -> None:
         port=int(port),
         url_path=settings.webhook_url.partition("://")[2].partition("/")[2],
         webhook_url=settings.webhook_url,
-        secret_token=settings.webhook_secret.get_secret_value(),
+        secret_token=_Secret(settings.webhook_secret.get_secret_value()),
         allowed_updates=ALLOWED_UPDATES,
         bootstrap_retries=-1,
     )
+
+
+class _Secret(str):
+    """A text whose comparison takes as long for a near miss as for any other.
+
+    python-telegram-bot compares what came with `!=`, which Python leaves to the derived class.
+    """
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, str) and hmac.compare_digest(self.encode(), other.encode())
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = str.__hash__
 
 
 def _on_polling_error(error: TelegramError) -> None:

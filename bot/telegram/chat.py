@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
 from telegram import Message, Update
@@ -11,9 +12,11 @@ from telegram.ext import ContextTypes
 
 from bot.chat import Chat
 from bot.engine.errors import EngineError
-from bot.errors import BotError
+from bot.errors import BotError, QuotaReached
+from bot.quotas import Quotas
 from bot.telegram.addressed import addressed_text, is_private, place_of
 from bot.telegram.keyboard import keyboard
+from bot.telegram.notices import Notices
 from bot.telegram.render import Part, render
 from bot.telegram.stream import Pace, ReplyStream
 from bot.telegram.trouble import explain
@@ -22,11 +25,15 @@ from store.conversations import Conversations
 from store.domain import FinishReason, SentKind, Turn
 from store.errors import StoreError, TurnNotFound
 from store.feedback import FeedbackBook
+from store.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 CUT = " […]"
 """Ends a reply that ran into `RATCHET_MAX_NEW_TOKENS`."""
+
+TELL_AGAIN_SECONDS = 60.0
+"""Pause between two times that somebody is told of a quota."""
 
 ONLY_TEXT = "I can only read text."
 
@@ -34,8 +41,19 @@ ONLY_TEXT = "I can only read text."
 class ChatHandlers:
     """Messages to the bot, and `/new` and `/why`."""
 
-    def __init__(self, *, chat: Chat, conversations: Conversations, feedback: FeedbackBook) -> None:
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        chat: Chat,
+        quotas: Quotas,
+        conversations: Conversations,
+        feedback: FeedbackBook,
+    ) -> None:
+        self._answer_within = timedelta(minutes=settings.answer_within)
         self._chat = chat
+        self._quotas = quotas
+        self._notices = Notices(TELL_AGAIN_SECONDS)
         self._conversations = conversations
         self._feedback = feedback
         self._pace = Pace()
@@ -49,7 +67,14 @@ class ChatHandlers:
         if not question:
             await message.reply_text("Yes? Ask me something.")
             return
-        pieces = self._chat.answer(place_of(message), message.from_user.id, question)
+        if datetime.now(UTC) - message.date > self._answer_within:
+            logger.info("a message of %s was missed and is too old to be answered", message.date)
+            return
+        if not await self._may_ask(message, message.from_user.id, update.update_id):
+            return
+        pieces = self._chat.answer(
+            place_of(message), message.from_user.id, question, update_id=update.update_id
+        )
         await self._show(message, pieces)
 
     async def on_other(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
@@ -80,14 +105,30 @@ class ChatHandlers:
         if is_private(message):
             await message.reply_text("I do not know that command. /help lists those I know.")
 
-    async def regenerate(self, reply: Message, turn: Turn, person_id: int) -> None:
+    async def regenerate(
+        self, reply: Message, turn: Turn, person_id: int, *, update_id: int
+    ) -> None:
         """Answer again what `turn` answered; `reply` is the message that showed it."""
-        await self._show(reply, self._chat.regenerate(turn, person_id))
+        if not await self._may_ask(reply, person_id, update_id):
+            return
+        pieces = self._chat.regenerate(turn, person_id, update_id=update_id)
+        await self._show(reply, pieces)
+
+    async def _may_ask(self, message: Message, person_id: int, update_id: int) -> bool:
+        """Whether they have not reached a quota; they are told so once a minute."""
+        try:
+            await asyncio.to_thread(self._quotas.check, person_id, update_id)
+        except QuotaReached as reached:
+            if self._notices.due(person_id):
+                await message.reply_text(str(reached))
+            return False
+        return True
 
     async def _show(self, message: Message, pieces: AsyncGenerator[str | Turn, None]) -> None:
         begun = await anext(pieces)
         assert isinstance(begun, Turn), "a reply begins with its turn"
         private = is_private(message)
+        there = await asyncio.to_thread(self._conversations.shown_by, begun.id, message.chat_id)
         stream = ReplyStream(
             message.get_bot(),
             self._pace,
@@ -95,6 +136,7 @@ class ChatHandlers:
             private=private,
             reply_to=message.message_id,
             on_sent=partial(self._remember, begun.id, message.chat_id),
+            messages=there,
         )
         async with aclosing(pieces), stream:
             try:

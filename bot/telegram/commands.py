@@ -29,5 +29,6 @@ FOR_ADMINS = (
     BotCommand("remove", "Take a document out"),
     BotCommand("allow", "Let somebody in"),
     BotCommand("deny", "Keep somebody out"),
+    BotCommand("audit", "What admins told me to do"),
 )
 NAMES = frozenset({"start", *(each.command for each in FOR_ADMINS)})

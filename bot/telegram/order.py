@@ -10,6 +10,7 @@ from bot.chat import Chat
 from bot.errors import ConversationBusy
 from bot.lanes import Lanes
 from bot.telegram.addressed import addressed_text, command_of, place_of
+from bot.telegram.inbox import InboxQueue
 from bot.telegram.keyboard import acknowledge
 from store.domain import Place
 
@@ -23,14 +24,19 @@ class InOrder(BaseUpdateProcessor):
     keeps the order of their taps, without waiting for a reply that is being written.
     """
 
-    def __init__(self, chat: Chat) -> None:
+    def __init__(self, chat: Chat, inbox: InboxQueue) -> None:
         super().__init__(CONCURRENT_UPDATES)
         self._chat = chat
+        self._inbox = inbox
         self._taps = Lanes(length=CONCURRENT_UPDATES)
 
     async def do_process_update(self, update: object, coroutine: Awaitable[Any]) -> None:
         """Wait in the lane that the update belongs to, if it belongs to one."""
         assert isinstance(update, Update)
+        await self._in_its_lane(update, coroutine)
+        await self._inbox.handled(update)  # not if it was cancelled: it is begun anew, then
+
+    async def _in_its_lane(self, update: Update, coroutine: Awaitable[Any]) -> None:
         place = _answered_in(update)
         try:
             if place is not None:

@@ -88,11 +88,13 @@ class RatingHandlers:
         except TurnNotFound:
             await acknowledge(query, "I no longer have that reply.")
             return
-        if action == "again" and await self._answered_again(turn):
+        if action == "again" and await self._answered_again(turn, update.update_id):
             await acknowledge(query, "There is a newer reply to that already.")
         elif action == "again":
             await acknowledge(query, "🔄")
-            await self._chat.regenerate(query.message, turn, query.from_user.id)
+            await self._chat.regenerate(
+                query.message, turn, query.from_user.id, update_id=update.update_id
+            )
         elif action == "fix":
             await acknowledge(query)
             await self._ask_for_correction(query.message, turn_id, query.from_user)
@@ -154,10 +156,13 @@ class RatingHandlers:
             await message.reply_text("A correction has to be text. Press ✏️ to try again.")
         raise ApplicationHandlerStop
 
-    async def _answered_again(self, turn: Turn) -> bool:
-        """Whether a later version exists, as it does at the second tap of a double tap."""
+    async def _answered_again(self, turn: Turn, update_id: int) -> bool:
+        """Whether another tap asked for a later version, as the first of a double tap did."""
         versions = await asyncio.to_thread(self._conversations.versions, turn.id)
-        return any(each.id > turn.id and each.state == TurnState.FINAL for each in versions)
+        return any(
+            each.id > turn.id and each.state == TurnState.FINAL and each.update_id != update_id
+            for each in versions
+        )
 
     async def _rate(self, query: CallbackQuery, turn_id: int, rating: Rating | None) -> None:
         message = query.message

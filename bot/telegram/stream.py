@@ -47,7 +47,8 @@ class Pace:
 class ReplyStream:
     """One reply on its way to one chat. Use as an async context manager.
 
-    `on_sent` is told every message that shows the reply, as soon as it is there.
+    `on_sent` is told every message that shows the reply, as soon as it is there. `messages` show
+    parts of it already, sent by a process that died.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class ReplyStream:
         private: bool,
         reply_to: int | None,
         on_sent: Callable[[int], Awaitable[None]],
+        messages: Sequence[int] = (),
     ) -> None:
         self._bot = bot
         self._pace = pace
@@ -69,7 +71,7 @@ class ReplyStream:
         self._draft_id = reply_to or 1
         self._text = ""
         self._shown: Part | None = None
-        self._message_id: int | None = None
+        self._messages = list(messages)
         self._finished = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -98,8 +100,8 @@ class ReplyStream:
         await self._stop()
         for number, part in enumerate(parts, 1):
             markup = keyboard if number == len(parts) else None
-            streamed = number == 1 and self._message_id is not None
-            if not (streamed and await self._edit(part, markup)):
+            there = self._messages[number - 1] if number <= len(self._messages) else None
+            if there is None or not await self._edit(there, part, markup):
                 await self._send(part, markup, first=number == 1)
 
     async def _stop(self) -> None:
@@ -148,21 +150,20 @@ class ReplyStream:
                 message_thread_id=self._place.thread_id or None,
                 entities=part.entities,
             )
-        elif self._message_id is None:
-            self._message_id = await self._send(part, None, first=True)
+        elif not self._messages:
+            self._messages.append(await self._send(part, None, first=True))
         else:
             await self._bot.edit_message_text(
-                part.text, self._place.chat_id, self._message_id, entities=part.entities
+                part.text, self._place.chat_id, self._messages[0], entities=part.entities
             )
         self._shown = part
 
-    async def _edit(self, part: Part, markup: InlineKeyboardMarkup | None) -> bool:
-        assert self._message_id is not None
+    async def _edit(self, message_id: int, part: Part, markup: InlineKeyboardMarkup | None) -> bool:
         try:
             await self._bot.edit_message_text(
                 part.text,
                 self._place.chat_id,
-                self._message_id,
+                message_id,
                 entities=part.entities,
                 reply_markup=markup,
             )

@@ -42,7 +42,8 @@ send a file – add it to what I know (.txt .md .pdf .docx .html .csv .json .jso
 /promote NAME, /rollback – answer with a version, go back to the one before
 /approve – liked and corrected answers that may help in every chat
 /stats – how people like each version, as a picture
-/allow ID, /deny ID – who may talk to me; or as an answer to a message that you forwarded"""
+/allow ID, /deny ID – who may talk to me; or as an answer to a message that you forwarded
+/audit – what admins told me to do"""
 
 
 class WelcomeHandlers:

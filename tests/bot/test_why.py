@@ -25,6 +25,7 @@ TURN = Turn(
     seconds=1.25,
     finish_reason=FinishReason.STOP,
     regenerates_id=None,
+    update_id=None,
     created_at=datetime(2026, 1, 2, 3, 4, tzinfo=UTC),
 )
 

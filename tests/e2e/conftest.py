@@ -79,6 +79,11 @@ class RunningBot:
                 self.code = await self.process.wait()
         return self.code
 
+    async def kill(self) -> None:
+        """What the power does: no handler runs, nothing is finished."""
+        self.process.kill()
+        self.code = self.expected_code = await self.process.wait()
+
 
 StartBot = Callable[..., AbstractAsyncContextManager[RunningBot]]
 

@@ -26,6 +26,7 @@ def quick(model: Path) -> dict[str, str]:
         "max_new_tokens": 6,
         "temperature": 1.0,
         "memory": False,
+        "stranger_messages": 0,
         "train_rank": 4,
         "train_learning_rate": 1e-2,
         "train_batch_size": 16,

@@ -169,6 +169,32 @@ async def test_a_reply_that_is_being_written_at_sigterm_is_finished(
     assert turn.state == TurnState.FINAL
 
 
+async def test_a_bot_that_is_killed_answers_what_it_left_when_it_runs_again(
+    home: Home, api: BotApi, start_bot: StartBot
+) -> None:
+    people = [api.user(number) for number in range(1, 5)]
+    chats = [api.private(user) for user in people]
+    async with start_bot() as bot:
+        asked = [
+            await chat.send(user, f"Tell me a story about {user.id} lighthouses.")
+            for chat, user in zip(chats, people, strict=True)
+        ]
+        await api.wait_for(lambda: any(chat.drafts for chat in chats), timeout=SECONDS)
+        await bot.kill()
+    assert not [message for chat in chats for message in chat.bot_messages]
+
+    async with start_bot():
+        for chat, message in zip(chats, asked, strict=True):
+            await chat.wait_reply(message, timeout=SECONDS)
+
+    assert [len(chat.bot_messages) for chat in chats] == [1] * len(chats)
+    database = Database(home.database_url)
+    with database.reading() as session:
+        states = [turn.state for turn in session.query(TurnRow)]
+    database.close()
+    assert states == [TurnState.FINAL] * len(chats)
+
+
 async def test_a_second_signal_stops_at_once(api: BotApi, start_bot: StartBot) -> None:
     ada, chat = api.user(7), api.private(api.user(7))
     async with start_bot() as bot:

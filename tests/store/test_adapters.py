@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import os
 import shutil
 from pathlib import Path
 
@@ -510,3 +511,93 @@ def test_a_crash_between_rename_and_commit_does_not_keep_the_adapter_out(
     adapter = add(adapters, tmp_path)
     assert adapters.get(adapter.name) == adapter
     assert visible(folder) == [adapter.name]
+
+
+def versions(adapters: Adapters, tmp_path: Path, count: int) -> list[Adapter]:
+    """So many candidates."""
+    return [
+        adapters.add(trained(tmp_path / "made", f"weights {number}".encode()), base_model="base")
+        for number in range(count)
+    ]
+
+
+def promoted(adapters: Adapters, tmp_path: Path, count: int) -> list[str]:
+    """So many versions, each of which was active once; the last one is."""
+    names = [each.name for each in versions(adapters, tmp_path, count)]
+    for name in names:
+        adapters.promote(name, base_model="base", reason="test")
+    return names
+
+
+def on_disk(folder: Path) -> set[str]:
+    return {each.name for each in folder.iterdir()}
+
+
+def test_versions_that_are_not_in_use_are_removed_beyond_so_many(
+    adapters: Adapters, folder: Path, tmp_path: Path
+) -> None:
+    names = promoted(adapters, tmp_path, 5)
+
+    told = adapters.tidy(keep=1)
+
+    assert told == tuple(f"removed {name}, which was not in use" for name in names[1::-1])
+    assert on_disk(folder) == set(names[2:])
+    assert [each.status for each in adapters.all()[:2]] == [AdapterStatus.REMOVED] * 2
+    assert adapters.tidy(keep=1) == ()
+
+
+def test_the_active_version_and_the_one_to_go_back_to_are_always_kept(
+    adapters: Adapters, folder: Path, tmp_path: Path
+) -> None:
+    names = promoted(adapters, tmp_path, 4)
+    adapters.rollback(reason="test")
+
+    adapters.tidy(keep=0)
+
+    assert on_disk(folder) == set(names[1:3])
+    before = adapters.rollback(reason="test")
+    assert before is not None
+    assert before.name == names[1]
+
+
+def test_candidates_are_kept(adapters: Adapters, folder: Path, tmp_path: Path) -> None:
+    names = {each.name for each in versions(adapters, tmp_path, 3)}
+
+    assert adapters.tidy(keep=0) == ()
+    assert on_disk(folder) == names
+
+
+def test_what_was_removed_cannot_be_promoted(
+    adapters: Adapters, folder: Path, tmp_path: Path
+) -> None:
+    first, *_ = promoted(adapters, tmp_path, 3)
+    adapters.tidy(keep=0)
+
+    with pytest.raises(AdapterNotFit, match="removed to save room"):
+        adapters.promote(first, base_model="base", reason="test")
+
+
+def test_a_directory_that_a_crash_left_is_removed_but_not_one_that_is_being_made(
+    adapters: Adapters, folder: Path, tmp_path: Path
+) -> None:
+    (name,) = promoted(adapters, tmp_path, 1)
+    for left in (".half", "a9-deadbeef", ".young"):
+        (folder / left).mkdir()
+    for left in (".half", "a9-deadbeef"):
+        os.utime(folder / left, (0, 0))
+
+    assert adapters.tidy(keep=5) == (
+        "removed .half, which a crash left",
+        "removed a9-deadbeef, which a crash left",
+    )
+    assert on_disk(folder) == {name, ".young"}
+
+
+def test_a_version_whose_files_are_gone_is_said_to_be_removed(
+    adapters: Adapters, folder: Path, tmp_path: Path
+) -> None:
+    (candidate,) = versions(adapters, tmp_path, 1)
+    shutil.rmtree(folder / candidate.name)
+
+    assert adapters.tidy(keep=5) == (f"the files of {candidate.name} are gone",)
+    assert adapters.all()[0].status is AdapterStatus.REMOVED

@@ -124,8 +124,8 @@ def test_an_export_holds_every_row_about_a_person(database: Database, people: Pe
         theirs = {row["id"] for row in held[table] if row["person_id"] == ADA}
         assert {row["id"] for row in export[key]} == theirs
     of_people = {name for name, table in Base.metadata.tables.items() if "person_id" in table.c}
-    by_admins = {"activations", "approvals"}  # who decided, for the record
-    assert of_people - by_admins == {"turns", "feedback", "corrections"}
+    by_admins = {"activations", "approvals", "audit"}  # who decided, for the record
+    assert of_people - by_admins == {"turns", "feedback", "corrections", "updates"}
 
 
 def test_an_export_holds_what_was_written_and_rated_and_when(
@@ -158,7 +158,13 @@ def test_an_export_is_plain_json(database: Database, people: People) -> None:
 
 
 def test_an_export_of_a_stranger_is_empty(people: People) -> None:
-    assert people.export(404) == {"person": None, "turns": [], "feedback": [], "corrections": []}
+    assert people.export(404) == {
+        "person": None,
+        "turns": [],
+        "feedback": [],
+        "corrections": [],
+        "waiting": [],
+    }
 
 
 def test_erasing_leaves_none_of_their_rows_and_no_orphans(

@@ -9,22 +9,27 @@ from sqlalchemy import func, select
 from telegram.request import HTTPXRequest
 
 from bot.app import Store, in_background, make_chat, make_index, make_memory_index
+from bot.quotas import Quotas
 from bot.telegram.admin import AdminHandlers
 from bot.telegram.application import App, build_application, serve
 from bot.telegram.chat import ChatHandlers
 from bot.telegram.documents import DocumentHandlers
 from bot.telegram.gate import Gate
+from bot.telegram.inbox import InboxQueue
 from bot.telegram.learning import LearningHandlers
 from bot.telegram.news import News
+from bot.telegram.order import CONCURRENT_UPDATES
 from bot.telegram.privacy import PrivacyHandlers
 from bot.telegram.rating import RatingHandlers
 from store.adapters import Adapters
+from store.audit import AuditLog
 from store.conversations import Conversations
 from store.database import Database
 from store.domain import Message as PromptMessage
 from store.domain import Rating, SentKind, Turn
 from store.examples import ExampleBook
 from store.feedback import FeedbackBook
+from store.inbox import Inbox
 from store.knowledge import Knowledge
 from store.memory import MemoryBook
 from store.people import People
@@ -35,6 +40,15 @@ from tests.botapi import BotApi, Chat, Message, User
 from tests.fakes import FakeEmbedder, FakeEngine, Reply, echo
 
 ADMIN_ID = 99
+
+NO_QUOTAS = {
+    "quota_messages": 0,
+    "quota_tokens": 0,
+    "quota_at_once": 0,
+    "stranger_messages": 0,
+    "stranger_tokens": 0,
+}
+"""People in tests write faster than people."""
 
 
 class SteppingEngine(FakeEngine):
@@ -145,6 +159,8 @@ def make_store(settings: Settings, database: Database) -> Store:
         settings=settings,
         database=database,
         people=People(database),
+        inbox=Inbox(database),
+        audit=AuditLog(database),
         conversations=Conversations(database),
         feedback=FeedbackBook(database),
         knowledge=Knowledge(
@@ -160,8 +176,13 @@ def make_store(settings: Settings, database: Database) -> Store:
 
 
 def make_settings(api_url: str, **overrides: object) -> Settings:
-    """The defaults, but for the loopback Telegram, one admin, and no `.env`."""
-    values = {"telegram_token": "42:secret", "telegram_api_url": api_url, "admins": {ADMIN_ID}}
+    """The defaults, but for the loopback Telegram, one admin, no quotas, and no `.env`."""
+    values = {
+        "telegram_token": "42:secret",
+        "telegram_api_url": api_url,
+        "admins": {ADMIN_ID},
+        **NO_QUOTAS,
+    }
     return load_settings(_env_file=None, **{**values, **overrides})
 
 
@@ -173,13 +194,25 @@ def make_news(store: Store, engine: FakeEngine) -> News:
 
 
 def make_application(
-    store: Store, engine: FakeEngine, news: News, request: HTTPXRequest | None = None
+    store: Store,
+    engine: FakeEngine,
+    inbox: InboxQueue,
+    news: News,
+    request: HTTPXRequest | None = None,
 ) -> App:
     """What `bot.app` builds, over a given engine."""
     settings, chat = store.settings, make_chat(store, engine)
-    talking = ChatHandlers(chat=chat, conversations=store.conversations, feedback=store.feedback)
+    talking = ChatHandlers(
+        settings=settings,
+        chat=chat,
+        quotas=Quotas(settings=settings, conversations=store.conversations, people=store.people),
+        conversations=store.conversations,
+        feedback=store.feedback,
+    )
     return build_application(
         settings,
+        inbox=inbox,
+        audit=store.audit,
         chat=chat,
         gate=Gate(settings=settings, people=store.people),
         talking=talking,
@@ -192,7 +225,9 @@ def make_application(
         ),
         documents=DocumentHandlers(knowledge=store.knowledge),
         privacy=PrivacyHandlers(people=store.people),
-        admin=AdminHandlers(people=store.people, status=store.status, admins=settings.admins),
+        admin=AdminHandlers(
+            people=store.people, status=store.status, audit=store.audit, admins=settings.admins
+        ),
         learning=LearningHandlers(
             database=store.database,
             runs=store.runs,
@@ -205,11 +240,14 @@ def make_application(
     )
 
 
-async def serve_with_news(
-    application: App, news: News, settings: Settings, stop: asyncio.Event
+async def serve_beside(
+    application: App, inbox: InboxQueue, news: News, settings: Settings, stop: asyncio.Event
 ) -> None:
     """What `bot.app` does with what it has built."""
-    async with in_background(news.run(application.bot), name="news"):
+    async with (
+        in_background(inbox.keep(application.bot, alone=True), name="inbox"),
+        in_background(news.run(application.bot), name="news"),
+    ):
         await serve(application, settings, stop)
 
 
@@ -222,8 +260,9 @@ def run(
     """Start a bot; it may take a while until it listens."""
     engine = engine or FakeEngine()
     news, stop = make_news(store, engine), asyncio.Event()
-    application = make_application(store, engine, news, request)
-    serving = serve_with_news(application, news, store.settings, stop)
+    inbox = InboxQueue(store.inbox, CONCURRENT_UPDATES)
+    application = make_application(store, engine, inbox, news, request)
+    serving = serve_beside(application, inbox, news, store.settings, stop)
     return RunningBot(
         api=api,
         engine=engine,

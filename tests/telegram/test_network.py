@@ -11,6 +11,7 @@ from telegram.request import HTTPXRequest
 
 from bot.app import set_up_logging
 from bot.errors import BotError
+from bot.telegram import application
 from store.database import Database
 from tests.botapi import (
     BotApi,
@@ -280,6 +281,23 @@ async def test_menus_that_cannot_be_set_stop_nothing(
     bot = await start()
 
     await bot.ask(chat, ada, "hello")
+
+
+def test_the_webhooks_secret_is_compared_in_constant_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compared: list[tuple[bytes, bytes]] = []
+
+    def compare_digest(ours: bytes, theirs: bytes) -> bool:
+        compared.append((ours, theirs))
+        return ours == theirs
+
+    monkeypatch.setattr("bot.telegram.application.hmac.compare_digest", compare_digest)
+    secret, guess = application._Secret(SECRET), "guess"
+
+    assert guess != secret  # as python-telegram-bot does
+    assert secret == SECRET
+    assert compared == [(SECRET.encode(), b"guess"), (SECRET.encode(), SECRET.encode())]
 
 
 async def test_a_webhook_receives_updates_and_refuses_who_does_not_know_the_secret(

@@ -1,5 +1,6 @@
 """Updates that the loopback Telegram would not send: unasked kinds, missing and odd parts."""
 
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from telegram.error import BadRequest, Forbidden, NetworkError
 
 from bot.app import Store
 from bot.telegram.application import App
+from bot.telegram.inbox import InboxQueue
+from bot.telegram.order import CONCURRENT_UPDATES
 from store.database import Database
 from store.domain import Place, TurnState
 from tests.fakes import FakeEngine
@@ -38,7 +41,8 @@ def store(sqlite: Database, tmp_path: Path) -> Iterator[Store]:
 async def application(store: Store, request_: RecordingRequest) -> AsyncIterator[App]:
     engine = FakeEngine()
     news = make_news(store, engine)
-    application = make_application(store, engine, news, request_)  # type: ignore[arg-type]
+    inbox = InboxQueue(store.inbox, CONCURRENT_UPDATES)
+    application = make_application(store, engine, inbox, news, request_)  # type: ignore[arg-type]
     async with application:
         yield application
 
@@ -50,7 +54,8 @@ async def take(application: App, kind: str, body: dict[str, Any]) -> None:
 
 
 def message(chat: dict[str, Any], text: str, **more: object) -> dict[str, Any]:
-    return {"message_id": 5, "date": 0, "chat": chat, "from": ADA, "text": text, **more}
+    now = int(time.time())
+    return {"message_id": 5, "date": now, "chat": chat, "from": ADA, "text": text, **more}
 
 
 def tapped(data: str | None, **more: object) -> dict[str, Any]:

@@ -1,0 +1,50 @@
+"""How much one person may ask for, so that nobody starves the others.
+
+Counted in SQL, over all chats and replicas. In a bot that is open to everybody, those no admin has
+decided about have quotas of their own. Admins have none.
+"""
+
+from datetime import timedelta
+
+from bot.errors import QuotaReached
+from store.conversations import Conversations
+from store.domain import Access
+from store.people import People
+from store.settings import Settings
+
+MINUTE = timedelta(minutes=1)
+DAY = timedelta(days=1)
+
+
+class Quotas:
+    """One bot's quotas."""
+
+    def __init__(self, *, settings: Settings, conversations: Conversations, people: People) -> None:
+        self._settings = settings
+        self._conversations = conversations
+        self._people = people
+
+    def check(self, person_id: int, update_id: int) -> None:
+        """Raise `QuotaReached` if they have asked for as much as they may.
+
+        What was begun before a crash was within the quotas, and counts among what they asked.
+        """
+        settings = self._settings
+        if person_id in settings.admins or self._conversations.was_begun(update_id):
+            return
+        messages, tokens = settings.quota_messages, settings.quota_tokens
+        if self._is_stranger(person_id):
+            messages, tokens = settings.stranger_messages, settings.stranger_tokens
+        lately = self._conversations.usage(person_id, MINUTE)
+        if messages and lately.turns >= messages:
+            raise QuotaReached(
+                f"That is {lately.turns} messages in a minute. Please wait a moment."
+            )
+        if settings.quota_at_once and lately.pending >= settings.quota_at_once:
+            raise QuotaReached(f"I am still writing {lately.pending} replies to you. Please wait.")
+        if tokens and self._conversations.usage(person_id, DAY).tokens >= tokens:
+            raise QuotaReached("That is all I can write for you today. Please come back tomorrow.")
+
+    def _is_stranger(self, person_id: int) -> bool:
+        person = self._people.find(person_id)
+        return person is None or person.access is Access.UNDECIDED

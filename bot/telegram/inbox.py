@@ -1,0 +1,103 @@
+"""Keeps updates from being lost: each is in SQL before Telegram is told that it was received.
+
+python-telegram-bot tells Telegram of an update (the next `getUpdates`, the webhook's 200) when its
+queue has taken it. `InboxQueue` takes it by committing it. A database that is away makes Telegram
+wait, and people with it; nothing is lost.
+
+Handled means that the handlers are through. What a crash leaves is handled by the next process, or
+by another replica once the lease has run out; see `store/inbox.py`. A crash between Telegram's
+taking a message of ours and our noting its number sends that one message twice.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+from typing import TypeVar
+
+from telegram import Bot, Update
+
+from bot.telegram.addressed import is_for_us
+from store.errors import StoreError
+from store.inbox import LEASE, Inbox
+
+logger = logging.getLogger(__name__)
+
+KEEP_SECONDS = LEASE.total_seconds() / 6
+FIRST_PAUSE_SECONDS = 0.1
+LONGEST_PAUSE_SECONDS = 10.0
+
+T = TypeVar("T")
+
+
+class InboxQueue(asyncio.Queue[object]):
+    """The queue of updates that were received and are not begun yet."""
+
+    def __init__(self, inbox: Inbox, size: int) -> None:
+        super().__init__(size)
+        self._inbox = inbox
+        self._unmarked: set[int] = set()
+
+    async def put(self, item: object) -> None:
+        """Store an update, then queue it; one that is known, or not for the bot, goes no further.
+
+        While the database is away it waits.
+        """
+        if isinstance(item, Update) and not await self._stored(item):
+            return
+        await super().put(item)
+
+    async def handled(self, update: Update) -> None:
+        """The handlers are through with it."""
+        self._unmarked.add(update.update_id)
+        try:
+            await self._mark()
+        except StoreError as error:
+            logger.warning("noted later that update %d was handled: %s", update.update_id, error)
+
+    async def keep(self, bot: Bot, *, alone: bool) -> None:
+        """Hold what is ours and take over what was left, for as long as the bot runs.
+
+        `alone` says that no other process handles updates of this database, so that at the start
+        nothing needs to be waited for.
+        """
+        while True:
+            try:
+                await self._mark()
+                await asyncio.to_thread(self._inbox.hold)
+                for body in await asyncio.to_thread(self._inbox.take_over, alone=alone):
+                    update = Update.de_json(body, bot)
+                    logger.info("update %d was left unanswered: going on", update.update_id)
+                    await super().put(update)
+                await asyncio.to_thread(self._inbox.sweep)
+            except StoreError as error:
+                logger.warning("the inbox cannot be read: %s", error)
+            else:
+                alone = False
+            await asyncio.sleep(KEEP_SECONDS)
+
+    async def _stored(self, update: Update) -> bool:
+        if not is_for_us(update):
+            return False
+        user = update.effective_user
+        return await _patiently(
+            lambda: self._inbox.take_in(
+                update.update_id, user.id if user else None, update.to_dict()
+            )
+        )
+
+    async def _mark(self) -> None:
+        for update_id in list(self._unmarked):
+            await asyncio.to_thread(self._inbox.handled, update_id)
+            self._unmarked.discard(update_id)
+
+
+async def _patiently(work: Callable[[], T]) -> T:
+    pause = FIRST_PAUSE_SECONDS
+    while True:
+        try:
+            return await asyncio.to_thread(work)
+        except StoreError as error:
+            logger.warning("an update waits for the database: %s", error)
+        await asyncio.sleep(pause * (0.75 + random.random() / 2))
+        pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
