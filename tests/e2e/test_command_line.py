@@ -163,6 +163,26 @@ async def test_doctor_asks_the_vllm_servers_with_their_key(home: Home) -> None:
     assert (stranger.code, known.code) == (1, 1)
 
 
+async def test_what_is_kept_is_backed_up_and_restored_into_another_folder(home: Home) -> None:
+    (home.folder / "harbour.md").write_text(FACT)
+    await home.ratchet("db", "upgrade")
+    await home.ratchet("ingest", "harbour.md")
+    elsewhere = str(home.folder / "elsewhere")
+
+    made = await home.ratchet("backup", "backup")
+    twice = await home.ratchet("backup", "backup")
+    back = await home.ratchet("restore", "backup", data_dir=elsewhere)
+    over = await home.ratchet("restore", "backup", data_dir=elsewhere)
+    listed = await home.ratchet("knowledge", "list", data_dir=elsewhere)
+
+    assert "0 turns, 0 ratings, 1 documents, 0 adapters" in made.out
+    assert "1 documents" in back.out
+    assert "harbour.md" in listed.out
+    assert [each.code for each in (made, twice, back, over)] == [0, 1, 0, 1]
+    assert "exists already" in twice.err
+    assert "has rows already" in over.err
+
+
 async def test_every_command_has_help_with_an_example(home: Home) -> None:
     for command in (
         ["run"],
@@ -171,6 +191,8 @@ async def test_every_command_has_help_with_an_example(home: Home) -> None:
         ["ingest"],
         ["status"],
         ["doctor"],
+        ["backup"],
+        ["restore"],
         ["db", "upgrade"],
         *(["knowledge", each] for each in ("list", "search", "remove", "reindex")),
     ):

@@ -1,0 +1,157 @@
+"""Backups: everything that is kept, in a folder that any installation can be restored from.
+
+The rows go into a SQLite file, whichever database they come from, in one snapshot while the bot
+talks; so a backup also moves an installation from SQLite to Postgres. Adapters come along with
+their hashes. What can be built again (vectors, the converted model) and secrets do not.
+"""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from sqlalchemy import Connection, Table, func, insert, select, text, update
+
+from store.adapters import FILES, RECIPE_FILE, hash_adapter
+from store.database import Database
+from store.domain import AdapterStatus
+from store.errors import AdapterDamaged, BackupUnusable
+from store.tables import AdapterRow, Base, DocumentRow
+
+ROWS_FILE, MANIFEST_FILE, SETTINGS_FILE = "ratchet.db", "manifest.json", "settings.json"
+ADAPTERS_FOLDER = "adapters"
+ROWS_AT_ONCE = 500
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a backup holds, to be checked against."""
+
+    created_at: str
+    rows: dict[str, int]
+    """Table → rows."""
+    adapters: dict[str, str]
+    """Name → SHA-256, of those whose files are there."""
+
+
+def back_up(
+    database: Database, adapters: Path, folder: Path, settings: Mapping[str, Any]
+) -> Manifest:
+    """Write a backup into a new `folder`; `settings` are kept beside it, for people to read.
+
+    It is made aside and renamed, so that half a backup is never taken for one. Raises
+    `BackupUnusable`, or `AdapterDamaged` for one whose files were changed.
+    """
+    if folder.exists():
+        raise BackupUnusable(f"{folder} exists already: name a folder that does not")
+    aside = folder.absolute().parent / f".{uuid4().hex}"
+    aside.mkdir(parents=True)
+    try:
+        with _opened(aside / ROWS_FILE) as copy:
+            copy.upgrade()
+            rows = _copy_rows(database, copy)
+            versions = dict(_copy_adapters(copy, adapters, aside / ADAPTERS_FOLDER))
+        manifest = Manifest(created_at=database.now().isoformat(), rows=rows, adapters=versions)
+        for name, content in ((MANIFEST_FILE, asdict(manifest)), (SETTINGS_FILE, dict(settings))):
+            (aside / name).write_text(json.dumps(content, indent=2), encoding="utf-8")
+        aside.rename(folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return manifest
+
+
+def restore(folder: Path, database: Database, adapters: Path) -> Manifest:
+    """Put a backup into an empty database; what was put there is counted and hashed.
+
+    Documents are indexed anew when the bot runs. Raises `BackupUnusable` or `AdapterDamaged`, and
+    then no row was written.
+    """
+    manifest = _manifest(folder)
+    database.upgrade()
+    taken = {name: count for name, count in _counts(database).items() if count}
+    if taken:
+        raise BackupUnusable(f"the database has rows already ({', '.join(taken)}): empty it first")
+    with tempfile.TemporaryDirectory() as space:
+        rows_file = Path(shutil.copy(folder / ROWS_FILE, space))
+        with _opened(rows_file) as copy:
+            copy.upgrade()  # it may be of an earlier version
+            if not manifest.rows.items() <= _counts(copy).items():
+                raise BackupUnusable(f"the rows in {folder} are not those of its manifest")
+            found = dict(_copy_adapters(copy, folder / ADAPTERS_FOLDER, adapters))
+            if found != manifest.adapters:
+                raise BackupUnusable(f"the adapters in {folder} are not those of its manifest")
+            _copy_rows(copy, database, index_anew=True)
+    return manifest
+
+
+def _copy_rows(source: Database, target: Database, *, index_anew: bool = False) -> dict[str, int]:
+    """Every row of every table, as of one moment, in one transaction; how many of each."""
+    counts = {}
+    with source.snapshot() as reader, target.engine.begin() as writer:
+        for table in Base.metadata.sorted_tables:
+            counts[table.name] = 0
+            found = reader.execute(select(table).order_by(*table.primary_key.columns))
+            for part in found.partitions(ROWS_AT_ONCE):
+                writer.execute(insert(table), [dict(row._mapping) for row in part])
+                counts[table.name] += len(part)
+            _go_on_counting(writer, table)
+        if index_anew:
+            writer.execute(update(DocumentRow).values(indexed_in=None))
+    return counts
+
+
+def _go_on_counting(writer: Connection, table: Table) -> None:
+    """Postgres counts ids on its own; SQLite goes by the highest there is."""
+    if writer.dialect.name == "postgresql" and table.autoincrement_column is not None:
+        column = table.autoincrement_column.name
+        writer.execute(
+            text(
+                f"SELECT setval(pg_get_serial_sequence('{table.name}', '{column}'), "
+                f"(SELECT max({column}) FROM {table.name}))"
+            )
+        )
+
+
+def _copy_adapters(database: Database, source: Path, target: Path) -> Iterator[tuple[str, str]]:
+    """The files of every version that has some; its name and hash."""
+    with database.reading() as session:
+        rows = session.scalars(
+            select(AdapterRow).where(AdapterRow.status != AdapterStatus.REMOVED)
+        ).all()
+    for row in rows:
+        if hash_adapter(source / row.name) != row.sha256:
+            raise AdapterDamaged(f"the files of {row.name} were changed after it was made")
+        (target / row.name).mkdir(parents=True, exist_ok=True)
+        for file in (*FILES, RECIPE_FILE):
+            if (source / row.name / file).is_file():
+                shutil.copyfile(source / row.name / file, target / row.name / file)
+        yield row.name, hash_adapter(target / row.name)
+
+
+def _counts(database: Database) -> dict[str, int]:
+    with database.snapshot() as reader:
+        return {
+            table.name: reader.execute(select(func.count()).select_from(table)).scalar_one()
+            for table in Base.metadata.sorted_tables
+        }
+
+
+def _manifest(folder: Path) -> Manifest:
+    try:
+        return Manifest(**json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise BackupUnusable(f"{folder} holds no backup: {error}") from None
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Database]:
+    database = Database(f"sqlite:///{file}")
+    try:
+        yield database
+    finally:
+        database.close()
