@@ -41,6 +41,8 @@ class Recipe:
     """Everyday questions whose answers by the base model are held on to."""
     rehearsal_weight: float
     """Of the divergence from the base on these, in nats a token, beside the objective's loss."""
+    drift_kl: float
+    """How far an update may go from the base on everyday questions, nats a token."""
     checkpoints: int
     """Moments at which the adapter is judged; the best one that drifted little is kept."""
     seed: int
