@@ -184,7 +184,7 @@ def by_llama_cpp(vocabulary: Vocabulary) -> Answer:
                 "cache_prompt": False,
             }
         )
-        return int(found["tokens_predicted"])
+        return int(found["usage"]["completion_tokens"])
 
     async def answer(prompts: Prompts) -> int:
         with ThreadPoolExecutor(len(prompts)) as pool:
