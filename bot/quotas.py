@@ -13,6 +13,8 @@ from store.people import People
 from store.settings import Settings
 
 MINUTE = timedelta(minutes=1)
+WRITING = timedelta(minutes=10)
+"""What is older and pending was left by a crash and given up; no reply takes as long."""
 DAY = timedelta(days=1)
 
 
@@ -35,13 +37,12 @@ class Quotas:
         messages, tokens = settings.quota_messages, settings.quota_tokens
         if self._is_stranger(person_id):
             messages, tokens = settings.stranger_messages, settings.stranger_tokens
-        lately = self._conversations.usage(person_id, MINUTE)
-        if messages and lately.turns >= messages:
-            raise QuotaReached(
-                f"That is {lately.turns} messages in a minute. Please wait a moment."
-            )
-        if settings.quota_at_once and lately.pending >= settings.quota_at_once:
-            raise QuotaReached(f"I am still writing {lately.pending} replies to you. Please wait.")
+        turns = self._conversations.usage(person_id, MINUTE).turns
+        if messages and turns >= messages:
+            raise QuotaReached(f"That is {turns} messages in a minute. Please wait a moment.")
+        pending = self._conversations.usage(person_id, WRITING).pending
+        if settings.quota_at_once and pending >= settings.quota_at_once:
+            raise QuotaReached(f"I am still writing {pending} replies to you. Please wait.")
         if tokens and self._conversations.usage(person_id, DAY).tokens >= tokens:
             raise QuotaReached("That is all I can write for you today. Please come back tomorrow.")
 

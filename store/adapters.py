@@ -59,7 +59,7 @@ class Adapters:
         sha256 = hash_adapter(source)
         aside = self._folder / f".{uuid4().hex}"
         try:
-            _copy(source, aside)
+            copy_adapter(source, aside)
             return self._add(aside, sha256, base_model, run_id, dict(metrics or {}))
         finally:
             shutil.rmtree(aside, ignore_errors=True)
@@ -367,8 +367,9 @@ class Adapters:
         )
 
 
-def _copy(source: Path, folder: Path) -> None:
-    folder.mkdir(parents=True)
+def copy_adapter(source: Path, folder: Path) -> None:
+    """Copy what an adapter consists of, so that it would survive a power cut."""
+    folder.mkdir(parents=True, exist_ok=True)
     for file in FILES:
         shutil.copyfile(source / file, folder / file)
     if (source / RECIPE_FILE).is_file():

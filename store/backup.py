@@ -6,6 +6,7 @@ their hashes. What can be built again (vectors, the converted model) and secrets
 """
 
 import json
+import logging
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -17,11 +18,12 @@ from uuid import uuid4
 
 from sqlalchemy import Connection, Table, func, insert, select, text, update
 
-from store.adapters import FILES, RECIPE_FILE, hash_adapter
+from store.adapters import Adapters, copy_adapter, hash_adapter
 from store.database import Database
-from store.domain import AdapterStatus
-from store.errors import AdapterDamaged, BackupUnusable
-from store.tables import AdapterRow, Base, DocumentRow
+from store.errors import AdapterError, BackupUnusable
+from store.tables import Base, DocumentRow
+
+logger = logging.getLogger(__name__)
 
 ROWS_FILE, MANIFEST_FILE, SETTINGS_FILE = "ratchet.db", "manifest.json", "settings.json"
 ADAPTERS_FOLDER = "adapters"
@@ -44,22 +46,24 @@ def back_up(
 ) -> Manifest:
     """Write a backup into a new `folder`; `settings` are kept beside it, for people to read.
 
-    It is made aside and renamed, so that half a backup is never taken for one. Raises
-    `BackupUnusable`, or `AdapterDamaged` for one whose files were changed.
+    It is made aside and renamed, so that half a backup is never taken for one; nobody else on the
+    machine can read it. A version whose files are damaged is left out. Raises `BackupUnusable`.
     """
     if folder.exists():
         raise BackupUnusable(f"{folder} exists already: name a folder that does not")
     aside = folder.absolute().parent / f".{uuid4().hex}"
-    aside.mkdir(parents=True)
     try:
+        aside.mkdir(mode=0o700, parents=True)
         with _opened(aside / ROWS_FILE) as copy:
             copy.upgrade()
             rows = _copy_rows(database, copy)
-            versions = dict(_copy_adapters(copy, adapters, aside / ADAPTERS_FOLDER))
+            versions = dict(_copy_sound(Adapters(copy, adapters), aside / ADAPTERS_FOLDER))
         manifest = Manifest(created_at=database.now().isoformat(), rows=rows, adapters=versions)
         for name, content in ((MANIFEST_FILE, asdict(manifest)), (SETTINGS_FILE, dict(settings))):
             (aside / name).write_text(json.dumps(content, indent=2), encoding="utf-8")
         aside.rename(folder)
+    except OSError as error:
+        raise BackupUnusable(f"the backup cannot be written: {error}") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return manifest
@@ -68,24 +72,28 @@ def back_up(
 def restore(folder: Path, database: Database, adapters: Path) -> Manifest:
     """Put a backup into an empty database; what was put there is counted and hashed.
 
-    Documents are indexed anew when the bot runs. Raises `BackupUnusable` or `AdapterDamaged`, and
-    then no row was written.
+    Documents are indexed anew when the bot runs. Raises `BackupUnusable`, and then no row was
+    written.
     """
     manifest = _manifest(folder)
     database.upgrade()
     taken = {name: count for name, count in _counts(database).items() if count}
     if taken:
         raise BackupUnusable(f"the database has rows already ({', '.join(taken)}): empty it first")
-    with tempfile.TemporaryDirectory() as space:
-        rows_file = Path(shutil.copy(folder / ROWS_FILE, space))
-        with _opened(rows_file) as copy:
-            copy.upgrade()  # it may be of an earlier version
-            if not manifest.rows.items() <= _counts(copy).items():
-                raise BackupUnusable(f"the rows in {folder} are not those of its manifest")
-            found = dict(_copy_adapters(copy, folder / ADAPTERS_FOLDER, adapters))
-            if found != manifest.adapters:
-                raise BackupUnusable(f"the adapters in {folder} are not those of its manifest")
-            _copy_rows(copy, database, index_anew=True)
+    try:
+        with tempfile.TemporaryDirectory() as space:
+            rows_file = Path(shutil.copy(folder / ROWS_FILE, space))
+            with _opened(rows_file) as copy:
+                copy.upgrade()  # it may be of an earlier version
+                if not manifest.rows.items() <= _counts(copy).items():
+                    raise BackupUnusable(f"the rows in {folder} are not those of its manifest")
+                for name, sha256 in manifest.adapters.items():
+                    copy_adapter(folder / ADAPTERS_FOLDER / name, adapters / name)
+                    if hash_adapter(adapters / name) != sha256:
+                        raise BackupUnusable(f"{name} in {folder} is not as its manifest says")
+                _copy_rows(copy, database, index_anew=True)
+    except OSError as error:
+        raise BackupUnusable(f"{folder} cannot be restored: {error}") from error
     return manifest
 
 
@@ -117,20 +125,16 @@ def _go_on_counting(writer: Connection, table: Table) -> None:
         )
 
 
-def _copy_adapters(database: Database, source: Path, target: Path) -> Iterator[tuple[str, str]]:
-    """The files of every version that has some; its name and hash."""
-    with database.reading() as session:
-        rows = session.scalars(
-            select(AdapterRow).where(AdapterRow.status != AdapterStatus.REMOVED)
-        ).all()
-    for row in rows:
-        if hash_adapter(source / row.name) != row.sha256:
-            raise AdapterDamaged(f"the files of {row.name} were changed after it was made")
-        (target / row.name).mkdir(parents=True, exist_ok=True)
-        for file in (*FILES, RECIPE_FILE):
-            if (source / row.name / file).is_file():
-                shutil.copyfile(source / row.name / file, target / row.name / file)
-        yield row.name, hash_adapter(target / row.name)
+def _copy_sound(adapters: Adapters, target: Path) -> Iterator[tuple[str, str]]:
+    """Copy the files of every version that are as its hash says; its name and hash."""
+    for each in adapters.all():
+        try:
+            adapters.get(each.name)
+        except AdapterError as error:  # removed, or damaged
+            logger.warning("the backup is without %s: %s", each.name, error)
+            continue
+        copy_adapter(Path(each.path), target / each.name)
+        yield each.name, each.sha256
 
 
 def _counts(database: Database) -> dict[str, int]:

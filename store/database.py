@@ -68,7 +68,7 @@ class Database:
     def snapshot(self) -> Iterator[Connection]:
         """Everything as of one moment, however long it is read and whoever writes meanwhile."""
         options: dict[str, Any] = {"reads_only": True}
-        if not self.alone:
+        if self.engine.dialect.name == "postgresql":
             options["isolation_level"] = "REPEATABLE READ"
         with self._translated(), self.engine.connect() as connection:
             yield connection.execution_options(**options)

@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, update
 from sqlalchemy.exc import IntegrityError
 
 from store.database import Database
@@ -100,12 +100,6 @@ class Inbox:
                 .returning(UpdateRow.id, UpdateRow.body)
             ).all()
         return [body for _, body in sorted(rows, key=lambda row: int(row[0]))]
-
-    def waiting(self) -> int:
-        """How many are not handled yet."""
-        with self._database.reading() as session:
-            ids = session.scalars(select(UpdateRow.id).where(UpdateRow.handled_at.is_(None)))
-            return len(list(ids))
 
     def sweep(self) -> None:
         """Forget the numbers of updates that Telegram will not send again."""

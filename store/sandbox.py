@@ -47,7 +47,7 @@ def parse_apart(
         raise UnreadableDocument("that file takes too long to read: split it up") from None
     if done.returncode != 0:
         raise UnreadableDocument(
-            "that file cannot be read: it is damaged, or needs too much memory"
+            "that file cannot be read: it is damaged, or takes too much memory or time"
         )
     return _document(json.loads(done.stdout))
 
@@ -73,12 +73,13 @@ def _limit(memory_bytes: int) -> None:
 def main() -> None:
     """`python -m store.sandbox BYTES`: a name and a file in, the document or an error out."""
     _limit(int(sys.argv[1]))
+    answer, sys.stdout = sys.stdout, sys.stderr  # where what a library prints does no harm
     name, _, data = sys.stdin.buffer.read().partition(b"\n")
     try:
         found = asdict(parse(json.loads(name), data))
     except DocumentError as error:
         found = {"error": type(error).__name__, "message": str(error)}
-    json.dump(found, sys.stdout)
+    json.dump(found, answer)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """A backup holds everything, is whole or not there, and comes back as it was."""
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -12,7 +13,7 @@ from store.adapters import Adapters, hash_adapter
 from store.backup import MANIFEST_FILE, ROWS_FILE, back_up, restore
 from store.database import Database
 from store.domain import Rating
-from store.errors import AdapterDamaged, BackupUnusable
+from store.errors import BackupUnusable
 from store.settings import load_settings
 from store.tables import Base, DocumentRow
 from tests.store.talk import ADA, rate, talk
@@ -104,16 +105,41 @@ def test_a_folder_that_exists_is_not_written_into(sqlite: Database, tmp_path: Pa
         back_up(sqlite, tmp_path / "adapters", tmp_path / "backup", {})
 
 
-def test_a_backup_that_fails_leaves_nothing(sqlite: Database, tmp_path: Path) -> None:
+def test_a_backup_that_cannot_be_written_leaves_nothing(
+    sqlite: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fill(sqlite, tmp_path / "adapters", tmp_path)
-    for file in (tmp_path / "adapters").rglob("*.safetensors"):
-        file.write_bytes(b"tampered")
     before = {each.name for each in tmp_path.iterdir()}
 
-    with pytest.raises(AdapterDamaged):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("store.backup.copy_adapter", full)
+
+    with pytest.raises(BackupUnusable, match="No space left"):
         back_up(sqlite, tmp_path / "adapters", tmp_path / "backup", {})
 
     assert {each.name for each in tmp_path.iterdir()} == before
+
+
+def test_a_version_whose_files_are_damaged_is_left_out(
+    sqlite: Database, empty: Database, tmp_path: Path
+) -> None:
+    fill(sqlite, tmp_path / "adapters", tmp_path)
+    for file in (tmp_path / "adapters").rglob("*.safetensors"):
+        file.write_bytes(b"tampered")
+
+    made = back_up(sqlite, tmp_path / "adapters", tmp_path / "backup", {})
+    restore(tmp_path / "backup", empty, tmp_path / "other" / "adapters")
+
+    assert made.adapters == {}
+    assert rows(empty)["adapters"] == rows(sqlite)["adapters"]
+
+
+def test_nobody_else_on_the_machine_can_read_a_backup(sqlite: Database, tmp_path: Path) -> None:
+    back_up(sqlite, tmp_path / "adapters", tmp_path / "backup", {})
+
+    assert (tmp_path / "backup").stat().st_mode & 0o077 == 0
 
 
 @pytest.mark.parametrize("damage", ["no manifest", "fewer rows", "another adapter", "no folder"])
@@ -135,7 +161,7 @@ def test_a_damaged_backup_is_refused_and_no_row_is_written(
     else:
         shutil.rmtree(backup)
 
-    with pytest.raises((BackupUnusable, AdapterDamaged)):
+    with pytest.raises(BackupUnusable):
         restore(backup, empty, tmp_path / "other" / "adapters")
 
     empty.upgrade()
