@@ -124,9 +124,11 @@ class Adapters:
             return tuple(self._adapter(row) for row in rows)
 
     def of_run(self, run_id: int) -> Adapter | None:
-        """The version that a run made, if it got so far."""
+        """The version that a run made last, if it got so far."""
         with self._database.reading() as session:
-            row = session.scalars(select(AdapterRow).where(AdapterRow.run_id == run_id)).first()
+            row = session.scalars(
+                select(AdapterRow).where(AdapterRow.run_id == run_id).order_by(AdapterRow.id.desc())
+            ).first()
             return self._adapter(row) if row else None
 
     def promote(

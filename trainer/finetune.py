@@ -19,6 +19,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import Linear
 from transformers import PreTrainedModel, TrainerCallback, set_seed
@@ -112,6 +113,14 @@ def finetune(
     model.unload()
     shutil.rmtree(folder / "trainer", ignore_errors=True)
     return written
+
+
+def shrunk(update: Path, share: float, folder: Path) -> Path:
+    """A copy of an adapter whose update of the weights counts `share` times as much."""
+    shutil.copytree(update, folder)
+    file = folder / "adapter_model.safetensors"
+    save_file(_scaled(load_file(file), share), file, metadata={"format": "pt"})
+    return folder
 
 
 class _Watch(TrainerCallback):

@@ -23,6 +23,9 @@ CONFIDENCE = 0.9
 
 SEED = 0
 
+_WANTED = ("integrity", "preference", "preference gain", "fresh replies")
+"""Checks that a smaller update would pass no more easily; the others are about what was lost."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOut:
@@ -63,6 +66,12 @@ def decide(
             *_degeneration(settings, candidate, base),
         )
     )
+
+
+def went_too_far(report: GateReport) -> bool:
+    """Whether a candidate is liked, and only drifted further than it may: less of it may do."""
+    failed = {check.name for check in report.checks if not check.passed}
+    return bool(failed) and failed.isdisjoint(_WANTED)
 
 
 def _integrity(candidate: Evaluation) -> Check:

@@ -5,17 +5,16 @@ or an out-of-memory never reaches a conversation and the memory comes back. What
 into the run's row as it goes.
 """
 
-import asyncio
 import logging
 import os
 import signal
 import sys
+from collections.abc import Mapping
+from pathlib import Path
 from typing import NoReturn
 
 from bot.engine.errors import EngineError
-from bot.engine.local import LocalEngine
 from bot.engine.source import model_name
-from bot.engine.weights import load_weights
 from store.adapters import Adapters
 from store.database import Database
 from store.domain import Adapter, GateReport, RunStatus
@@ -23,12 +22,11 @@ from store.errors import AdapterNotFit, StoreError
 from store.examples import ExampleBook
 from store.runs import Runs
 from store.settings import Settings, load_settings
-from trainer.dataset import Snapshot, take_snapshot
+from trainer.dataset import take_snapshot
 from trainer.errors import NothingToLearn, RunCancelled, TrainerError
-from trainer.evaluate import Evaluator
-from trainer.finetune import Point
-from trainer.gate import HeldOut, decide
-from trainer.predictor import RatingPredictor
+from trainer.finetune import Point, shrunk
+from trainer.gate import went_too_far
+from trainer.proof import TRAINED, Proof
 from trainer.recipe import Recipe
 from trainer.telling import Teller
 from trainer.train import Job, predictor_for, train
@@ -36,14 +34,14 @@ from trainer.workplace import run_folder
 
 logger = logging.getLogger(__name__)
 
-READY, TRAINED, BASE_MEASURED = 0.28, 0.6, 0.8
-"""Shares of a run's time, as a rule: until training begins, until it ends, and then the gate's."""
+READY = 0.28
+"""The share of a run's time, as a rule, until training begins."""
+
+MILDER = 0.6
+"""The share of an update that is tried, once, when all of it pleases but went too far."""
 
 NICENESS = 10
 """Replies go first."""
-
-SHOWN = 3
-"""Prompts whose replies before and after are shown to admins."""
 
 
 def learn(settings: Settings, database: Database, run_id: int) -> RunStatus:
@@ -87,78 +85,40 @@ def _learn(settings: Settings, database: Database, tell: Teller) -> tuple[RunSta
     predictor = predictor_for(settings, snapshot)
     with run_folder(settings.data_dir, tell.run_id) as folder:
         job = Job(snapshot=snapshot, recipe=recipe, folder=folder)
-        trained = train(settings, job, predictor, stepped)
+        update = train(settings, job, predictor, stepped)
         tell.metrics({"curve": tell.curve})
-        candidate = adapters.add(
-            trained,
-            base_model=model_name(settings.model),
-            run_id=tell.run_id,
-            metrics={"recipe": recipe.as_dict(), "examples": snapshot.counts},
-        )
-    try:
         active = adapters.active()
-        report = asyncio.run(_prove(settings, snapshot, predictor, candidate, active, tell))
-    except BaseException:  # what was not measured must not be used
-        adapters.reject(candidate.name)
-        raise
-    tell.stage("the gate", 0.99)  # nothing goes live of a run that was given up
-    adapters.evaluate(candidate.name, report, run_id=tell.run_id)
+        proof = Proof(settings, snapshot, predictor, active, tell)
+        made: dict[str, object] = {"recipe": recipe.as_dict(), "examples": snapshot.counts}
+        candidate, report = _tried(settings, adapters, proof, update, tell, made)
+        if went_too_far(report):
+            adapters.reject(candidate.name)
+            update = shrunk(update, MILDER, folder / "milder")
+            made |= {"share": MILDER, "instead_of": candidate.name}
+            candidate, report = _tried(settings, adapters, proof, update, tell, made)
     return _decide(settings, adapters, candidate, active, report)
 
 
-async def _prove(
+def _tried(
     settings: Settings,
-    snapshot: Snapshot,
-    predictor: RatingPredictor,
-    candidate: Adapter,
-    active: Adapter | None,
+    adapters: Adapters,
+    proof: Proof,
+    update: Path,
     tell: Teller,
-) -> GateReport:
-    """Measure base, active version and candidate alike, and let the gate decide."""
-    weights = load_weights(
-        settings.model, models_folder=settings.data_dir / "models", device=settings.device
+    made: Mapping[str, object],
+) -> tuple[Adapter, GateReport]:
+    """An update as a candidate, and what the gate says of it."""
+    candidate = adapters.add(
+        update, base_model=model_name(settings.model), run_id=tell.run_id, metrics=made
     )
-    engine = LocalEngine(weights, queue_size=10_000, batch_size=max(64, settings.batch_size))
     try:
-        evaluator = Evaluator(
-            weights=weights,
-            engine=engine,
-            predictor=predictor,
-            held_out=snapshot.held_out,
-            system_prompt=settings.system_prompt,
-        )
-        tell.stage("measuring the base model", TRAINED)
-        base, _ = await evaluator.evaluate(None)
-        tell.stage("measuring the candidate", BASE_MEASURED)
-        measured, _ = await evaluator.evaluate(candidate)
-        before, in_use = base, None
-        if active is not None and active.base_model == candidate.base_model:
-            tell.stage("measuring the active version", 0.9)
-            before, _ = await evaluator.evaluate(active)
-            before, in_use = (before, active) if before.sound else (base, None)
-        if measured.sound:
-            tell.stage("before and after", 0.97)
-            tell.metrics({"samples": await _samples(evaluator, in_use, candidate)})
-    finally:
-        await engine.close()
-    held_out = HeldOut(
-        labels=tuple(each.label for each in snapshot.held_out.unpaired),
-        pairs=len(snapshot.held_out.pairs),
-    )
-    return decide(settings, held_out, candidate=measured, active=before, base=base)
-
-
-async def _samples(
-    evaluator: Evaluator, active: Adapter | None, candidate: Adapter
-) -> list[dict[str, str]]:
-    """The same three prompts, answered by the version in use and by the candidate."""
-    prompts = evaluator.prompts[:SHOWN]
-    before = await evaluator.say(prompts, active)
-    after = await evaluator.say(prompts, candidate)
-    return [
-        {"question": prompt[-1].content, "before": old, "after": new}
-        for prompt, old, new in zip(prompts, before, after, strict=True)
-    ]
+        report = proof.of(candidate)
+        tell.stage("the gate", 0.99)  # nothing goes live of a run that was given up
+        adapters.evaluate(candidate.name, report, run_id=tell.run_id)
+    except BaseException:  # what was not measured must not be used
+        adapters.reject(candidate.name)
+        raise
+    return candidate, report
 
 
 def _decide(
@@ -168,12 +128,15 @@ def _decide(
     active: Adapter | None,
     report: GateReport,
 ) -> tuple[RunStatus, str]:
+    what, whole = candidate.name, candidate.metrics.get("instead_of")
+    if whole:
+        what += f" ({MILDER:.0%} of {whole}, which went too far)"
     if not report.passed:
         adapters.reject(candidate.name)
         failed = ", ".join(check.name for check in report.checks if not check.passed)
-        return RunStatus.REJECTED, f"{candidate.name} did not pass the gate: {failed}."
+        return RunStatus.REJECTED, f"{what} did not pass the gate: {failed}."
     if settings.promote == "ask":
-        return RunStatus.PASSED, f"{candidate.name} passed the gate and waits for /promote."
+        return RunStatus.PASSED, f"{what} passed the gate and waits for /promote."
     try:
         adapters.promote(
             candidate.name,
@@ -182,9 +145,8 @@ def _decide(
             instead_of=[active.name if active else None],
         )
     except AdapterNotFit as error:
-        waits = f"{candidate.name} passed the gate and waits for /promote: {error}."
-        return RunStatus.PASSED, waits
-    return RunStatus.PROMOTED, f"{candidate.name} passed the gate and is live."
+        return RunStatus.PASSED, f"{what} passed the gate and waits for /promote: {error}."
+    return RunStatus.PROMOTED, f"{what} passed the gate and is live."
 
 
 def _cancel(*_: object) -> NoReturn:

@@ -11,7 +11,7 @@ import pytest
 from store.domain import Check, GateReport
 from tests.trainer.examples import settings
 from trainer.evaluation import Drift, Evaluation
-from trainer.gate import HeldOut, decide
+from trainer.gate import HeldOut, decide, went_too_far
 
 NAN = math.nan
 
@@ -417,3 +417,22 @@ def test_limits_set_wide_open_let_a_bad_candidate_through() -> None:
 
     assert not judged(bad).passed
     assert judged(bad, **wide).passed
+
+
+def test_what_is_liked_and_forgot_too_much_went_too_far() -> None:
+    assert went_too_far(judged(replace(GOOD, retention=passing(0.7))))
+    assert went_too_far(judged(replace(GOOD, drift=replace(CALM, nll=2.9))))
+
+
+@pytest.mark.parametrize(
+    "candidate",
+    [
+        GOOD,
+        replace(GOOD, sound=False),
+        replace(GOOD, retention=passing(0.7), log_ratios=told(LABELS, gap=0.0)),
+        replace(GOOD, retention=passing(0.7), predicted=(0.1,) * 10),
+    ],
+    ids=["passed", "broken", "learned nothing", "liked less"],
+)
+def test_what_passed_or_is_not_liked_did_not_go_too_far(candidate: Evaluation) -> None:
+    assert not went_too_far(judged(candidate))

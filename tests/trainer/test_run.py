@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from bot.engine.base import SamplingParams
 from bot.engine.errors import EngineError
 from store.adapters import Adapters
 from store.database import Database
 from store.domain import (
+    Adapter,
     AdapterStatus,
     Check,
     GateReport,
@@ -34,9 +37,10 @@ from tests.fakes import FakeEmbedder
 from tests.store.talk import ADA, talk
 from tests.trainer.examples import OPEN_GATE, asked, settings
 from trainer.errors import RunCancelled
+from trainer.gate import decide
 from trainer.recipe import Recipe
 from trainer.retention import RetentionCheck, RetentionKind
-from trainer.run import learn
+from trainer.run import MILDER, learn
 
 LIKED, DISLIKED = "yes of course", "no way"
 
@@ -215,6 +219,73 @@ def test_what_the_gate_rejects_leaves_the_active_adapter_and_keeps_its_report(
     assert "retention lost to active" in [check.name for check in report.checks]
 
 
+def check(name: str, *, passed: bool = True) -> Check:
+    return Check(name=name, value=1.0, limit="= 1", passed=passed)
+
+
+def lora_b(adapter: Adapter) -> Tensor:
+    weights = load_file(Path(adapter.path) / "adapter_model.safetensors")
+    return torch.cat([each.flatten() for name, each in weights.items() if "lora_B" in name])
+
+
+def refuse_the_first(monkeypatch: pytest.MonkeyPatch, *failed: str) -> None:
+    """The gate, of which the first candidate of a run does not pass these checks."""
+
+    def decided(*arguments: Any, **evaluations: Any) -> GateReport:
+        report = decide(*arguments, **evaluations)
+        if not evaluations["candidate"].adapter.startswith("a1-"):
+            return report
+        return GateReport(
+            checks=tuple(replace(c, passed=c.name not in failed) for c in report.checks)
+        )
+
+    monkeypatch.setattr("trainer.proof.decide", decided)
+
+
+@pytest.mark.usefixtures("rated")
+@pytest.mark.parametrize("lost", ["retention lost to base", "NLL rise", "drift"])
+def test_of_an_update_that_goes_too_far_a_smaller_share_is_proven_in_its_place(
+    learned: Learn, adapters: Adapters, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    refuse_the_first(monkeypatch, lost)
+
+    run = learned()
+
+    whole, milder = adapters.all()
+    assert (whole.status, milder.status) == (AdapterStatus.REJECTED, AdapterStatus.ACTIVE)
+    assert torch.allclose(lora_b(milder), MILDER * lora_b(whole))
+    assert run.outcome == (
+        f"{milder.name} (60% of {whole.name}, which went too far) passed the gate and is live."
+    )
+    reports = [adapters.report(each.name) for each in (whole, milder)]
+    assert [report and report.passed for report in reports] == [False, True]
+    assert adapters.of_run(run.id) == milder
+
+
+@pytest.mark.usefixtures("rated")
+@pytest.mark.parametrize("missed", ["integrity", "preference", "fresh replies"])
+def test_what_is_not_liked_is_not_tried_again(
+    learned: Learn, adapters: Adapters, monkeypatch: pytest.MonkeyPatch, missed: str
+) -> None:
+    refuse_the_first(monkeypatch, missed, "retention lost to base")
+
+    run = learned()
+
+    assert run.status is RunStatus.REJECTED
+    assert [each.status for each in adapters.all()] == [AdapterStatus.REJECTED]
+
+
+@pytest.mark.usefixtures("rated")
+def test_the_smaller_share_is_the_last_one_that_is_tried(
+    learned: Learn, adapters: Adapters
+) -> None:
+    run = learned(gate_drift_kl=1e-12)
+
+    assert run.status is RunStatus.REJECTED
+    assert [each.status for each in adapters.all()] == [AdapterStatus.REJECTED] * 2
+    assert "which went too far) did not pass the gate: drift." in run.outcome
+
+
 @pytest.mark.usefixtures("rated")
 def test_a_model_that_is_not_there_fails_the_run_with_a_sentence(
     learned: Learn, adapters: Adapters, tmp_path: Path
@@ -325,14 +396,14 @@ def test_a_run_that_is_cancelled_too_late_does_not_say_that_nothing_of_it_is_in_
 ) -> None:
     promote = Adapters.promote
 
-    async def prove(*_: object) -> GateReport:
-        return GateReport(checks=(Check(name="any", value=1.0, limit="= 1", passed=True),))
+    def proven(*_: object) -> GateReport:
+        return GateReport(checks=(check("any"),))
 
     def promote_and_be_cancelled(*arguments: Any, **options: Any) -> None:
         promote(*arguments, **options)
         raise RunCancelled
 
-    monkeypatch.setattr("trainer.run._prove", prove)
+    monkeypatch.setattr("trainer.run.Proof.of", proven)
     monkeypatch.setattr(Adapters, "promote", promote_and_be_cancelled)
 
     run = learned()
@@ -344,10 +415,10 @@ def test_a_run_that_is_cancelled_too_late_does_not_say_that_nothing_of_it_is_in_
 def test_what_was_never_measured_cannot_be_promoted(
     learned: Learn, adapters: Adapters, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def prove(*_: object) -> None:
+    def fail(*_: object) -> None:
         raise EngineError("the model failed: OutOfMemoryError")
 
-    monkeypatch.setattr("trainer.run._prove", prove)
+    monkeypatch.setattr("trainer.run.Proof.of", fail)
 
     run = learned()
 
