@@ -4,17 +4,17 @@ import asyncio
 import hashlib
 import logging
 import signal
-import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import (
     AbstractAsyncContextManager,
     asynccontextmanager,
     contextmanager,
+    nullcontext,
     suppress,
 )
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bot.chat import Chat
 from bot.engine.base import Engine
@@ -26,7 +26,7 @@ from store.audit import AuditLog
 from store.conversations import Conversations
 from store.database import Database
 from store.domain import Adapter
-from store.embedder import SentenceEmbedder
+from store.embedder import Embedder, SentenceEmbedder
 from store.examples import ExampleBook
 from store.feedback import FeedbackBook
 from store.inbox import Inbox
@@ -34,8 +34,16 @@ from store.index import ChromaIndex
 from store.knowledge import Knowledge
 from store.memory import MemoryBook
 from store.people import People
+from store.quarantine import Quarantine
 from store.runs import Runs
 from store.settings import Settings
+
+if TYPE_CHECKING:  # the terminal needs none of it
+    from telegram.request import HTTPXRequest
+
+    from bot.telegram.application import App
+    from bot.telegram.inbox import InboxQueue
+    from bot.telegram.news import News
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +67,7 @@ class Store:
     adapters: Adapters
     examples: ExampleBook
     runs: Runs
+    quarantine: Quarantine
 
     @property
     def status(self) -> StatusReader:
@@ -80,33 +89,37 @@ def open_store(settings: Settings) -> Iterator[Store]:
     database = Database(settings.database)
     try:
         database.check_at_head()
-        embedder = SentenceEmbedder(settings.embedder)
-        knowledge = Knowledge(
-            database, make_index(settings), embedder, chunk_chars=settings.chunk_chars
-        )
-        memories = MemoryBook(database, make_memory_index(settings), embedder)
+        store = make_store(settings, database, SentenceEmbedder(settings.embedder))
         try:
-            yield Store(
-                settings=settings,
-                database=database,
-                people=People(database),
-                inbox=Inbox(database),
-                audit=AuditLog(database),
-                conversations=Conversations(database),
-                feedback=FeedbackBook(database),
-                knowledge=knowledge,
-                memories=memories,
-                adapters=Adapters(database, settings.data_dir / "adapters"),
-                examples=ExampleBook(
-                    database, open_access=settings.access == "open", admins=settings.admins
-                ),
-                runs=Runs(database),
-            )
+            yield store
         finally:
-            memories.close()
-            knowledge.close()
+            store.memories.close()
+            store.knowledge.close()
     finally:
         database.close()
+
+
+def make_store(settings: Settings, database: Database, embedder: Embedder) -> Store:
+    """The repositories of a database."""
+    return Store(
+        settings=settings,
+        database=database,
+        people=People(database),
+        inbox=Inbox(database),
+        audit=AuditLog(database),
+        conversations=Conversations(database),
+        feedback=FeedbackBook(database),
+        knowledge=Knowledge(
+            database, make_index(settings), embedder, chunk_chars=settings.chunk_chars
+        ),
+        memories=MemoryBook(database, make_memory_index(settings), embedder),
+        adapters=Adapters(database, settings.data_dir / "adapters"),
+        examples=ExampleBook(
+            database, open_access=settings.access == "open", admins=settings.admins
+        ),
+        runs=Runs(database),
+        quarantine=Quarantine(database),
+    )
 
 
 def make_index(settings: Settings) -> ChromaIndex:
@@ -217,8 +230,47 @@ async def in_background(work: Coroutine[Any, Any, None], *, name: str) -> AsyncI
 
 async def serve_telegram(store: Store) -> None:
     """Talk in Telegram until SIGTERM or SIGINT. Raises `BotError` for a token nobody knows."""
+    from bot.health import Health  # the terminal needs neither
+    from bot.metrics import Metered, Metrics, StoreFigures
+
+    settings, stop, main = store.settings, asyncio.Event(), asyncio.current_task()
+    assert main is not None
+    threads = ThreadPoolExecutor(WAITING_THREADS, thread_name_prefix="ratchet")
+    asyncio.get_running_loop().set_default_executor(threads)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, _stop_or_quit, stop, main)
+    metrics = Metrics()
+    metrics.registry.register(StoreFigures(store.database))
+    health = Health(store.database, metrics)
+    watched = health.serve(settings.health_listen) if settings.health_listen else nullcontext()
+    logger.info("loading the model %s", settings.model)
+    async with watched, opened_engine(settings) as engine, indexing(store):
+        telegram = make_telegram(store, Metered(engine, metrics))
+        health.is_talking = lambda: telegram.is_listening and not stop.is_set()
+        await talk(telegram, store, stop)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TelegramBot:
+    """An application, and what goes on beside it."""
+
+    application: "App"
+    inbox: "InboxQueue"
+    news: "News"
+
+    @property
+    def is_listening(self) -> bool:
+        """Whether messages come in."""
+        updater = self.application.updater
+        return updater is not None and updater.running
+
+
+def make_telegram(
+    store: Store, engine: Engine, request: "HTTPXRequest | None" = None
+) -> TelegramBot:
+    """The Telegram side over an engine, not yet started."""
     from bot.telegram.admin import AdminHandlers
-    from bot.telegram.application import build_application, serve
+    from bot.telegram.application import build_application
     from bot.telegram.chat import ChatHandlers
     from bot.telegram.documents import DocumentHandlers
     from bot.telegram.gate import Gate
@@ -227,64 +279,69 @@ async def serve_telegram(store: Store) -> None:
     from bot.telegram.news import News
     from bot.telegram.order import CONCURRENT_UPDATES
     from bot.telegram.privacy import PrivacyHandlers
+    from bot.telegram.quarantine import QuarantineHandlers
     from bot.telegram.rating import RatingHandlers
 
-    settings, stop, main = store.settings, asyncio.Event(), asyncio.current_task()
-    assert main is not None
-    threads = ThreadPoolExecutor(WAITING_THREADS, thread_name_prefix="ratchet")
-    asyncio.get_running_loop().set_default_executor(threads)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, _stop_or_quit, stop, main)
-    logger.info("loading the model %s", settings.model)
-    async with opened_engine(settings) as engine, indexing(store):
-        chat = make_chat(store, engine)
-        news = News(runs=store.runs, adapters=store.adapters, engine=engine, admins=settings.admins)
-        inbox = InboxQueue(store.inbox, CONCURRENT_UPDATES)
-        talking = ChatHandlers(
+    settings, chat = store.settings, make_chat(store, engine)
+    quotas = Quotas(
+        settings=settings,
+        conversations=store.conversations,
+        feedback=store.feedback,
+        people=store.people,
+    )
+    news = News(runs=store.runs, adapters=store.adapters, engine=engine, admins=settings.admins)
+    inbox = InboxQueue(store.inbox, CONCURRENT_UPDATES)
+    talking = ChatHandlers(
+        settings=settings,
+        chat=chat,
+        quotas=quotas,
+        conversations=store.conversations,
+        feedback=store.feedback,
+    )
+    application = build_application(
+        settings,
+        inbox=inbox,
+        audit=store.audit,
+        chat=chat,
+        gate=Gate(settings=settings, people=store.people),
+        talking=talking,
+        rating=RatingHandlers(
             settings=settings,
-            chat=chat,
-            quotas=Quotas(
-                settings=settings, conversations=store.conversations, people=store.people
-            ),
             conversations=store.conversations,
             feedback=store.feedback,
-        )
-        application = build_application(
-            settings,
-            inbox=inbox,
-            audit=store.audit,
-            chat=chat,
-            gate=Gate(settings=settings, people=store.people),
-            talking=talking,
-            rating=RatingHandlers(
-                settings=settings,
-                conversations=store.conversations,
-                feedback=store.feedback,
-                people=store.people,
-                chat=talking,
-            ),
-            documents=DocumentHandlers(knowledge=store.knowledge),
-            privacy=PrivacyHandlers(people=store.people),
-            admin=AdminHandlers(
-                people=store.people,
-                status=store.status,
-                audit=store.audit,
-                admins=settings.admins,
-            ),
-            learning=LearningHandlers(
-                database=store.database,
-                runs=store.runs,
-                adapters=store.adapters,
-                memories=store.memories,
-                news=news,
-                base_model=engine.model,
-            ),
-        )
-        async with (
-            in_background(inbox.keep(application.bot, alone=store.database.alone), name="inbox"),
-            in_background(news.run(application.bot), name="news"),
-        ):
-            await serve(application, settings, stop)
+            people=store.people,
+            quotas=quotas,
+            chat=talking,
+        ),
+        documents=DocumentHandlers(knowledge=store.knowledge),
+        privacy=PrivacyHandlers(people=store.people, admins=settings.admins),
+        admin=AdminHandlers(
+            people=store.people, status=store.status, audit=store.audit, admins=settings.admins
+        ),
+        learning=LearningHandlers(
+            database=store.database,
+            runs=store.runs,
+            adapters=store.adapters,
+            memories=store.memories,
+            news=news,
+            base_model=engine.model,
+        ),
+        quarantine=QuarantineHandlers(quarantine=store.quarantine),
+        request=request,
+    )
+    return TelegramBot(application=application, inbox=inbox, news=news)
+
+
+async def talk(telegram: TelegramBot, store: Store, stop: asyncio.Event) -> None:
+    """Talk in Telegram until `stop` is set. Raises `BotError` for a token nobody knows."""
+    from bot.telegram.listener import serve
+
+    bot = telegram.application.bot
+    async with (
+        in_background(telegram.inbox.keep(bot, alone=store.database.alone), name="inbox"),
+        in_background(telegram.news.run(bot), name="news"),
+    ):
+        await serve(telegram.application, store.settings, stop)
 
 
 def _stop_or_quit(stop: asyncio.Event, main: "asyncio.Task[None]") -> None:
@@ -293,14 +350,3 @@ def _stop_or_quit(stop: asyncio.Event, main: "asyncio.Task[None]") -> None:
         return
     logger.info("finishing the replies that are being written; once more to stop at once")
     stop.set()
-
-
-def set_up_logging(level: str) -> None:
-    """Log to stderr. Telegram's request URLs carry the token, so httpx stays quiet."""
-    logging.basicConfig(
-        level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    # At DEBUG, python-telegram-bot would log the token and every message.
-    logging.getLogger("telegram").setLevel(max(logging.INFO, logging.getLevelName(level)))
-    for name in ("httpx", "httpcore", "alembic", "chromadb", "sentence_transformers"):
-        logging.getLogger(name).setLevel(logging.WARNING)

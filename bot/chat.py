@@ -17,6 +17,7 @@ from bot.engine.base import Completion, Engine, SamplingParams
 from bot.engine.errors import AdapterRefused, EngineBusy, EngineError
 from bot.errors import ReplyFailed
 from bot.lanes import Lanes
+from bot.logs import TURN
 from bot.prompt import build_prompt
 from store.conversations import Conversations
 from store.domain import Adapter, FinishReason, Memory, Message, Passage, Place, Turn, TurnState
@@ -107,6 +108,7 @@ class Chat:
                 yield piece
 
     async def _reply(self, turn: Turn) -> AsyncGenerator[str | Turn, None]:
+        TURN.set(turn.id)
         if turn.state is TurnState.FINAL:  # it was written, and then the process died
             yield turn
             yield turn
@@ -230,6 +232,11 @@ class Chat:
 
     async def _finish(self, turn_id: int, completion: Completion) -> Turn:
         cancelled = completion.finish_reason == FinishReason.CANCELLED
+        logger.info(
+            "%d tokens in %.1f s by %s: %s",
+            *(completion.completion_tokens, completion.seconds),
+            *(completion.adapter or "the base model", completion.finish_reason),
+        )
         return await asyncio.to_thread(
             self._conversations.finish_turn,
             turn_id,

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 import click
 from rich.table import Table
 
-from bot.app import Store, open_store, serve_telegram, set_up_logging
+from bot.app import Store, open_store, serve_telegram
+from bot.backups import backup, restore
 from bot.console import example, opened_store, out, print_json
 from bot.engine.errors import EngineError
 from bot.errors import BotError, UsageError
 from bot.ingest import Ingested, ingest
 from bot.learning import adapters, feedback, generate, train, trainer
+from bot.logs import set_up_logging
 from bot.trainer import supervised_worker
-from store.backup import Manifest, back_up
-from store.backup import restore as restore_backup
 from store.database import Database
 from store.domain import Document
 from store.errors import IndexInUse, SettingsError, StoreError
@@ -85,43 +85,12 @@ def bot() -> None:
 
 def _talk(settings: Settings) -> None:
     with_telegram = settings.telegram_token is not None
-    set_up_logging(settings.log_level if with_telegram else "WARNING")
+    set_up_logging(settings.log_level if with_telegram else "WARNING", settings.log_format)
     with open_store(settings) as store:
         if with_telegram:
             asyncio.run(serve_telegram(store))
         else:
             _terminal(store, None)
-
-
-@cli.command(epilog=example("ratchet backup /mnt/backups/2026-11-22"))
-@click.argument("folder", type=click.Path(path_type=Path))
-def backup(folder: Path) -> None:
-    """Write everything that is kept into a new folder, while the bot talks."""
-    with opened_store() as store:
-        settings = store.settings
-        made = back_up(store.database, settings.data_dir / "adapters", folder, settings.public)
-    click.echo(_in_words(made, f"is in {folder}"))
-
-
-@cli.command(epilog=example("ratchet restore /mnt/backups/2026-11-22"))
-@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
-def restore(folder: Path) -> None:
-    """Put a backup into an empty data folder or database; stop the bot before."""
-    settings = load_settings()
-    database = Database(settings.database)
-    try:
-        made = restore_backup(folder, database, settings.data_dir / "adapters")
-    finally:
-        database.close()
-    click.echo(_in_words(made, "is back, counted and its hashes checked"))
-
-
-def _in_words(made: Manifest, what: str) -> str:
-    rows = made.rows
-    return (
-        f"What was kept on {made.created_at} {what}: {rows['turns']} turns, {rows['feedback']} "
-        f"ratings, {rows['documents']} documents, {len(made.adapters)} adapters."
-    )
 
 
 @cli.command(epilog=example('ratchet chat --once "What is the capital of France?" --json'))
@@ -288,7 +257,7 @@ def doctor() -> None:
         raise BotError(f"not in order: {', '.join(failed)}")
 
 
-for command in (train, trainer, adapters, feedback, generate):
+for command in (train, trainer, adapters, feedback, generate, backup, restore):
     cli.add_command(command)
 
 

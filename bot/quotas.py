@@ -9,21 +9,31 @@ from datetime import timedelta
 from bot.errors import QuotaReached
 from store.conversations import Conversations
 from store.domain import Access
+from store.feedback import FeedbackBook
 from store.people import People
 from store.settings import Settings
 
 MINUTE = timedelta(minutes=1)
 WRITING = timedelta(minutes=10)
 """What is older and pending was left by a crash and given up; no reply takes as long."""
+HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
 
 
 class Quotas:
     """One bot's quotas."""
 
-    def __init__(self, *, settings: Settings, conversations: Conversations, people: People) -> None:
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        conversations: Conversations,
+        feedback: FeedbackBook,
+        people: People,
+    ) -> None:
         self._settings = settings
         self._conversations = conversations
+        self._feedback = feedback
         self._people = people
 
     def check(self, person_id: int, update_id: int) -> None:
@@ -45,6 +55,14 @@ class Quotas:
             raise QuotaReached(f"I am still writing {pending} replies to you. Please wait.")
         if tokens and self._conversations.usage(person_id, DAY).tokens >= tokens:
             raise QuotaReached("That is all I can write for you today. Please come back tomorrow.")
+
+    def check_rating(self, person_id: int) -> None:
+        """Raise `QuotaReached` if they have rated as much as counts."""
+        most = self._settings.quota_ratings
+        if not most or person_id in self._settings.admins:
+            return
+        if self._feedback.given_by(person_id, HOUR) >= most:
+            raise QuotaReached("Those are more ratings than I can count. Please come back later.")
 
     def _is_stranger(self, person_id: int) -> bool:
         person = self._people.find(person_id)

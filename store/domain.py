@@ -247,6 +247,8 @@ class Example:
     """Measured on and never trained on; decided once, by a hash of the turn."""
     finished: bool = True
     """Whether the model ended it; a reply that was cut must not teach when to stop."""
+    raters: tuple[int, ...] = ()
+    """Whose word it is; nobody's for an imported one."""
     created_at: datetime
 
 
@@ -263,6 +265,8 @@ class PreferencePair:
     rejected_finished: bool = True
     """A reply that was cut must not teach when to stop."""
     held_out: bool
+    raters: tuple[int, ...] = ()
+    """Whose word it is; nobody's for an imported one."""
     created_at: datetime
 
 
@@ -275,6 +279,8 @@ class Demonstration:
     prompt: tuple[Message, ...]
     completion: str
     held_out: bool
+    raters: tuple[int, ...] = ()
+    """Whose word it is; nobody's for an imported one."""
     created_at: datetime
 
 
@@ -293,6 +299,25 @@ class Examples:
     def every(self) -> tuple[AnyExample, ...]:
         """All kinds, one after another."""
         return (*self.unpaired, *self.pairs, *self.demonstrations)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Erasure:
+    """What was deleted with a person, and what cannot be deleted at once."""
+
+    turns: int
+    adapters: tuple[str, ...]
+    """Versions that were trained on what they said or rated, oldest first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suspect:
+    """Somebody whose ratings teach nothing until an admin has looked."""
+
+    person_id: int
+    name: str
+    reason: str
+    held_at: datetime
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from itertools import combinations, pairwise
 
@@ -28,7 +28,14 @@ from store.domain import (
     PreferencePair,
     TurnState,
 )
-from store.tables import CorrectionRow, FeedbackRow, ImportedRow, PersonRow, TurnRow
+from store.tables import (
+    CorrectionRow,
+    FeedbackRow,
+    ImportedRow,
+    PersonRow,
+    QuarantineRow,
+    TurnRow,
+)
 
 HELD_OUT_SHARE = 0.2
 """A constant and not a setting: with another share, what was held out would be trained on."""
@@ -51,8 +58,9 @@ class Preference:
 class ExampleBook:
     """The training examples of one database.
 
-    People who opted out, or who have no access, neither teach with what they asked nor with what
-    they rated. Nor do turns of others that were served with the words of somebody who opted out.
+    People who opted out, who have no access, or whose ratings are held back, neither teach with
+    what they asked nor with what they rated. Nor do turns of others that were served with the words
+    of somebody who opted out.
     `open_access` says what holds for people whom no admin has decided about.
     """
 
@@ -75,7 +83,7 @@ class ExampleBook:
             votes = self._votes(session, turns)
             corrections = self._corrections(session, turns)
             imported = session.scalars(select(ImportedRow).order_by(ImportedRow.id)).all()
-        rated = [_example(turns[turn], vote) for turn, vote in votes.items() if vote]
+        rated = [_example(turns[turn], vote) for turn, vote in votes.items() if vote.lead]
         pairs = [
             *(_corrected(turns[each.turn_id], each) for each in corrections),
             *_regenerated(turns, votes),
@@ -181,19 +189,20 @@ class ExampleBook:
         admitted = or_(allowed, PersonRow.id.in_(self._admins))
         if self._open_access:
             admitted = or_(admitted, PersonRow.access == Access.UNDECIDED)
-        return admitted & PersonRow.opted_out.is_(False)
+        held = select(QuarantineRow.person_id).where(QuarantineRow.released_at.is_(None))
+        return admitted & PersonRow.opted_out.is_(False) & PersonRow.id.not_in(held)
 
-    def _votes(self, session: Session, turns: Mapping[int, TurnRow]) -> dict[int, int]:
-        """How far 👍 leads 👎 on each turn; 0 is a tie, and teaches nothing."""
-        votes: dict[int, int] = {}
-        for turn_id, total in session.execute(
-            select(FeedbackRow.turn_id, func.sum(FeedbackRow.rating))
+    def _votes(self, session: Session, turns: Mapping[int, TurnRow]) -> dict[int, "_Vote"]:
+        """What people said of each turn."""
+        votes = defaultdict[int, _Vote](_Vote)
+        for turn_id, person_id, rating in session.execute(
+            select(FeedbackRow.turn_id, FeedbackRow.person_id, FeedbackRow.rating)
             .join(PersonRow, PersonRow.id == FeedbackRow.person_id)
             .where(FeedbackRow.replaced_at.is_(None), self._may_teach())
-            .group_by(FeedbackRow.turn_id)
+            .order_by(FeedbackRow.id)
         ):
             if turn_id in turns:
-                votes[turn_id] = int(total)
+                votes[turn_id].ratings[person_id] = rating
         return votes
 
     def _corrections(
@@ -264,14 +273,32 @@ class _Silent:
         )
 
 
-def _example(row: TurnRow, vote: int) -> Example:
+@dataclass(frozen=True, kw_only=True)
+class _Vote:
+    """What each person said of a turn."""
+
+    ratings: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def lead(self) -> int:
+        """How far 👍 leads 👎; 0 is a tie, and teaches nothing."""
+        return sum(self.ratings.values())
+
+    @property
+    def winners(self) -> tuple[int, ...]:
+        """Who said what most said."""
+        return tuple(id for id, rating in self.ratings.items() if rating * self.lead > 0)
+
+
+def _example(row: TurnRow, vote: _Vote) -> Example:
     return Example(
         id=f"t{row.id}",
         prompt=_messages(row),
         completion=row.completion,
-        label=vote > 0,
+        label=vote.lead > 0,
         held_out=_turn_is_held_out(row),
         finished=_finished(row),
+        raters=vote.winners,
         created_at=row.created_at,
     )
 
@@ -284,6 +311,7 @@ def _corrected(row: TurnRow, correction: CorrectionRow) -> PreferencePair:
         rejected=row.completion,
         rejected_finished=_finished(row),
         held_out=_turn_is_held_out(row),
+        raters=(correction.person_id,),
         created_at=correction.created_at,
     )
 
@@ -294,12 +322,13 @@ def _demonstration(row: TurnRow, correction: CorrectionRow) -> Demonstration:
         prompt=_messages(row),
         completion=correction.text,
         held_out=_turn_is_held_out(row),
+        raters=(correction.person_id,),
         created_at=correction.created_at,
     )
 
 
 def _regenerated(
-    turns: Mapping[int, TurnRow], votes: Mapping[int, int]
+    turns: Mapping[int, TurnRow], votes: Mapping[int, _Vote]
 ) -> Iterable[PreferencePair]:
     """Of two answers to the same question, the one that people liked better."""
     versions = defaultdict[int, list[int]](list)
@@ -307,10 +336,11 @@ def _regenerated(
         versions[turns[turn_id].regenerates_id or turn_id].append(turn_id)
     for ids in versions.values():
         for one, other in combinations(sorted(ids), 2):
-            better, worse = (one, other) if votes[one] > votes[other] else (other, one)
+            better, worse = (one, other) if votes[one].lead > votes[other].lead else (other, one)
             same_prompt = turns[better].messages == turns[worse].messages
             same_text = turns[better].completion.strip() == turns[worse].completion.strip()
-            if votes[better] > 0 >= votes[worse] and same_prompt and not same_text:
+            clear = votes[better].lead > 0 >= votes[worse].lead
+            if clear and same_prompt and not same_text:
                 yield PreferencePair(
                     id=f"p{better}-{worse}",
                     prompt=_messages(turns[better]),
@@ -319,6 +349,7 @@ def _regenerated(
                     chosen_finished=_finished(turns[better]),
                     rejected_finished=_finished(turns[worse]),
                     held_out=_turn_is_held_out(turns[better]),
+                    raters=votes[better].winners,
                     created_at=turns[better].created_at,
                 )
 

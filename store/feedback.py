@@ -3,6 +3,8 @@
 Invariant: at most one row per person and turn has no `replaced_at`, and that row is their rating.
 """
 
+from datetime import timedelta
+
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
@@ -98,6 +100,20 @@ class FeedbackBook:
                 .order_by(CorrectionRow.id)
             )
             return tuple(_correction(row) for row in rows)
+
+    def given_by(self, person_id: int, lately: timedelta) -> int:
+        """How many ratings and corrections a person has given in the time until now."""
+        since = self._database.now() - lately
+        with self._database.reading() as session:
+            return sum(
+                session.scalar(
+                    select(func.count()).where(
+                        table.person_id == person_id, table.created_at > since
+                    )
+                )
+                or 0
+                for table in (FeedbackRow, CorrectionRow)
+            )
 
     def count(self) -> Tally:
         """How many ratings stand each way, over all turns."""

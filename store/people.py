@@ -6,20 +6,23 @@ prompts that those turns were served with.
 """
 
 from collections.abc import Callable
+from datetime import timedelta
 from itertools import pairwise
 from typing import Any
 
-from sqlalchemy import Select, Text, cast, delete, select
+from sqlalchemy import Select, Text, cast, delete, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from store.database import Database
-from store.domain import Access, Person
+from store.domain import Access, Erasure, Person
 from store.tables import (
+    AdapterRow,
     ConversationRow,
     CorrectionRow,
     FeedbackRow,
     PersonRow,
+    QuarantineRow,
     RunRow,
     TurnRow,
     UpdateRow,
@@ -63,6 +66,17 @@ class People:
             row.access = access
             return _person(row)
 
+    def newcomers(self, age: timedelta) -> frozenset[int]:
+        """Those who were first seen less than `age` ago; nobody while all of them are that new."""
+        since = self._database.now() - age
+        with self._database.reading() as session:
+            if not session.scalar(
+                select(PersonRow.id).where(PersonRow.first_seen <= since).limit(1)
+            ):
+                return frozenset()
+            new = select(PersonRow.id).where(PersonRow.first_seen > since)
+            return frozenset(session.scalars(new))
+
     def opt_out(self, person_id: int, opted_out: bool) -> Person:
         """Keep what they write and rate out of training, or let it in again."""
         with self._database.session() as session:
@@ -93,17 +107,22 @@ class People:
                 "corrections": _all(
                     session, select(CorrectionRow).where(CorrectionRow.person_id == person_id)
                 ),
+                "held_back": _all(
+                    session, select(QuarantineRow).where(QuarantineRow.person_id == person_id)
+                ),
                 "waiting": _all(session, select(UpdateRow).where(UpdateRow.person_id == person_id)),
             }
 
-    def erase(self, person_id: int) -> int:
+    def erase(self, person_id: int) -> Erasure:
         """Delete their turns, ratings and corrections, and what others said of those turns.
 
         What an admin decided about them stays, without their name, so that erasing is no way
-        around a denial; so does their wish not to be trained on. Returns the number of turns.
+        around a denial; so does their wish not to be trained on. Versions that were trained on them
+        are noted to be so, for the next run to take their place.
         """
         with self._database.session() as session:
             turns = _turns_with_words_of(session, person_id)
+            adapters = _note_erasure(session, _examples_of(session, person_id, turns))
             _blank(session, turns)
             _blank_memories(session, turns)
             _blank_samples(session, turns)
@@ -115,7 +134,7 @@ class People:
             session.flush()
             self._forget_person(session, person_id)
             _drop_empty(session, conversations)
-            return len(turns)
+            return Erasure(turns=len(turns), adapters=adapters)
 
     def _upsert(self, session: Session, person_id: int, name: str | None) -> PersonRow:
         row = session.get(PersonRow, person_id)
@@ -152,6 +171,39 @@ def _turns_with_words_of(session: Session, person_id: int) -> list[TurnRow]:
         select(TurnRow).where(TurnRow.regenerates_id.in_(ids), TurnRow.person_id != person_id)
     )
     return [*own, *again]
+
+
+def _examples_of(session: Session, person_id: int, turns: list[TurnRow]) -> set[str]:
+    """The ids of examples that their words or ratings went into, as runs keep them."""
+    ids = {turn.id for turn in turns}
+    rated = select(FeedbackRow.turn_id).where(FeedbackRow.person_id == person_id)
+    corrections = session.scalars(
+        select(CorrectionRow.id).where(
+            or_(CorrectionRow.person_id == person_id, CorrectionRow.turn_id.in_(ids))
+        )
+    )
+    return {
+        *(f"t{id}" for id in {*ids, *session.scalars(rated)}),
+        *(f"{kind}{id}" for id in corrections for kind in "cd"),
+    }
+
+
+def _note_erasure(session: Session, examples: set[str]) -> tuple[str, ...]:
+    """Note on versions that were trained on any of the examples that they were; their names."""
+    found = []
+    made = select(AdapterRow, RunRow.snapshot).join(RunRow, RunRow.id == AdapterRow.run_id)
+    for adapter, snapshot in session.execute(made.order_by(AdapterRow.id)):
+        if any(_parts(id) & examples for id in snapshot.get("train", ())):
+            adapter.metrics = {**adapter.metrics, "holds_erased": True}
+            found.append(adapter.name)
+    return tuple(found)
+
+
+def _parts(example: str) -> set[str]:
+    """The id of an example; of a pair of answers, those of both."""
+    if example.startswith("p"):
+        return {f"t{turn}" for turn in example[1:].split("-")}
+    return {example}
 
 
 def _blank(session: Session, erased: list[TurnRow]) -> None:

@@ -11,7 +11,14 @@ from urllib.parse import urlsplit
 
 from apscheduler.triggers.cron import CronTrigger
 from dotenv import dotenv_values
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from store.errors import SettingsError
@@ -165,13 +172,32 @@ class Settings(BaseSettings):
         1.5, ge=0.0, le=100.0, description="How much rehearsal counts beside what is learned."
     )
     train_drift_kl: float = Field(
-        0.0085,
+        0.012,
         gt=0,
         description="How far an update may go from the base on everyday questions, nats a token; "
         "one that goes further is walked back.",
     )
     train_checkpoints: int = Field(
         2, ge=1, le=50, description="Moments of a run at which the adapter is judged."
+    )
+    train_person_share: float = Field(
+        0.25,
+        gt=0,
+        le=1,
+        description="Share of a run's examples that are one person's at most, admins' aside; "
+        "of few people each may give as much as the others.",
+    )
+    train_newcomer_days: int = Field(
+        7, ge=0, description="Days for which somebody is new; 0 lets everybody count alike."
+    )
+    train_newcomer_share: float = Field(
+        0.2,
+        ge=0,
+        lt=1,
+        description="Share of a run's examples that are new people's, all of them together.",
+    )
+    train_mask: bool = Field(
+        True, description="Whether what is private is masked in what is trained on."
     )
     train_seed: int = Field(0, ge=0, description="Seed of everything that is drawn in a run.")
     train_processes: int = Field(
@@ -268,6 +294,9 @@ class Settings(BaseSettings):
     quota_at_once: int = Field(
         4, ge=0, description="Replies that are written for somebody at once; 0 is no bound."
     )
+    quota_ratings: int = Field(
+        60, ge=0, description="Ratings that count of somebody in an hour; 0 is no bound."
+    )
     stranger_messages: int = Field(
         10, ge=0, description="The same as QUOTA_MESSAGES for those no admin has decided about."
     )
@@ -279,6 +308,12 @@ class Settings(BaseSettings):
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="How much is logged."
+    )
+    log_format: Literal["text", "json"] = Field(
+        "text", description="How the bot's log lines look; json for programs that collect them."
+    )
+    health_listen: str = Field(
+        "", description="HOST:PORT of /healthz, /readyz and /metrics; without one there are none."
     )
 
     @field_validator("admins", "vllm_url", mode="before")
@@ -293,9 +328,11 @@ class Settings(BaseSettings):
             CronTrigger.from_crontab(value, timezone="UTC")  # raises ValueError, in words
         return value
 
-    @field_validator("webhook_listen")
+    @field_validator("webhook_listen", "health_listen")
     @classmethod
-    def _has_a_port(cls, value: str) -> str:
+    def _has_a_port(cls, value: str, info: ValidationInfo) -> str:
+        if not value and info.field_name == "health_listen":
+            return value
         host, _, port = value.rpartition(":")
         if not host or not port.isdigit() or not 0 < int(port) < 65536:
             raise ValueError("must be HOST:PORT, such as 127.0.0.1:8443")

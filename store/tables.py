@@ -321,6 +321,18 @@ class ApprovalRow(Base):
     created_at: Mapped[datetime]
 
 
+class QuarantineRow(Base):
+    """Somebody whose ratings are held back; with `released_at` they were found to be fine."""
+
+    __tablename__ = "quarantine"
+    person_id: Mapped[int] = mapped_column(
+        ForeignKey("people.id", ondelete="CASCADE"), primary_key=True, type_=BigId
+    )
+    reason: Mapped[str]
+    held_at: Mapped[datetime]
+    released_at: Mapped[datetime | None]
+
+
 class AuditRow(Base):
     """What an admin told the bot to do; stays when the person is erased, for the record."""
 

@@ -30,7 +30,7 @@ PERSON = 7
 @pytest.fixture
 def settings(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """Everything small; no sentence embedder, which is not what this story is about."""
-    for room in ("bot.app", "trainer.train"):
+    for room in ("bot.app", "trainer.run", "trainer.train"):
         monkeypatch.setattr(f"{room}.SentenceEmbedder", lambda name: FakeEmbedder())
     settings = load_settings(
         data_dir=tmp_path / "data",

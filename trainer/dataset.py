@@ -11,7 +11,9 @@ from typing import TypeVar
 
 from store.domain import AnyExample, Demonstration, Example, Examples, Message, PreferencePair
 from trainer.errors import NothingToLearn
+from trainer.masking import mask
 from trainer.recipe import Recipe
+from trainer.voices import Voices, shared_out
 
 LEAST_EXAMPLES = 10
 """Fewer teach nothing that could be measured."""
@@ -57,18 +59,26 @@ class Snapshot:
         }
 
 
-def take_snapshot(examples: Examples, recipe: Recipe, *, system_prompt: str) -> Snapshot:
+def take_snapshot(
+    examples: Examples, recipe: Recipe, *, system_prompt: str, voices: Voices | None = None
+) -> Snapshot:
     """Choose the examples of a run. Raises `NothingToLearn`, with the reason.
 
     `system_prompt` goes before imported prompts that have none, as it goes before every question.
     """
+    shares = {"person_share": recipe.person_share, "newcomer_share": recipe.newcomer_share}
+    voices = voices or Voices()
+    if recipe.mask:
+        examples = _masked(examples)
     unpaired = _settled([_served(each, system_prompt) for each in examples.unpaired])
     pairs = _once([_served(each, system_prompt) for each in examples.pairs])
     demonstrations = _once([_served(each, system_prompt) for each in examples.demonstrations])
-    held_out = Examples(
-        unpaired=tuple(each for each in unpaired if each.held_out)[-MOST_HELD_OUT:],
-        pairs=tuple(each for each in pairs if each.held_out)[-MOST_HELD_OUT:],
+    hidden_ones = Examples(
+        unpaired=tuple(each for each in unpaired if each.held_out),
+        pairs=tuple(each for each in pairs if each.held_out),
     )
+    fair = shared_out(hidden_ones, voices, **shares)
+    held_out = Examples(unpaired=fair.unpaired[-MOST_HELD_OUT:], pairs=fair.pairs[-MOST_HELD_OUT:])
     everything: list[AnyExample] = [*unpaired, *pairs, *demonstrations]
     hidden = {reply for each in everything if each.held_out for reply in _replies(each)}
     train = _wanted(
@@ -79,8 +89,37 @@ def take_snapshot(examples: Examples, recipe: Recipe, *, system_prompt: str) -> 
         ),
         recipe,
     )
-    train = _checked(_bounded(train, recipe))
+    fair = shared_out(train, voices, **shares)
+    left_out = len(train.every) - len(fair.every)
+    train = _checked(_bounded(fair, recipe), left_out)
     return Snapshot(train=train, held_out=held_out)
+
+
+def _masked(examples: Examples) -> Examples:
+    """The same without what is private."""
+    return Examples(
+        unpaired=tuple(
+            replace(each, prompt=_masked_prompt(each), completion=mask(each.completion))
+            for each in examples.unpaired
+        ),
+        pairs=tuple(
+            replace(
+                each,
+                prompt=_masked_prompt(each),
+                chosen=mask(each.chosen),
+                rejected=mask(each.rejected),
+            )
+            for each in examples.pairs
+        ),
+        demonstrations=tuple(
+            replace(each, prompt=_masked_prompt(each), completion=mask(each.completion))
+            for each in examples.demonstrations
+        ),
+    )
+
+
+def _masked_prompt(each: AnyExample) -> tuple[Message, ...]:
+    return tuple(replace(message, content=mask(message.content)) for message in each.prompt)
 
 
 def _served(each: Kind, system_prompt: str) -> Kind:
@@ -150,6 +189,7 @@ def _wanted(train: Examples, recipe: Recipe) -> Examples:
                     prompt=each.prompt,
                     completion=each.completion,
                     held_out=False,
+                    raters=each.raters,
                     created_at=each.created_at,
                 )
                 for each in train.unpaired
@@ -206,16 +246,20 @@ def _balanced(
     return tuple(sorted(kept, key=lambda each: each.created_at))
 
 
-def _checked(train: Examples) -> Examples:
+def _checked(train: Examples, left_out: int) -> Examples:
     """The examples, without thumbs of one kind only: these push in one direction without end.
 
     Raises `NothingToLearn` for what would be a waste of time.
     """
     count = len(train.every)
     if count < LEAST_EXAMPLES:
+        too_many = (
+            f"; {left_out} more are left out, because one person or new people gave too large a "
+            "share (RATCHET_TRAIN_PERSON_SHARE, RATCHET_TRAIN_NEWCOMER_SHARE)"
+        )
         raise NothingToLearn(
-            f"There are {count} examples to learn from, and {LEAST_EXAMPLES} are the least: "
-            "rate more replies."
+            f"There are {count} examples to learn from, and {LEAST_EXAMPLES} are the least"
+            f"{too_many if left_out else ''}: rate more replies."
         )
     up = sum(each.label for each in train.unpaired)
     down = len(train.unpaired) - up

@@ -23,7 +23,7 @@ CONFIDENCE = 0.9
 
 SEED = 0
 
-_WANTED = ("integrity", "preference", "preference gain", "fresh replies")
+_WANTED = ("integrity", "preference", "preference gain", "without one person", "fresh replies")
 """Checks that a smaller update would pass no more easily; the others are about what was lost."""
 
 
@@ -33,6 +33,8 @@ class HeldOut:
 
     labels: tuple[bool, ...]
     """Of rated replies: was it 👍?"""
+    raters: tuple[tuple[int, ...], ...]
+    """Of rated replies: whose word that is."""
     pairs: int
 
 
@@ -60,6 +62,7 @@ def decide(
         checks=(
             _integrity(candidate),
             *_preference(settings, held_out, candidate, active),
+            *_without_one(settings, held_out, candidate),
             _on_policy(settings, candidate, active),
             *_retention(settings, candidate, active, base),
             _at_most("drift", candidate.kl, settings.gate_drift_kl, "nats a token to the base"),
@@ -123,6 +126,28 @@ def _preference(
         ),
         _at_least(
             "preference gain", gain, settings.gate_preference_gain, "against the active version"
+        ),
+    )
+
+
+def _without_one(settings: Settings, held_out: HeldOut, candidate: Evaluation) -> tuple[Check, ...]:
+    """Does it tell 👍 from 👎 without the one person whose ratings speak for it most?"""
+    labels, scores = np.array(held_out.labels, dtype=bool), np.array(candidate.log_ratios)
+    found = []
+    for rater in {rater for raters in held_out.raters for rater in raters}:
+        others = np.array([rater not in raters for raters in held_out.raters])
+        if others.sum() >= settings.gate_min_ratings and len(set(labels[others])) == 2:
+            found.append(_auc(labels[others], scores[others]))
+    if not found:  # there are too few others to tell
+        return ()
+    least = min(found) if np.isfinite(found).all() else math.nan
+    return (
+        Check(
+            name="without one person",
+            value=_shown(least),
+            limit=f"> {settings.gate_preference}",
+            passed=least > settings.gate_preference,
+            detail="AUC without the person whose held-out ratings speak for it most",
         ),
     )
 

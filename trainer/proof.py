@@ -78,6 +78,7 @@ class Proof:
             await engine.close()
         held_out = HeldOut(
             labels=tuple(each.label for each in self._held_out.unpaired),
+            raters=tuple(each.raters for each in self._held_out.unpaired),
             pairs=len(self._held_out.pairs),
         )
         return decide(settings, held_out, candidate=measured, active=before, base=base)

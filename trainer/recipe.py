@@ -37,6 +37,12 @@ class Recipe:
     max_examples: int
     replay: float
     """Share of `max_examples` that is drawn from older ones."""
+    person_share: float
+    """Of the examples, one person's at most."""
+    newcomer_share: float
+    """Of the examples, new people's at most, all of them together."""
+    mask: bool
+    """Whether what is private is masked in the examples."""
     rehearsal: int
     """Everyday questions whose answers by the base model are held on to."""
     rehearsal_weight: float

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import NoReturn
 
@@ -18,18 +19,23 @@ from bot.engine.source import model_name
 from store.adapters import Adapters
 from store.database import Database
 from store.domain import Adapter, GateReport, RunStatus
+from store.embedder import SentenceEmbedder
 from store.errors import AdapterNotFit, StoreError
 from store.examples import ExampleBook
+from store.people import People
+from store.quarantine import Quarantine
 from store.runs import Runs
 from store.settings import Settings, load_settings
-from trainer.dataset import take_snapshot
+from trainer.dataset import Snapshot, take_snapshot
 from trainer.errors import NothingToLearn, RunCancelled, TrainerError
 from trainer.finetune import Point, shrunk
 from trainer.gate import went_too_far
 from trainer.proof import TRAINED, Proof
 from trainer.recipe import Recipe
+from trainer.suspicion import suspects
 from trainer.telling import Teller
 from trainer.train import Job, predictor_for, train
+from trainer.voices import Voices
 from trainer.workplace import run_folder
 
 logger = logging.getLogger(__name__)
@@ -68,13 +74,7 @@ def learn(settings: Settings, database: Database, run_id: int) -> RunStatus:
 
 def _learn(settings: Settings, database: Database, tell: Teller) -> tuple[RunStatus, str]:
     recipe = Recipe.of(settings)
-    snapshot = take_snapshot(
-        ExampleBook(
-            database, open_access=settings.access == "open", admins=settings.admins
-        ).collect(),
-        recipe,
-        system_prompt=settings.system_prompt,
-    )
+    snapshot = _snapshot(settings, database, recipe, tell)
     tell.snapshot(snapshot, recipe)
     adapters = Adapters(database, settings.data_dir / "adapters")
     tell.stage("getting ready", 0.01)
@@ -97,6 +97,26 @@ def _learn(settings: Settings, database: Database, tell: Teller) -> tuple[RunSta
             made |= {"share": MILDER, "instead_of": candidate.name}
             candidate, report = _tried(settings, adapters, proof, update, tell, made)
     return _decide(settings, adapters, candidate, active, report)
+
+
+def _snapshot(settings: Settings, database: Database, recipe: Recipe, tell: Teller) -> Snapshot:
+    """The examples of the run, without those of people who have to be looked at first."""
+    book = ExampleBook(database, open_access=settings.access == "open", admins=settings.admins)
+    quarantine, examples = Quarantine(database), book.collect()
+    trusted = settings.admins | quarantine.released()
+    found = suspects(examples, SentenceEmbedder(settings.embedder), trusted=trusted)
+    held = [person for person, reason in found.items() if quarantine.hold(person, reason)]
+    tell.metrics({"held_back": len(held)})
+    voices = Voices(
+        trusted=settings.admins,
+        newcomers=People(database).newcomers(timedelta(days=settings.train_newcomer_days)),
+    )
+    return take_snapshot(
+        book.collect() if held else examples,
+        recipe,
+        system_prompt=settings.system_prompt,
+        voices=voices,
+    )
 
 
 def _tried(

@@ -91,7 +91,14 @@ class Worker:
             logger.error("the adapters cannot be tidied: %s", error)
 
     def queue_if_due(self) -> bool:
-        """Queue a run if enough was rated since the last one that learned."""
+        """Queue a run if enough was rated since the last one that learned.
+
+        Whatever was rated, if the active version was trained on what somebody had erased.
+        """
+        active = self._adapters.active()
+        if active is not None and active.metrics.get("holds_erased"):
+            _, queued = self._runs.queue(f"{active.name} was trained on what is erased now")
+            return queued
         last = self._runs.last_learned()
         new = self._examples.ratings_since(last.started_at if last else None)
         if new < self._settings.train_min_ratings:

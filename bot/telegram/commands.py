@@ -25,6 +25,7 @@ FOR_ADMINS = (
     BotCommand("rollback", "Go back to the version before"),
     BotCommand("approve", "Let a good answer help in every chat"),
     BotCommand("stats", "How people like each version"),
+    BotCommand("quarantine", "Whose ratings are held back"),
     BotCommand("documents", "What I know"),
     BotCommand("remove", "Take a document out"),
     BotCommand("allow", "Let somebody in"),

@@ -9,6 +9,7 @@ from telegram.ext import BaseUpdateProcessor
 from bot.chat import Chat
 from bot.errors import ConversationBusy
 from bot.lanes import Lanes
+from bot.logs import UPDATE
 from bot.telegram.addressed import addressed_text, command_of, place_of
 from bot.telegram.inbox import InboxQueue
 from bot.telegram.keyboard import acknowledge
@@ -33,6 +34,7 @@ class InOrder(BaseUpdateProcessor):
     async def do_process_update(self, update: object, coroutine: Awaitable[Any]) -> None:
         """Wait in the lane that the update belongs to, if it belongs to one."""
         assert isinstance(update, Update)
+        UPDATE.set(update.update_id)
         await self._in_its_lane(update, coroutine)
         await self._inbox.handled(update)  # not if it was cancelled: it is begun anew, then
 

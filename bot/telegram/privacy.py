@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from contextlib import suppress
 
 from telegram import InlineKeyboardButton, InlineKeyboardMarkup, Message, Update
 from telegram.error import BadRequest, Forbidden
@@ -22,11 +23,18 @@ They are used to answer you, and to train me on what people rated. You are {stat
 about training."""
 
 
+ERASED = """\
+Somebody had everything about them deleted. These versions were trained on some of it: {versions}. \
+The next run starts from the base model again, without it; it is due with the next schedule, or \
+at once with /train. Until then /rollback goes back to the version before."""
+
+
 class PrivacyHandlers:
     """`/privacy`, `/export`, `/forget`, `/optout` and `/optin`."""
 
-    def __init__(self, *, people: People) -> None:
+    def __init__(self, *, people: People, admins: frozenset[int]) -> None:
         self._people = people
+        self._admins = admins
 
     async def on_privacy(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
         """`/privacy`."""
@@ -82,8 +90,15 @@ class PrivacyHandlers:
         if answer == "no":
             await query.edit_message_text("Nothing was deleted.")
             return
-        turns = await asyncio.to_thread(self._people.erase, query.from_user.id)
-        await query.edit_message_text(f"Deleted: {turns} messages with everything about them.")
+        erased = await asyncio.to_thread(self._people.erase, query.from_user.id)
+        text = f"Deleted: {erased.turns} messages with everything about them."
+        if erased.adapters:
+            versions = ", ".join(erased.adapters)
+            text += f" I was trained on some of it ({versions}); the next version will not be."
+            for admin_id in sorted(self._admins - {query.from_user.id}):
+                with suppress(BadRequest, Forbidden):
+                    await context.bot.send_message(admin_id, ERASED.format(versions=versions))
+        await query.edit_message_text(text)
 
     async def on_opt_out(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
         """`/optout`."""

@@ -5,6 +5,7 @@ twice records it once; ✖ takes the rating back, and so does taking the reactio
 """
 
 import asyncio
+import logging
 import re
 from collections.abc import Sequence
 from contextlib import suppress
@@ -26,7 +27,9 @@ from telegram.constants import ParseMode
 from telegram.error import BadRequest
 from telegram.ext import ApplicationHandlerStop, ContextTypes
 
+from bot.errors import QuotaReached
 from bot.lanes import Lanes
+from bot.quotas import Quotas
 from bot.telegram.addressed import is_private, place_of
 from bot.telegram.chat import ChatHandlers
 from bot.telegram.keyboard import acknowledge, keyboard
@@ -36,6 +39,8 @@ from store.errors import TurnNotFound
 from store.feedback import FeedbackBook
 from store.people import People
 from store.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 CALLBACK_PATTERN = re.compile(r"^(up|down|clear|again|fix):(\d{1,18})$")
 
@@ -62,6 +67,7 @@ class RatingHandlers:
         conversations: Conversations,
         feedback: FeedbackBook,
         people: People,
+        quotas: Quotas,
         chat: ChatHandlers,
     ) -> None:
         self._positive = _emoji(settings.positive_reactions)
@@ -69,6 +75,7 @@ class RatingHandlers:
         self._conversations = conversations
         self._feedback = feedback
         self._people = people
+        self._quotas = quotas
         self._chat = chat
         self._tallies = Lanes(length=1000)
 
@@ -115,9 +122,13 @@ class RatingHandlers:
             return
         rating = self._meaning(reaction.new_reaction)
         await asyncio.to_thread(self._people.see, reaction.user.id, reaction.user.full_name)
-        changed = await asyncio.to_thread(
-            self._feedback.rate, turn_id, reaction.user.id, rating, RatingSource.REACTION
-        )
+        try:
+            changed = await asyncio.to_thread(
+                self._record, turn_id, reaction.user.id, rating, RatingSource.REACTION
+            )
+        except QuotaReached as error:  # there is no place to say it
+            logger.info("a reaction of %d does not count: %s", reaction.user.id, error)
+            return
         if changed:
             private = reaction.chat.type == "private"
             await self._show_tally(context.bot, chat_id, turn_id, private=private)
@@ -148,10 +159,11 @@ class RatingHandlers:
         if turn_id is None:
             return
         if message.text:
-            await asyncio.to_thread(
-                self._feedback.correct, turn_id, message.from_user.id, message.text.strip()
+            await message.reply_text(
+                await asyncio.to_thread(
+                    self._correct, turn_id, message.from_user.id, message.text.strip()
+                )
             )
-            await message.reply_text("✏️ recorded. I will learn from it.")
         else:
             await message.reply_text("A correction has to be text. Press ✏️ to try again.")
         raise ApplicationHandlerStop
@@ -167,14 +179,35 @@ class RatingHandlers:
     async def _rate(self, query: CallbackQuery, turn_id: int, rating: Rating | None) -> None:
         message = query.message
         assert isinstance(message, Message)
-        changed = await asyncio.to_thread(
-            self._feedback.rate, turn_id, query.from_user.id, rating, RatingSource.BUTTON
-        )
+        try:
+            changed = await asyncio.to_thread(
+                self._record, turn_id, query.from_user.id, rating, RatingSource.BUTTON
+            )
+        except QuotaReached as error:
+            await acknowledge(query, str(error))
+            return
         await acknowledge(query, _ANSWERS[rating])
         if changed:
             await self._show_tally(
                 message.get_bot(), message.chat_id, turn_id, private=is_private(message)
             )
+
+    def _record(
+        self, turn_id: int, person_id: int, rating: Rating | None, source: RatingSource
+    ) -> bool:
+        """Whether anything changed. What was said can always be taken back."""
+        if rating is not None:
+            self._quotas.check_rating(person_id)
+        return self._feedback.rate(turn_id, person_id, rating, source)
+
+    def _correct(self, turn_id: int, person_id: int, text: str) -> str:
+        """Record a correction; what to answer."""
+        try:
+            self._quotas.check_rating(person_id)
+        except QuotaReached as error:
+            return str(error)
+        self._feedback.correct(turn_id, person_id, text)
+        return "✏️ recorded. I will learn from it."
 
     async def _show_tally(self, bot: Bot, chat_id: int, turn_id: int, *, private: bool) -> None:
         async with self._tallies.enter(turn_id):  # or an older count could be shown last

@@ -1,12 +1,14 @@
 """What must never be in the log."""
 
+import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Literal
 
 import pytest
 from telegram.ext import ApplicationBuilder
 
-from bot.app import set_up_logging
+from bot.logs import TURN, UPDATE, set_up_logging
 from store.conversations import Conversations
 from store.database import Database
 from store.domain import Place
@@ -18,7 +20,10 @@ TOKEN = "42:very-secret"
 
 @pytest.fixture
 def restored_levels() -> Iterator[None]:
-    names = ("telegram", "httpx", "httpcore", "alembic", "chromadb", "sentence_transformers")
+    names = (
+        *("telegram", "httpx", "httpcore", "alembic", "chromadb", "sentence_transformers"),
+        "tornado.access",
+    )
     levels = {name: logging.getLogger(name).level for name in names}
     yield
     for name, level in levels.items():
@@ -45,3 +50,43 @@ def test_what_people_write_is_not_in_a_database_error(sqlite: Database) -> None:
 
     assert isinstance(failed.value, DatabaseUnavailable)
     assert "my private words" not in f"{failed.value} {failed.value.__cause__}"
+
+
+@pytest.fixture
+def line(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., str]]:
+    """Logs something in a form, and gives back the line."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+
+    def log(form: Literal["text", "json"], message: str, **ids: int) -> str:
+        root.handlers[:] = []
+        set_up_logging("INFO", form)
+        tokens = [(UPDATE, UPDATE.set(ids.get("update"))), (TURN, TURN.set(ids.get("turn")))]
+        logging.getLogger("ratchet.test").info(message)
+        for variable, token in tokens:
+            variable.reset(token)
+        return capsys.readouterr().err.strip()
+
+    yield log
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+@pytest.mark.usefixtures("restored_levels")
+def test_a_line_carries_the_ids_of_the_update_and_the_turn(line: Callable[..., str]) -> None:
+    assert line("text", "hello", update=7, turn=3).endswith("hello [update 7] [turn 3]")
+    assert line("text", "hello").endswith("hello")
+
+
+@pytest.mark.usefixtures("restored_levels")
+def test_a_line_of_json_is_one_object(line: Callable[..., str]) -> None:
+    found = json.loads(line("json", "two\nlines", update=7, turn=3))
+
+    assert found.pop("time").endswith("+00:00")
+    assert found == {
+        "level": "INFO",
+        "logger": "ratchet.test",
+        "message": "two\nlines",
+        "update": 7,
+        "turn": 3,
+    }

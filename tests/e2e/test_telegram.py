@@ -1,7 +1,10 @@
 """The bot as a process, with the embedded model, against a loopback Telegram."""
 
 import asyncio
+import json
 import signal
+
+import httpx
 
 from store.database import Database
 from store.domain import TurnState
@@ -51,6 +54,27 @@ async def test_a_conversation_from_start_to_export(
         assert [row.rating for row in session.query(FeedbackRow)] == [1]
         assert [row.text for row in session.query(CorrectionRow)] == ["Paris, of course."]
     database.close()
+
+
+async def test_whoever_watches_sees_replies_counted_and_finds_them_in_the_log(
+    api: BotApi, start_bot: StartBot, unused_tcp_port: int
+) -> None:
+    ada, chat = api.user(7), api.private(api.user(7))
+    watched = f"http://127.0.0.1:{unused_tcp_port}"
+    async with (
+        start_bot(health_listen=f"127.0.0.1:{unused_tcp_port}", log_format="json") as bot,
+        httpx.AsyncClient(trust_env=False) as client,
+    ):
+        await ask(chat, ada, "What is the capital of France?")
+        ready = await client.get(f"{watched}/readyz")
+        figures = (await client.get(f"{watched}/metrics")).text
+
+    assert ready.status_code == 200
+    assert 'ratchet_replies_total{adapter="base",outcome="stop"} 1.0' in figures
+    lines = [json.loads(line) for line in bot.log.read_text().splitlines() if line[0] == "{"]
+    [replied] = [line for line in lines if line["logger"] == "bot.chat"]
+    assert (replied["turn"], replied["update"] > 0) == (1, True)
+    assert "France" not in bot.log.read_text()
 
 
 async def test_an_admins_file_is_answered_from_a_moment_later(

@@ -15,6 +15,7 @@ from bot.engine.errors import (
     PromptTooLong,
 )
 from bot.engine.shelf import ADAPTERS_HELD
+from bot.metrics import Metered, Metrics
 from store.domain import FinishReason, Message
 from tests.conftest import MakeAdapter
 from tests.fakes import FakeEngine
@@ -31,7 +32,12 @@ async def fake_engine() -> AsyncIterator[FakeEngine]:
     await engine.close()
 
 
-@pytest.fixture(params=["local_engine", "vllm_engine", "fake_engine"])
+@pytest.fixture
+def metered_engine(fake_engine: FakeEngine) -> Metered:
+    return Metered(fake_engine, Metrics())
+
+
+@pytest.fixture(params=["local_engine", "vllm_engine", "fake_engine", "metered_engine"])
 def engine(request: pytest.FixtureRequest) -> Engine:
     """Each implementation, with room for four replies."""
     implementation: Engine = request.getfixturevalue(request.param)

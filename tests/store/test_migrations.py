@@ -113,7 +113,7 @@ def test_old_rows_are_of_use_after_an_upgrade(old: Database, tmp_path: Path) -> 
     assert talk(old, "and now?") > 1
     assert Runs(old).queue("a test")[0].id > 1
     assert Adapters(old, tmp_path).rollback(reason="a test") is None
-    assert People(old).erase(1) == 1
+    assert People(old).erase(1).turns == 1
 
 
 def test_going_back_to_the_first_version_keeps_what_it_knew(old: Database) -> None:

@@ -1,19 +1,23 @@
 """People, and what is held about them: all of it is given, all of it goes. On both databases."""
 
 import json
+from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from sqlalchemy import select
 
+from store.adapters import FILES, Adapters
 from store.conversations import Conversations
 from store.database import Database
-from store.domain import Access, Place, Rating, RatingSource, SentKind, TurnState
+from store.domain import Access, Place, Rating, RatingSource, RunStatus, SentKind, TurnState
 from store.errors import TurnNotFound
 from store.feedback import FeedbackBook
 from store.people import ERASED, People
+from store.runs import Runs
 from store.tables import Base
 from tests.fakes import Clock
-from tests.store.talk import ADA, BOB, GROUP, begin, meet, talk
+from tests.store.talk import ADA, BOB, GROUP, begin, correct, meet, rate, talk
 from tests.store.threads import at_once
 
 SECRET = "xylophone"
@@ -125,7 +129,8 @@ def test_an_export_holds_every_row_about_a_person(database: Database, people: Pe
         assert {row["id"] for row in export[key]} == theirs
     of_people = {name for name, table in Base.metadata.tables.items() if "person_id" in table.c}
     by_admins = {"activations", "approvals", "audit"}  # who decided, for the record
-    assert of_people - by_admins == {"turns", "feedback", "corrections", "updates"}
+    exported = {"turns", "feedback", "corrections", "updates", "quarantine"}
+    assert of_people - by_admins == exported
 
 
 def test_an_export_holds_what_was_written_and_rated_and_when(
@@ -163,6 +168,7 @@ def test_an_export_of_a_stranger_is_empty(people: People) -> None:
         "turns": [],
         "feedback": [],
         "corrections": [],
+        "held_back": [],
         "waiting": [],
     }
 
@@ -171,7 +177,7 @@ def test_erasing_leaves_none_of_their_rows_and_no_orphans(
     database: Database, people: People
 ) -> None:
     live(database)
-    assert people.erase(ADA) == 4
+    assert people.erase(ADA).turns == 4
     assert people.find(ADA) is None
     assert orphans(database) == []
     assert all(row.get("person_id") != ADA for table in rows(database).values() for row in table)
@@ -276,13 +282,13 @@ def test_erasing_twice_is_fine(database: Database, people: People) -> None:
     live(database)
     people.erase(ADA)
     before = rows(database)
-    assert people.erase(ADA) == 0
+    assert people.erase(ADA).turns == 0
     assert rows(database) == before
 
 
 def test_erasing_a_stranger_is_fine(database: Database, people: People) -> None:
     meet(database, BOB)
-    assert people.erase(404) == 0
+    assert people.erase(404).turns == 0
     assert people.find(BOB) is not None
 
 
@@ -298,3 +304,63 @@ def test_the_id_of_an_erased_turn_is_not_given_to_another(database: Database) ->
     People(database).erase(ADA)
 
     assert talk(database, "next") > erased
+
+
+def test_who_came_lately_is_new_to_those_who_were_there_before(
+    database: Database, people: People, clock: Clock
+) -> None:
+    people.see(ADA, "Ada")
+    clock.advance(seconds=timedelta(days=10).total_seconds())
+    people.see(BOB, "Bob")
+
+    assert people.newcomers(timedelta(days=7)) == {BOB}
+    assert people.newcomers(timedelta(0)) == frozenset()
+
+
+def test_where_everybody_is_new_nobody_is(database: Database, people: People) -> None:
+    people.see(ADA, "Ada")
+    people.see(BOB, "Bob")
+
+    assert people.newcomers(timedelta(days=7)) == frozenset()
+
+
+def adapter_of_a_run_on(database: Database, folder: Path, *examples: str) -> str:
+    """A version that was trained on these examples."""
+    runs = Runs(database)
+    run, _ = runs.queue("this test")
+    runs.take(run.id)
+    runs.note(run.id, snapshot={"train": examples, "held_out": ["t999"]})
+    runs.finish(run.id, RunStatus.PASSED, "fine")
+    source = folder / f"made{run.id}"
+    source.mkdir()
+    for file in FILES:
+        (source / file).write_text(str(run.id))
+    return Adapters(database, folder / "adapters").add(source, base_model="m", run_id=run.id).name
+
+
+def test_versions_that_were_trained_on_an_erased_person_are_named_and_noted(
+    database: Database, people: People, tmp_path: Path
+) -> None:
+    own, others, far = talk(database), talk(database, person_id=BOB), talk(database, person_id=BOB)
+    rate(database, others, Rating.UP, ADA)
+    correction = correct(database, own, "better")
+    versions = [
+        adapter_of_a_run_on(database, tmp_path, *examples)
+        for examples in (
+            (f"t{own}",),
+            (f"t{others}", "i1"),
+            (f"c{correction}", f"d{correction}"),
+            (f"p{far}-{own}",),
+            (f"t{far}", f"t{own}0"),
+            (),
+        )
+    ]
+
+    erased = people.erase(ADA)
+
+    assert erased.adapters == tuple(versions[:4])
+    noted = [
+        bool(each.metrics.get("holds_erased"))
+        for each in Adapters(database, tmp_path / "adapters").all()
+    ]
+    assert noted == [True] * 4 + [False] * 2

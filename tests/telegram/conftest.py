@@ -13,7 +13,7 @@ from store.domain import Adapter
 from tests.botapi import BotApi, Chat, User
 from tests.conftest import MakeAdapter
 from tests.fakes import FakeEngine
-from tests.telegram.running import ADMIN_ID, RunningBot, make_settings, make_store, run
+from tests.telegram.running import ADMIN_ID, RunningBot, make_settings, run, store_of
 
 GROUP_ID = -1_001_000_000_001
 
@@ -60,7 +60,7 @@ async def start(api: BotApi, sqlite: Database, tmp_path: Path) -> AsyncIterator[
         **overrides: object,
     ) -> RunningBot:
         settings = make_settings(api.url, data_dir=tmp_path, **overrides)
-        running.append(run(api, make_store(settings, sqlite), engine, request))
+        running.append(run(api, store_of(settings, sqlite), engine, request))
         if wait:
             await api.wait_polling()
         return running[-1]

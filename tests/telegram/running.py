@@ -8,32 +8,12 @@ from dataclasses import dataclass
 from sqlalchemy import func, select
 from telegram.request import HTTPXRequest
 
-from bot.app import Store, in_background, make_chat, make_index, make_memory_index
-from bot.quotas import Quotas
-from bot.telegram.admin import AdminHandlers
-from bot.telegram.application import App, build_application, serve
-from bot.telegram.chat import ChatHandlers
-from bot.telegram.documents import DocumentHandlers
-from bot.telegram.gate import Gate
-from bot.telegram.inbox import InboxQueue
-from bot.telegram.learning import LearningHandlers
+from bot.app import Store, make_store, make_telegram, talk
+from bot.telegram.application import App
 from bot.telegram.news import News
-from bot.telegram.order import CONCURRENT_UPDATES
-from bot.telegram.privacy import PrivacyHandlers
-from bot.telegram.rating import RatingHandlers
-from store.adapters import Adapters
-from store.audit import AuditLog
-from store.conversations import Conversations
 from store.database import Database
 from store.domain import Message as PromptMessage
 from store.domain import Rating, SentKind, Turn
-from store.examples import ExampleBook
-from store.feedback import FeedbackBook
-from store.inbox import Inbox
-from store.knowledge import Knowledge
-from store.memory import MemoryBook
-from store.people import People
-from store.runs import Runs
 from store.settings import Settings, load_settings
 from store.tables import Base
 from tests.botapi import BotApi, Chat, Message, User
@@ -45,6 +25,7 @@ NO_QUOTAS = {
     "quota_messages": 0,
     "quota_tokens": 0,
     "quota_at_once": 0,
+    "quota_ratings": 0,
     "stranger_messages": 0,
     "stranger_tokens": 0,
 }
@@ -152,29 +133,6 @@ class RunningBot:
             self.store.memories.close()
 
 
-def make_store(settings: Settings, database: Database) -> Store:
-    """Real repositories; only the embedder stands in for a model."""
-    embedder = FakeEmbedder()
-    return Store(
-        settings=settings,
-        database=database,
-        people=People(database),
-        inbox=Inbox(database),
-        audit=AuditLog(database),
-        conversations=Conversations(database),
-        feedback=FeedbackBook(database),
-        knowledge=Knowledge(
-            database, make_index(settings), embedder, chunk_chars=settings.chunk_chars
-        ),
-        memories=MemoryBook(database, make_memory_index(settings), embedder),
-        adapters=Adapters(database, settings.data_dir / "adapters"),
-        examples=ExampleBook(
-            database, open_access=settings.access == "open", admins=settings.admins
-        ),
-        runs=Runs(database),
-    )
-
-
 def make_settings(api_url: str, **overrides: object) -> Settings:
     """The defaults, but for the loopback Telegram, one admin, no quotas, and no `.env`."""
     values = {
@@ -186,69 +144,9 @@ def make_settings(api_url: str, **overrides: object) -> Settings:
     return load_settings(_env_file=None, **{**values, **overrides})
 
 
-def make_news(store: Store, engine: FakeEngine) -> News:
-    """What tells the admins of runs."""
-    return News(
-        runs=store.runs, adapters=store.adapters, engine=engine, admins=store.settings.admins
-    )
-
-
-def make_application(
-    store: Store,
-    engine: FakeEngine,
-    inbox: InboxQueue,
-    news: News,
-    request: HTTPXRequest | None = None,
-) -> App:
-    """What `bot.app` builds, over a given engine."""
-    settings, chat = store.settings, make_chat(store, engine)
-    talking = ChatHandlers(
-        settings=settings,
-        chat=chat,
-        quotas=Quotas(settings=settings, conversations=store.conversations, people=store.people),
-        conversations=store.conversations,
-        feedback=store.feedback,
-    )
-    return build_application(
-        settings,
-        inbox=inbox,
-        audit=store.audit,
-        chat=chat,
-        gate=Gate(settings=settings, people=store.people),
-        talking=talking,
-        rating=RatingHandlers(
-            settings=settings,
-            conversations=store.conversations,
-            feedback=store.feedback,
-            people=store.people,
-            chat=talking,
-        ),
-        documents=DocumentHandlers(knowledge=store.knowledge),
-        privacy=PrivacyHandlers(people=store.people),
-        admin=AdminHandlers(
-            people=store.people, status=store.status, audit=store.audit, admins=settings.admins
-        ),
-        learning=LearningHandlers(
-            database=store.database,
-            runs=store.runs,
-            adapters=store.adapters,
-            memories=store.memories,
-            news=news,
-            base_model=engine.model,
-        ),
-        request=request,
-    )
-
-
-async def serve_beside(
-    application: App, inbox: InboxQueue, news: News, settings: Settings, stop: asyncio.Event
-) -> None:
-    """What `bot.app` does with what it has built."""
-    async with (
-        in_background(inbox.keep(application.bot, alone=True), name="inbox"),
-        in_background(news.run(application.bot), name="news"),
-    ):
-        await serve(application, settings, stop)
+def store_of(settings: Settings, database: Database) -> Store:
+    """The real repositories; only the embedder stands in for a model."""
+    return make_store(settings, database, FakeEmbedder())
 
 
 def run(
@@ -258,20 +156,17 @@ def run(
     request: HTTPXRequest | None = None,
 ) -> RunningBot:
     """Start a bot; it may take a while until it listens."""
-    engine = engine or FakeEngine()
-    news, stop = make_news(store, engine), asyncio.Event()
-    inbox = InboxQueue(store.inbox, CONCURRENT_UPDATES)
-    application = make_application(store, engine, inbox, news, request)
-    serving = serve_beside(application, inbox, news, store.settings, stop)
+    engine, stop = engine or FakeEngine(), asyncio.Event()
+    telegram = make_telegram(store, engine, request)
     return RunningBot(
         api=api,
         engine=engine,
         settings=store.settings,
         store=store,
-        application=application,
-        news=news,
+        application=telegram.application,
+        news=telegram.news,
         stop=stop,
-        task=asyncio.create_task(serving, name="bot"),
+        task=asyncio.create_task(talk(telegram, store, stop), name="bot"),
     )
 
 

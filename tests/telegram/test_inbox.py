@@ -204,7 +204,7 @@ async def test_an_update_that_comes_twice_is_handled_once(
 async def test_what_waits_when_the_bot_is_stopped_is_answered_when_it_runs_again(
     bot: RunningBot, start: Start, chat: Chat, ada: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bot.telegram.application.FINISH_SECONDS", 0.1)
+    monkeypatch.setattr("bot.telegram.listener.FINISH_SECONDS", 0.1)
     bot.engine.hold.clear()
     await chat.send(ada, "hello")
     await bot.engine.asked.wait()

@@ -9,8 +9,8 @@ import aiohttp
 import pytest
 from telegram.request import HTTPXRequest
 
-from bot.app import set_up_logging
 from bot.errors import BotError
+from bot.logs import set_up_logging
 from bot.telegram import application
 from store.database import Database
 from tests.botapi import (
@@ -26,8 +26,14 @@ from tests.botapi import (
     timeout,
 )
 from tests.telegram.conftest import Start
-from tests.telegram.running import RunningBot, SteppingEngine, eventually, make_settings, run
-from tests.telegram.running import make_store as store_for
+from tests.telegram.running import (
+    RunningBot,
+    SteppingEngine,
+    eventually,
+    make_settings,
+    run,
+    store_of,
+)
 
 SECRET = "a-shared_secret"
 
@@ -226,7 +232,7 @@ async def test_a_telegram_that_comes_up_later_is_waited_for(
     port = free_port()
     api = BotApi("42:secret", port=port)
     settings = make_settings(f"http://127.0.0.1:{port}", data_dir=tmp_path)
-    bot = run(api, store_for(settings, sqlite))
+    bot = run(api, store_of(settings, sqlite))
     await asyncio.sleep(0.2)  # it finds nobody, which nothing outside tells
     assert not bot.task.done()
 
@@ -242,7 +248,7 @@ async def test_a_bot_that_waits_for_telegram_can_be_stopped(
 ) -> None:
     port = free_port()
     settings = make_settings(f"http://127.0.0.1:{port}", data_dir=tmp_path)
-    bot = run(BotApi("42:secret", port=port), store_for(settings, sqlite))
+    bot = run(BotApi("42:secret", port=port), store_of(settings, sqlite))
     await asyncio.sleep(0.2)
     bot.stop.set()
 
@@ -292,7 +298,7 @@ def test_the_webhooks_secret_is_compared_in_constant_time(
         compared.append((ours, theirs))
         return ours == theirs
 
-    monkeypatch.setattr("bot.telegram.application.hmac.compare_digest", compare_digest)
+    monkeypatch.setattr("bot.telegram.listener.hmac.compare_digest", compare_digest)
     secret, guess = application._Secret(SECRET), "guess"
 
     assert guess != secret  # as python-telegram-bot does

@@ -8,6 +8,7 @@ import pytest
 
 from store.tables import CorrectionRow, FeedbackRow, PersonRow, TurnRow
 from tests.botapi import BotApi, Chat, Message, User, any_message
+from tests.telegram.conftest import MakeVersion
 from tests.telegram.running import RunningBot, eventually, prompt_text
 
 
@@ -229,3 +230,21 @@ async def test_a_thumb_on_a_reply_that_was_forgotten_says_so(
     answer = await chat.tap(ada, reply.id, "👍")
 
     assert answer.text == "I no longer have that reply."
+
+
+async def test_versions_that_were_trained_on_what_is_deleted_are_named_to_everybody_concerned(
+    bot: RunningBot, chat: Chat, ada: User, office: Chat, make_version: MakeVersion
+) -> None:
+    await talked(bot, chat, ada)
+    run, _ = bot.store.runs.queue("this test")
+    bot.store.runs.take(run.id)
+    bot.store.runs.note(run.id, snapshot={"train": ["t1"]})
+    bot.store.runs.cancel(run.id)
+    version = make_version(bot, run_id=run.id)
+    question = await asked_to_forget(bot, chat, ada)
+
+    await chat.tap(ada, question.id, "Delete")
+    await bot.settle()
+
+    assert f"({version.name}); the next version will not be" in chat.message(question.id).text
+    assert f"trained on some of it: {version.name}." in office.bot_messages[-1].text

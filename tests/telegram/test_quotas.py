@@ -6,11 +6,11 @@ import pytest
 
 from bot.errors import QuotaReached
 from bot.quotas import Quotas
-from store.domain import Access
-from tests.botapi import Chat, User
+from store.domain import Access, Rating
+from tests.botapi import Chat, User, any_message
 from tests.fakes import Clock
 from tests.telegram.conftest import Start
-from tests.telegram.running import ADMIN_ID, RunningBot
+from tests.telegram.running import ADMIN_ID, RunningBot, turn_id
 
 NEXT = 1
 """An update that nobody has begun."""
@@ -18,7 +18,10 @@ NEXT = 1
 
 def quotas(bot: RunningBot) -> Quotas:
     return Quotas(
-        settings=bot.settings, conversations=bot.store.conversations, people=bot.store.people
+        settings=bot.settings,
+        conversations=bot.store.conversations,
+        feedback=bot.store.feedback,
+        people=bot.store.people,
     )
 
 
@@ -120,3 +123,48 @@ async def test_admins_have_no_quota(start: Start, office: Chat, grace: User) -> 
 
     quotas(bot).check(ADMIN_ID, NEXT)
     assert replies(office) == 3
+
+
+async def test_more_ratings_in_an_hour_than_the_quota_do_not_count(
+    start: Start, chat: Chat, ada: User, clock: Clock
+) -> None:
+    bot = await start(quota_ratings=2)
+    replies = [await bot.ask(chat, ada, f"hello {number}") for number in range(3)]
+    answers = [await chat.tap(ada, reply.id, "👍") for reply in replies]
+    await bot.settle()
+
+    assert [bool(bot.ratings(reply)) for reply in replies] == [True, True, False]
+    assert (answers[-1].text or "").startswith("Those are more ratings than I can count.")
+
+    clock.advance(seconds=timedelta(hours=1).total_seconds())
+    await bot.tap(chat, ada, replies[2], "👍")
+    assert bot.ratings(replies[2]) == {ada.id: Rating.UP}
+
+
+async def test_a_rating_can_be_taken_back_at_any_time(start: Start, chat: Chat, ada: User) -> None:
+    bot = await start(quota_ratings=1)
+    reply = await bot.ask(chat, ada, "hello")
+    rated = await bot.tap(chat, ada, reply, "👍")
+
+    await bot.tap(chat, ada, rated, "✖")
+
+    assert bot.ratings(reply) == {}
+
+
+async def test_reactions_and_corrections_beyond_the_quota_do_not_count_either(
+    start: Start, chat: Chat, ada: User
+) -> None:
+    bot = await start(quota_ratings=1)
+    first, second = [await bot.ask(chat, ada, f"hello {number}") for number in range(2)]
+    await chat.react(ada, first.id, "👍")
+    await bot.settle()
+    await chat.react(ada, second.id, "👎")
+    await bot.settle()
+    await chat.tap(ada, second.id, "✏️")
+    asked = await chat.wait_reply(second.id, final=any_message)
+    await bot.settle()
+    told = await bot.say(chat, ada, "Good day!", reply_to=asked.id)
+
+    assert bot.ratings(second) == {}
+    assert told.startswith("Those are more ratings")
+    assert bot.store.feedback.corrections(turn_id(second)) == ()

@@ -9,15 +9,13 @@ import pytest
 from telegram import Update
 from telegram.error import BadRequest, Forbidden, NetworkError
 
-from bot.app import Store
+from bot.app import Store, make_telegram
 from bot.telegram.application import App
-from bot.telegram.inbox import InboxQueue
-from bot.telegram.order import CONCURRENT_UPDATES
 from store.database import Database
 from store.domain import Place, TurnState
 from tests.fakes import FakeEngine
 from tests.telegram.requests import BOT, RecordingRequest
-from tests.telegram.running import make_application, make_news, make_settings, make_store
+from tests.telegram.running import make_settings, store_of
 
 ADA = {"id": 1, "is_bot": False, "first_name": "Ada"}
 PRIVATE = {"id": 1, "type": "private", "first_name": "Ada"}
@@ -31,7 +29,7 @@ def request_() -> RecordingRequest:
 
 @pytest.fixture
 def store(sqlite: Database, tmp_path: Path) -> Iterator[Store]:
-    store = make_store(make_settings("http://127.0.0.1:9", data_dir=tmp_path), sqlite)
+    store = store_of(make_settings("http://127.0.0.1:9", data_dir=tmp_path), sqlite)
     yield store
     store.knowledge.close()
     store.memories.close()
@@ -39,10 +37,7 @@ def store(sqlite: Database, tmp_path: Path) -> Iterator[Store]:
 
 @pytest.fixture
 async def application(store: Store, request_: RecordingRequest) -> AsyncIterator[App]:
-    engine = FakeEngine()
-    news = make_news(store, engine)
-    inbox = InboxQueue(store.inbox, CONCURRENT_UPDATES)
-    application = make_application(store, engine, inbox, news, request_)  # type: ignore[arg-type]
+    application = make_telegram(store, FakeEngine(), request_).application  # type: ignore[arg-type]
     async with application:
         yield application
 

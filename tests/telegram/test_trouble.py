@@ -5,8 +5,8 @@ import logging
 
 import pytest
 
-from bot.app import set_up_logging
 from bot.engine.errors import EngineError
+from bot.logs import set_up_logging
 from store.domain import TurnState
 from store.tables import TurnRow
 from tests.botapi import Chat, User, any_message

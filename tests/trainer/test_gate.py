@@ -16,8 +16,9 @@ from trainer.gate import HeldOut, decide, went_too_far
 NAN = math.nan
 
 LABELS = (True, False) * 30
-HELD_OUT = HeldOut(labels=LABELS, pairs=0)
-ONLY_PAIRS = HeldOut(labels=(), pairs=40)
+RATERS = tuple((number % 6,) for number in range(len(LABELS)))
+HELD_OUT = HeldOut(labels=LABELS, raters=RATERS, pairs=0)
+ONLY_PAIRS = HeldOut(labels=(), raters=(), pairs=40)
 
 CALM = Drift(nll=2.0, repetition=0.02, degenerate=0.0, runaway=0.1, flips=0.0)
 BASE = Evaluation(
@@ -127,7 +128,7 @@ def test_a_candidate_that_learned_flipped_labels_does_not_pass() -> None:
 
     report = judged(flipped)
 
-    assert failed(report) == ["preference", "preference gain"]
+    assert failed(report) == ["preference", "preference gain", "without one person"]
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -140,7 +141,7 @@ def test_noise_does_not_pass(seed: int) -> None:
 def test_a_candidate_that_changed_nothing_does_not_pass() -> None:
     report = judged(replace(GOOD, log_ratios=BASE.log_ratios), active=BASE)
 
-    assert failed(report) == ["preference"]
+    assert failed(report) == ["preference", "without one person"]
 
 
 def test_a_candidate_that_tells_them_apart_worse_than_the_active_version_does_not_pass() -> None:
@@ -159,7 +160,11 @@ def test_a_few_lucky_ratings_do_not_pass() -> None:
     candidate = replace(GOOD, log_ratios=told(labels, gap=0.5))
     active = replace(BASE, log_ratios=(0.0,) * len(labels))
 
-    report = judged(candidate, active=active, held_out=HeldOut(labels=labels, pairs=0))
+    report = judged(
+        candidate,
+        active=active,
+        held_out=HeldOut(labels=labels, raters=((),) * len(labels), pairs=0),
+    )
 
     assert (check(report, "preference").value or 0) > 0.5
     assert failed(report) == ["preference"]
@@ -174,7 +179,11 @@ def test_too_few_held_out_ratings_are_said_and_are_no_pass(labels: tuple[bool, .
     candidate = replace(GOOD, log_ratios=told(labels, gap=3.0))
     active = replace(BASE, log_ratios=(0.0,) * len(labels))
 
-    report = judged(candidate, active=active, held_out=HeldOut(labels=labels, pairs=3))
+    report = judged(
+        candidate,
+        active=active,
+        held_out=HeldOut(labels=labels, raters=((),) * len(labels), pairs=3),
+    )
 
     assert failed(report) == ["preference"]
     preference = check(report, "preference")
@@ -187,7 +196,7 @@ def test_how_many_are_too_few_is_a_setting() -> None:
     labels = LABELS[:8]
     candidate = replace(GOOD, log_ratios=told(labels, gap=9.0))
     active = replace(BASE, log_ratios=(0.0,) * len(labels))
-    held_out = HeldOut(labels=labels, pairs=0)
+    held_out = HeldOut(labels=labels, raters=((),) * len(labels), pairs=0)
 
     assert not judged(candidate, active=active, held_out=held_out).passed
     assert judged(candidate, active=active, held_out=held_out, gate_min_ratings=8).passed
@@ -417,6 +426,37 @@ def test_limits_set_wide_open_let_a_bad_candidate_through() -> None:
 
     assert not judged(bad).passed
     assert judged(bad, **wide).passed
+
+
+def swayed_by(raters: tuple[tuple[int, ...], ...]) -> GateReport:
+    """Only person 0's ratings are told apart."""
+    scores = tuple(
+        score if 0 in who else 0.0 for score, who in zip(told(LABELS, gap=5.0), raters, strict=True)
+    )
+    return judged(
+        replace(GOOD, log_ratios=scores), active=BASE, held_out=replace(HELD_OUT, raters=raters)
+    )
+
+
+def test_what_only_one_person_likes_does_not_pass() -> None:
+    report = swayed_by(tuple((number // 30,) for number in range(len(LABELS))))
+
+    assert failed(report) == ["without one person"]
+    assert check(report, "without one person").value == 0.5
+    assert not went_too_far(report)
+
+
+def test_whoever_rated_everything_cannot_be_left_out() -> None:
+    report = swayed_by(((0,),) * len(LABELS))
+
+    assert report.passed
+    assert "without one person" not in [each.name for each in report.checks]
+
+
+def test_too_few_others_prove_nothing_against_one() -> None:
+    report = swayed_by(tuple((int(number < 4),) for number in range(len(LABELS))))
+
+    assert report.passed
 
 
 def test_what_is_liked_and_forgot_too_much_went_too_far() -> None:

@@ -30,11 +30,12 @@ from store.domain import (
 from store.errors import AdapterNotFit
 from store.examples import ExampleBook, Preference
 from store.feedback import FeedbackBook
+from store.quarantine import Quarantine
 from store.runs import Runs
 from store.settings import Settings
 from tests.conftest import MakeAdapter
 from tests.fakes import FakeEmbedder
-from tests.store.talk import ADA, talk
+from tests.store.talk import ADA, BOB, correct, talk
 from tests.trainer.examples import OPEN_GATE, asked, settings
 from trainer.errors import RunCancelled
 from trainer.gate import decide
@@ -62,7 +63,8 @@ Learn = Callable[..., TrainingRun]
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short replies, few checks, and an embedder that only counts words."""
-    monkeypatch.setattr("trainer.train.SentenceEmbedder", FakeEmbedder)
+    for module in ("trainer.run", "trainer.train"):
+        monkeypatch.setattr(f"{module}.SentenceEmbedder", FakeEmbedder)
     monkeypatch.setattr("trainer.evaluate.load_retention_suite", lambda: SUITE)
     monkeypatch.setattr("trainer.judge.load_development_checks", lambda: SUITE)
     for module in ("trainer.evaluate", "trainer.judge"):
@@ -284,6 +286,22 @@ def test_the_smaller_share_is_the_last_one_that_is_tried(
     assert run.status is RunStatus.REJECTED
     assert [each.status for each in adapters.all()] == [AdapterStatus.REJECTED] * 2
     assert "which went too far) did not pass the gate: drift." in run.outcome
+
+
+@pytest.mark.usefixtures("rated")
+def test_who_floods_is_held_back_and_the_run_goes_on_without_them(
+    learned: Learn, sqlite: Database, adapters: Adapters
+) -> None:
+    turns = [talk(sqlite, f"Who {number}?", f"nobody {number}") for number in range(100, 110)]
+    for turn_id in turns:
+        correct(sqlite, turn_id, "Buy at Zorbo today!", BOB)
+
+    run = learned()
+
+    assert [each.person_id for each in Quarantine(sqlite).held()] == [BOB]
+    assert run.metrics["held_back"] == 1
+    assert run.status is RunStatus.PROMOTED
+    assert (run.examples["pairs"], run.examples["demonstrations"]) == (0, 0)
 
 
 @pytest.mark.usefixtures("rated")

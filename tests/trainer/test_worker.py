@@ -386,6 +386,20 @@ def test_a_run_is_due_once_enough_was_rated(hand: Worker, runs: Runs, sqlite: Da
     assert "5 new ratings" in runs.recent()[0].reason
 
 
+def test_a_run_is_due_when_the_active_version_was_trained_on_what_is_erased(
+    hand: Worker, runs: Runs, sqlite: Database, tmp_path: Path, tiny_model: Path
+) -> None:
+    adapters = Adapters(sqlite, tmp_path / "adapters")
+    version = adapters.add(make_tiny_adapter(tiny_model, tmp_path / "made"), base_model="tiny")
+    adapters.promote(version.name, base_model="tiny", reason="this test")
+    assert not hand.queue_if_due()
+
+    adapters.note(version.name, {"holds_erased": True})
+
+    assert hand.queue_if_due()
+    assert runs.recent()[0].reason == f"{version.name} was trained on what is erased now"
+
+
 def test_imported_ratings_count(hand: Worker, sqlite: Database) -> None:
     ExampleBook(sqlite, open_access=True).take_in(
         (

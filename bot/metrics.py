@@ -1,0 +1,171 @@
+"""What Prometheus reads: how replies go, as they go, and what the store counts.
+
+Names and units follow Prometheus' own rules: base units, `_total` for what only grows.
+"""
+
+import time
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+from sqlalchemy import func, select
+
+from bot.engine.base import Completion, Engine, SamplingParams
+from bot.engine.errors import EngineBusy, EngineError
+from store.database import Database
+from store.domain import Adapter, Message
+from store.tables import DocumentRow, FeedbackRow, RunRow, TurnRow, UpdateRow
+
+BASE = "base"
+"""What the base model is called among the adapters."""
+
+SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+TOKEN_SECONDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0)
+
+
+class Metrics:
+    """The figures of one process."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.replies = Counter(
+            "ratchet_replies_total",
+            "Replies by version, and by how they ended: stop, length, cancelled, busy or failed.",
+            ("adapter", "outcome"),
+            registry=self.registry,
+        )
+        self.first_token = Histogram(
+            "ratchet_first_token_seconds",
+            "From the request to the first piece of a reply, waiting included.",
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.token = Histogram(
+            "ratchet_token_seconds",
+            "A token of a reply after the first piece.",
+            buckets=TOKEN_SECONDS,
+            registry=self.registry,
+        )
+        self.under_way = Gauge(
+            "ratchet_replies_under_way",
+            "Replies that are being written, or wait for it.",
+            registry=self.registry,
+        )
+        self.swaps = Counter(
+            "ratchet_swaps_total",
+            "Times that another version began to answer.",
+            registry=self.registry,
+        )
+
+
+class Metered:
+    """An engine whose replies are counted and timed; otherwise the engine that it is given."""
+
+    def __init__(self, engine: Engine, metrics: Metrics) -> None:
+        self._engine = engine
+        self._metrics = metrics
+        self._answering: str | None = None
+
+    @property
+    def model(self) -> str:
+        """See `Engine.model`."""
+        return self._engine.model
+
+    @property
+    def context_tokens(self) -> int:
+        """See `Engine.context_tokens`."""
+        return self._engine.context_tokens
+
+    @property
+    def unmerged(self) -> frozenset[str]:
+        """See `Engine.unmerged`."""
+        return self._engine.unmerged
+
+    def count_tokens(self, messages: Sequence[Message]) -> int:
+        """See `Engine.count_tokens`."""
+        return self._engine.count_tokens(messages)
+
+    async def stream(
+        self, messages: Sequence[Message], sampling: SamplingParams, *, adapter: str | None = None
+    ) -> AsyncGenerator[str | Completion, None]:
+        """See `Engine.stream`."""
+        began, first, outcome = time.monotonic(), 0.0, "cancelled"
+        if adapter != self._answering:
+            self._answering = adapter
+            self._metrics.swaps.inc()
+        with self._metrics.under_way.track_inprogress():
+            try:
+                pieces = self._engine.stream(messages, sampling, adapter=adapter)
+                async with aclosing(pieces):
+                    async for piece in pieces:
+                        now = time.monotonic()
+                        if isinstance(piece, Completion):
+                            outcome = piece.finish_reason.value
+                            if first and piece.completion_tokens > 1:
+                                seconds = (now - first) / (piece.completion_tokens - 1)
+                                self._metrics.token.observe(seconds)
+                        elif not first:
+                            first = now
+                            self._metrics.first_token.observe(now - began)
+                        yield piece
+            except EngineBusy:
+                outcome = "busy"
+                raise
+            except EngineError:
+                outcome = "failed"
+                raise
+            finally:
+                self._metrics.replies.labels(adapter or BASE, outcome).inc()
+
+    async def load_adapter(self, adapter: Adapter) -> None:
+        """See `Engine.load_adapter`."""
+        await self._engine.load_adapter(adapter)
+
+    async def close(self) -> None:
+        """See `Engine.close`."""
+        await self._engine.close()
+
+
+class StoreFigures(Collector):
+    """What the store counts, read when somebody asks."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def describe(self) -> list[GaugeMetricFamily]:
+        """Nothing beforehand, or registering would read the database."""
+        return []
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Read everything. Raises `StoreError`."""
+        adapter = func.coalesce(TurnRow.adapter, BASE)
+        with self._database.reading() as session:
+            ratings = session.execute(
+                select(adapter, FeedbackRow.rating, func.count())
+                .join(TurnRow, TurnRow.id == FeedbackRow.turn_id)
+                .where(FeedbackRow.replaced_at.is_(None))
+                .group_by(adapter, FeedbackRow.rating)
+            ).all()
+            runs = session.execute(
+                select(RunRow.status, func.count()).group_by(RunRow.status)
+            ).all()
+            waiting = session.scalar(select(func.count()).where(UpdateRow.handled_at.is_(None)))
+            pending = session.scalar(select(func.count()).where(DocumentRow.indexed_in.is_(None)))
+        rated = GaugeMetricFamily(
+            "ratchet_ratings", "Ratings that stand, by version.", labels=("adapter", "rating")
+        )
+        for name, rating, count in ratings:
+            rated.add_metric((name, "up" if rating > 0 else "down"), count)
+        yield rated
+        trained = GaugeMetricFamily("ratchet_runs", "Training runs by status.", labels=("status",))
+        for status, count in runs:
+            trained.add_metric((status,), count)
+        yield trained
+        yield GaugeMetricFamily(
+            "ratchet_updates_waiting", "Updates that are stored and not handled yet.", waiting or 0
+        )
+        yield GaugeMetricFamily(
+            "ratchet_documents_pending", "Documents that were never indexed.", pending or 0
+        )

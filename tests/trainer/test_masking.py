@@ -1,0 +1,60 @@
+"""What is private is masked in what is trained on, and what is not private is left alone."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainer.masking import mask
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("Write to ada.l+x@mail.example.org.", "Write to [email]."),
+        ("Call +49 170 1234567 now", "Call [phone] now"),
+        ("(212) 555-0123 or 020 7946 0958", "[phone] or [phone]"),
+        ("Card 4111 1111 1111 1111, please", "Card [card], please"),
+        ("card 5500-0000-0000-0004", "card [card]"),
+        ("DE89 3704 0044 0532 0130 00 AND MORE", "[account] AND MORE"),
+        ("iban GB82WEST12345698765432.", "iban [account]."),
+        ("I live at 12 Baker Street, London", "I live at [address], London"),
+        ("Hauptstraße 5a in Ulm", "[address] in Ulm"),
+        ("10 rue de Rivoli à Paris", "[address] à Paris"),
+        ("AKIAIOSFODNN7EXAMPLE", "[key]"),
+        ("bot 123456789:AAEhBOweik6ad9r_QXMENQjcrGbqCr4K-bc", "bot [key]"),
+        ("ghp_" + "a1B2" * 9, "[key]"),
+        ("sk-abcdefghij1234567890ABCDEF", "[key]"),
+        ("-----BEGIN RSA PRIVATE KEY-----\nMIIE\n-----END RSA PRIVATE KEY-----\nbye", "[key]\nbye"),
+        ("my password is hunter2!", "my password is [key]"),
+        ("PIN: 4711", "PIN: [key]"),
+        ("token 0123456789abcdef0123456789abcdef", "token [key]"),
+    ],
+)
+def test_what_is_private_is_masked(text: str, masked: str) -> None:
+    assert mask(text) == masked
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "12 + 30 = 42, and 2 ** 10 is 1024.",
+        "On 10 May 1969 at 10:30; 1939-1945; 2026-11-22; pages 100-120.",
+        "The population is 67413000.",
+        "3.14159265358979 and 1,234,567.89",
+        "ISBN 978-3-16-148410-0, version 1.2.3.4, 192.168.1.10",
+        "Open 08:00-17:00, room 101, 20 % off, 5 kg.",
+        "The password is required.",
+        "antidisestablishmentarianism and Donaudampfschifffahrtsgesellschaft",
+        "https://example.org/articles/a1b2c3d4e5f6g7h8i9j0k1l2m3",
+        "Take the street to the left; 3 roads meet there.",
+        "Приходите завтра в 10 часов. 明日は10時です。",
+        "",
+    ],
+)
+def test_what_is_not_private_is_left_alone(text: str) -> None:
+    assert mask(text) == text
+
+
+@given(st.text(max_size=200))
+def test_any_text_can_be_masked_and_a_second_time_changes_nothing(text: str) -> None:
+    assert mask(mask(text)) == mask(text)

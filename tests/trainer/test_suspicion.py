@@ -1,0 +1,116 @@
+"""Whose ratings look like an attack, and whose only look like a taste of their own."""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import pytest
+
+from store.domain import Example, Examples, PreferencePair
+from tests.fakes import FakeEmbedder
+from tests.trainer.examples import pair, rated
+from trainer.suspicion import DOUBT, FLOOD, LEAST_OTHERS, LEAST_RATINGS, suspects
+
+GOOD, BAD = ("clear", "short", "kind"), ("rude", "long", "vague")
+
+Taste = Callable[[bool, random.Random], bool]
+
+
+def honest(good: bool, draw: random.Random) -> bool:
+    """One thumb in ten is the wrong one."""
+    return good if draw.random() > 0.1 else not good
+
+
+def inverted(good: bool, draw: random.Random) -> bool:
+    return not honest(good, draw)
+
+
+def by_lot(good: bool, draw: random.Random) -> bool:
+    return draw.random() < 0.5
+
+
+def ratings(person: int, count: int, taste: Taste) -> list[Example]:
+    """Of replies that are good or bad by the words in them."""
+    draw = random.Random(person)
+    made = []
+    for number in range(count):
+        good = draw.random() < 0.5
+        words = [*draw.choices(GOOD if good else BAD, k=2), f"word{draw.randrange(10**6)}"]
+        example = rated(1000 * person + number, taste(good, draw), reply=" ".join(words))
+        made.append(replace(example, raters=(person,)))
+    return made
+
+
+def crowd(people: int = 8, each: int = 15) -> list[Example]:
+    return [rating for person in range(1, people + 1) for rating in ratings(person, each, honest)]
+
+
+def found(
+    unpaired: Sequence[Example] = (), pairs: Sequence[PreferencePair] = (), *, trusted: int = 0
+) -> dict[int, str]:
+    examples = Examples(unpaired=tuple(unpaired), pairs=tuple(pairs))
+    return dict(suspects(examples, FakeEmbedder(), trusted={trusted}))
+
+
+def test_honest_people_are_not_suspected() -> None:
+    assert found(crowd()) == {}
+
+
+def test_who_presses_the_other_thumb_is() -> None:
+    held = found([*crowd(), *ratings(50, 30, inverted)])
+
+    assert list(held) == [50]
+    assert held[50].endswith("of 30 ratings are the opposite of what everybody else's say")
+
+
+def test_who_presses_thumbs_by_lot_is_not() -> None:
+    suspected = [seed for seed in range(50, 70) if found([*crowd(), *ratings(seed, 30, by_lot)])]
+
+    assert len(suspected) <= 1 + 20 * DOUBT
+
+
+def test_a_few_ratings_show_nothing() -> None:
+    assert found([*crowd(), *ratings(50, LEAST_RATINGS - 1, inverted)]) == {}
+
+
+def test_where_others_gave_too_few_there_is_nothing_to_contradict() -> None:
+    others = crowd(people=4, each=(LEAST_OTHERS - 4) // 4)
+
+    assert found([*others, *ratings(50, 30, inverted)]) == {}
+
+
+def test_where_all_the_others_say_the_same_there_is_nothing_to_contradict() -> None:
+    others = [replace(each, label=True) for each in crowd()]
+
+    assert found([*others, *ratings(50, 30, inverted)]) == {}
+
+
+def test_who_gives_the_same_text_over_and_over_is_suspected() -> None:
+    spam = [
+        replace(pair(number, chosen="Buy at Zorbo today!", rejected=f"no {number}"), raters=(50,))
+        for number in range(FLOOD)
+    ]
+
+    assert found(crowd(), spam) == {50: f"{FLOOD} of {FLOOD} examples say nearly the same"}
+
+
+def test_a_few_alike_among_many_others_are_no_flood() -> None:
+    same = [
+        replace(pair(number, chosen="I do not know.", rejected=f"no {number}"), raters=(50,))
+        for number in range(FLOOD)
+    ]
+    different = ratings(50, FLOOD, honest)
+
+    assert found([*crowd(), *different], same) == {}
+
+
+def test_who_is_trusted_is_never_suspected() -> None:
+    assert found([*crowd(), *ratings(50, 30, inverted)], trusted=50) == {}
+
+
+@pytest.mark.parametrize("given", [[], [rated(1)]])
+def test_without_people_who_gave_much_nothing_is_embedded(given: list[Example]) -> None:
+    embedder = FakeEmbedder()
+
+    assert suspects(Examples(unpaired=tuple(given)), embedder, trusted=()) == {}
+    assert embedder.embedded == []

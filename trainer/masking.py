@@ -1,0 +1,96 @@
+"""Masks what is private in texts that are trained on: what the weights never saw, they cannot tell.
+
+Only training sees masked texts; people are shown, and the store keeps, what was said. Phone numbers
+are found by `phonenumbers` (Google's libphonenumber), account and card numbers are checked by
+`python-stdnum`, keys are found by `detect-secrets`; e-mail and postal addresses by patterns. Names
+are not masked: no library finds them in every language without a model of its own.
+"""
+
+import re
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any
+
+import phonenumbers
+from detect_secrets.core.plugins.util import get_mapping_from_secret_type_to_class
+from detect_secrets.plugins.ip_public import IPPublicDetector
+from stdnum import iban, luhn
+
+REGIONS = ("US", "GB", "DE", "FR", "ES", "IT", "NL", "IN", "BR", "RU")
+"""Countries whose phone numbers are known without a country code, too."""
+
+_EMAIL = re.compile(r"[\w.+%-]+@[\w-]+(?:\.[\w-]+)+")
+_CARD = re.compile(r"(?<![\w.])\d(?:[ -]?\d){12,18}(?![\w.]\d)")
+_IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]){11,30}")
+_ADDRESS = re.compile(
+    r"\b\d{1,5}[a-zA-Z]? (?:[A-Z][\w'.-]* ){1,4}(?:Street|St|Road|Rd|Avenue|Ave|Lane|Ln|Drive|Dr"
+    r"|Boulevard|Blvd|Way|Court|Ct|Square|Sq|Place|Pl|Terrace|Close|Crescent)\b\.?"
+    r"|\b\d{1,4}(?: ?bis| ?ter)?,? (?:rue|avenue|boulevard|place|chemin|allée|impasse|quai)"
+    r"(?: (?:de|du|des|la|le|les|d'|l'))* ?[A-Z][\w'-]*(?: [A-Z][\w'-]*)*"
+    r"|\b(?:[A-ZÄÖÜ][\wäöüß-]*(?:straße|strasse|str\.|weg|gasse|platz|allee|ufer|damm)"
+    r"|[A-ZÄÖÜ][\wäöüß-]* (?:Straße|Strasse|Str\.|Weg|Platz|Allee)) \d{1,4}[a-z]?\b"
+)
+_PASSWORD = re.compile(
+    r"(?i)\b((?:password|passwort|kennwort|passcode|pin|mot de passe|contraseña)\b"
+    r"(?: is| ist| est| es)?[ :=]{1,3}[\"']?)(?=\S*[\d!$#%&*@])[^\s\"']{4,}"
+)
+_WORD = re.compile(r"(?<![\w/.-])(?:[a-z]{2,4}-)?(?=\w*\d)(?=\w*[A-Za-z])\w{20,}(?![\w/.-])")
+"""Digits and letters in a word that long: none that people use."""
+
+_BLOCK = re.compile(
+    r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL
+)
+
+_DETECTORS: Iterable[Any] = get_mapping_from_secret_type_to_class().values()
+_KEYS: tuple[re.Pattern[str], ...] = (
+    _BLOCK,
+    *(
+        pattern
+        for detector in _DETECTORS
+        if detector is not IPPublicDetector
+        for pattern in getattr(detector(), "denylist", ())  # the others go by entropy
+    ),
+    _WORD,
+)
+
+
+@lru_cache(maxsize=4096)
+def mask(text: str) -> str:
+    """The text with a word in brackets in place of everything private that is found in it."""
+    for pattern in _KEYS:
+        text = pattern.sub("[key]", text)
+    text = _PASSWORD.sub(r"\1[key]", text)
+    text = _EMAIL.sub("[email]", text)
+    text = _IBAN.sub(_account, text)
+    text = _CARD.sub(_card, text)
+    text = _ADDRESS.sub("[address]", text)
+    for start, end in reversed(_phones(text)):
+        text = f"{text[:start]}[phone]{text[end:]}"
+    return text
+
+
+def _account(match: re.Match[str]) -> str:
+    """The longest beginning that is an account number: words may follow it."""
+    text = match[0]
+    for end in range(len(text), 14, -1):
+        if text[end - 1] != " " and iban.is_valid(text[:end]):
+            return f"[account]{text[end:]}"
+    return text
+
+
+def _card(match: re.Match[str]) -> str:
+    return "[card]" if luhn.is_valid(re.sub(r"\D", "", match[0])) else match[0]
+
+
+def _phones(text: str) -> list[tuple[int, int]]:
+    """Where phone numbers stand, from left to right. A bare row of digits is a number like any."""
+    found = set[tuple[int, int]]()
+    for region in REGIONS:
+        for match in phonenumbers.PhoneNumberMatcher(text, region):
+            if not match.raw_string.isdigit() or match.raw_string.startswith("0"):
+                found.add((match.start, match.end))
+    kept: list[tuple[int, int]] = []
+    for start, end in sorted(found, key=lambda place: (place[0], -place[1])):
+        if not kept or start >= kept[-1][1]:
+            kept.append((start, end))
+    return kept
