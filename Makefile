@@ -5,7 +5,7 @@ VLLM := .venv-vllm
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run setup test vllm demo bench wheel
+.PHONY: run setup test vllm demo soak bench wheel
 
 run: setup
 	$(BIN)/ratchet run
@@ -40,6 +40,10 @@ $(VLLM)/.ready: tests/vllm-requirements.txt
 
 demo: setup
 	$(BIN)/python -m examples.demo
+
+# Kills at random while people talk: twenty minutes.
+soak: setup
+	$(BIN)/python -m benchmarks.soak --kills 100
 
 bench: setup
 	$(BIN)/python -m benchmarks.retrieval

@@ -114,9 +114,7 @@ def make_store(settings: Settings, database: Database, embedder: Embedder) -> St
         ),
         memories=MemoryBook(database, make_memory_index(settings), embedder),
         adapters=Adapters(database, settings.data_dir / "adapters"),
-        examples=ExampleBook(
-            database, open_access=settings.access == "open", admins=settings.admins
-        ),
+        examples=ExampleBook.of(settings, database),
         runs=Runs(database),
         quarantine=Quarantine(database),
     )
@@ -314,7 +312,9 @@ def make_telegram(
             chat=talking,
         ),
         documents=DocumentHandlers(knowledge=store.knowledge),
-        privacy=PrivacyHandlers(people=store.people, admins=settings.admins),
+        privacy=PrivacyHandlers(
+            people=store.people, admins=settings.admins, only_agreed=settings.train_consent
+        ),
         admin=AdminHandlers(
             people=store.people, status=store.status, audit=store.audit, admins=settings.admins
         ),

@@ -43,6 +43,10 @@ class Person:
     access: Access
     opted_out: bool
     """Nothing they wrote or rated may be trained on."""
+    consented_to: int | None
+    """The version of the question that they said yes to; None if they did not, or not yet."""
+    decided_at: datetime | None
+    """When they last decided about training; None if they never did."""
     first_seen: datetime
 
 

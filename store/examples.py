@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from itertools import combinations, pairwise
+from typing import Self
 
 from sqlalchemy import ColumnElement, Select, func, or_, select
 from sqlalchemy.orm import Session
@@ -28,6 +29,7 @@ from store.domain import (
     PreferencePair,
     TurnState,
 )
+from store.settings import Settings
 from store.tables import (
     CorrectionRow,
     FeedbackRow,
@@ -61,15 +63,32 @@ class ExampleBook:
     People who opted out, who have no access, or whose ratings are held back, neither teach with
     what they asked nor with what they rated. Nor do turns of others that were served with the words
     of somebody who opted out.
-    `open_access` says what holds for people whom no admin has decided about.
+    `open_access` says what holds for people whom no admin has decided about; with `only_agreed`
+    only those teach who agreed to it.
     """
 
     def __init__(
-        self, database: Database, *, open_access: bool, admins: frozenset[int] = frozenset()
+        self,
+        database: Database,
+        *,
+        open_access: bool,
+        admins: frozenset[int] = frozenset(),
+        only_agreed: bool = False,
     ) -> None:
         self._database = database
         self._open_access = open_access
         self._admins = admins
+        self._only_agreed = only_agreed
+
+    @classmethod
+    def of(cls, settings: Settings, database: Database) -> Self:
+        """The book that the settings ask for."""
+        return cls(
+            database,
+            open_access=settings.access == "open",
+            admins=settings.admins,
+            only_agreed=settings.train_consent,
+        )
 
     def collect(self) -> Examples:
         """Everything there is, each kind oldest first."""
@@ -189,6 +208,8 @@ class ExampleBook:
         admitted = or_(allowed, PersonRow.id.in_(self._admins))
         if self._open_access:
             admitted = or_(admitted, PersonRow.access == Access.UNDECIDED)
+        if self._only_agreed:
+            admitted &= PersonRow.consented_to.is_not(None)
         held = select(QuarantineRow.person_id).where(QuarantineRow.released_at.is_(None))
         return admitted & PersonRow.opted_out.is_(False) & PersonRow.id.not_in(held)
 

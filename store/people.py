@@ -28,6 +28,9 @@ from store.tables import (
     UpdateRow,
 )
 
+CONSENT_VERSION = 1
+"""Of the question whether somebody may be learned from; another wording gets another number."""
+
 SOMEBODY_ELSE = "[somebody else's]"
 """Stands in an export where a group's other people are quoted."""
 
@@ -78,10 +81,12 @@ class People:
             return frozenset(session.scalars(new))
 
     def opt_out(self, person_id: int, opted_out: bool) -> Person:
-        """Keep what they write and rate out of training, or let it in again."""
+        """Keep what they write and rate out of training, or let it in: they agree to it, then."""
         with self._database.session() as session:
             row = self._upsert(session, person_id, None)
             row.opted_out = opted_out
+            row.consented_to = None if opted_out else CONSENT_VERSION
+            row.decided_at = self._database.now()
             return _person(row)
 
     def export(self, person_id: int) -> dict[str, Any]:
@@ -297,5 +302,7 @@ def _person(row: PersonRow) -> Person:
         name=row.name,
         access=Access(row.access),
         opted_out=row.opted_out,
+        consented_to=row.consented_to,
+        decided_at=row.decided_at,
         first_seen=row.first_seen,
     )

@@ -172,7 +172,7 @@ class Settings(BaseSettings):
         1.5, ge=0.0, le=100.0, description="How much rehearsal counts beside what is learned."
     )
     train_drift_kl: float = Field(
-        0.012,
+        0.014,
         gt=0,
         description="How far an update may go from the base on everyday questions, nats a token; "
         "one that goes further is walked back.",
@@ -195,6 +195,9 @@ class Settings(BaseSettings):
         ge=0,
         lt=1,
         description="Share of a run's examples that are new people's, all of them together.",
+    )
+    train_consent: bool = Field(
+        False, description="Whether only those who said yes at /start or /optin are learned from."
     )
     train_mask: bool = Field(
         True, description="Whether what is private is masked in what is trained on."

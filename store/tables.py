@@ -100,6 +100,8 @@ class PersonRow(Base):
     name: Mapped[str]
     access: Mapped[str]
     opted_out: Mapped[bool]
+    consented_to: Mapped[int | None]
+    decided_at: Mapped[datetime | None]
     first_seen: Mapped[datetime]
 
 

@@ -101,7 +101,7 @@ def _learn(settings: Settings, database: Database, tell: Teller) -> tuple[RunSta
 
 def _snapshot(settings: Settings, database: Database, recipe: Recipe, tell: Teller) -> Snapshot:
     """The examples of the run, without those of people who have to be looked at first."""
-    book = ExampleBook(database, open_access=settings.access == "open", admins=settings.admins)
+    book = ExampleBook.of(settings, database)
     quarantine, examples = Quarantine(database), book.collect()
     trusted = settings.admins | quarantine.released()
     found = suspects(examples, SentenceEmbedder(settings.embedder), trusted=trusted)

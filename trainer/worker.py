@@ -53,9 +53,7 @@ class Worker:
         self._settings = settings
         self._runs = Runs(database)
         self._adapters = Adapters(database, settings.data_dir / "adapters")
-        self._examples = ExampleBook(
-            database, open_access=settings.access == "open", admins=settings.admins
-        )
+        self._examples = ExampleBook.of(settings, database)
         self.stop = threading.Event()
 
     def work(self) -> None:

@@ -1,7 +1,7 @@
 """Wires the conversations into python-telegram-bot."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -29,7 +29,7 @@ from bot.telegram.keyboard import acknowledge
 from bot.telegram.learning import LEARNING_PATTERN, LearningHandlers
 from bot.telegram.order import InOrder
 from bot.telegram.patience import Patience
-from bot.telegram.privacy import FORGET_PATTERN, PrivacyHandlers
+from bot.telegram.privacy import CONSENT_PATTERN, FORGET_PATTERN, PrivacyHandlers
 from bot.telegram.quarantine import RELEASE_PATTERN, QuarantineHandlers
 from bot.telegram.rating import RatingHandlers
 from bot.telegram.trouble import on_error
@@ -71,7 +71,7 @@ def build_application(
         MessageHandler(filters.REPLY & ~filters.COMMAND, rating.on_correction), group=-1
     )
     for name, callback, who in (
-        ("start", welcome.on_start, None),
+        ("start", partial(_one_after_another, (welcome.on_start, privacy.on_start)), None),
         ("help", welcome.on_help, None),
         ("new", talking.on_new, None),
         ("why", talking.on_why, None),
@@ -98,6 +98,7 @@ def build_application(
         handler = callback if who is None else partial(_audited, audit, callback)
         application.add_handler(CommandHandler(name, handler, filters=who))
     application.add_handler(CallbackQueryHandler(privacy.on_forget_button, FORGET_PATTERN))
+    application.add_handler(CallbackQueryHandler(privacy.on_consent_button, CONSENT_PATTERN))
     for pattern, pressed in (
         (LEARNING_PATTERN, learning.on_button),
         (RELEASE_PATTERN, quarantine.on_button),
@@ -116,6 +117,13 @@ def build_application(
         application.add_handler(MessageHandler(wanted, on_message))
     application.add_error_handler(on_error)
     return application
+
+
+async def _one_after_another(
+    handlers: Sequence[Handler], update: Update, context: ContextTypes.DEFAULT_TYPE
+) -> None:
+    for handler in handlers:
+        await handler(update, context)
 
 
 async def _audited(

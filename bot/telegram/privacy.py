@@ -8,6 +8,7 @@ from telegram import InlineKeyboardButton, InlineKeyboardMarkup, Message, Update
 from telegram.error import BadRequest, Forbidden
 from telegram.ext import ContextTypes
 
+from bot.telegram.addressed import is_private
 from bot.telegram.keyboard import acknowledge
 from store.people import People
 
@@ -23,25 +24,40 @@ They are used to answer you, and to train me on what people rated. You are {stat
 about training."""
 
 
+OPTED_OUT = "What you write and rate will not be trained on. /optin takes this back."
+OPTED_IN = "What you write and rate may be trained on. Thank you! /optout takes this back."
+
 ERASED = """\
 Somebody had everything about them deleted. These versions were trained on some of it: {versions}. \
 The next run starts from the base model again, without it; it is due with the next schedule, or \
 at once with /train. Until then /rollback goes back to the version before."""
 
 
-class PrivacyHandlers:
-    """`/privacy`, `/export`, `/forget`, `/optout` and `/optin`."""
+CONSENT_PATTERN = r"^consent:(yes|no):\d{1,18}$"
 
-    def __init__(self, *, people: People, admins: frozenset[int]) -> None:
+CONSENT = """\
+May I learn from what you write to me and how you rate my replies? It is used to train me, on this \
+machine and nowhere else; what is private in it, such as numbers and addresses, is masked before. \
+You can change your mind with /optout and /optin."""
+
+
+class PrivacyHandlers:
+    """`/privacy`, `/export`, `/forget`, `/optout`, `/optin`, and the question at `/start`."""
+
+    def __init__(self, *, people: People, admins: frozenset[int], only_agreed: bool) -> None:
         self._people = people
         self._admins = admins
+        self._only_agreed = only_agreed
 
     async def on_privacy(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
         """`/privacy`."""
         message, person_id = _who(update)
         person = await asyncio.to_thread(self._people.find, person_id)
-        opted_out = person is not None and person.opted_out
-        state = "opted out of training" if opted_out else "taking part in training"
+        state = "taking part in training"
+        if person is not None and person.opted_out:
+            state = "opted out of training"
+        elif self._only_agreed and (person is None or person.consented_to is None):
+            state = "not taking part in training until you say /optin"
         await message.reply_text(PRIVACY.format(state=state))
 
     async def on_export(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
@@ -100,19 +116,42 @@ class PrivacyHandlers:
                     await context.bot.send_message(admin_id, ERASED.format(versions=versions))
         await query.edit_message_text(text)
 
+    async def on_start(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
+        """`/start`, after the welcome: ask whoever has not decided yet, in private."""
+        message, person_id = _who(update)
+        person = await asyncio.to_thread(self._people.find, person_id)
+        if not is_private(message) or (person is not None and person.decided_at is not None):
+            return
+        buttons = [
+            InlineKeyboardButton("Yes", callback_data=f"consent:yes:{person_id}"),
+            InlineKeyboardButton("No", callback_data=f"consent:no:{person_id}"),
+        ]
+        await message.reply_text(CONSENT, reply_markup=InlineKeyboardMarkup([buttons]))
+
+    async def on_consent_button(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
+        """The answer to that question."""
+        query = update.callback_query
+        assert query is not None
+        assert query.data is not None
+        _, answer, asked_id = query.data.split(":")
+        if int(asked_id) != query.from_user.id:
+            await acknowledge(query, "This is not your question to answer.")
+            return
+        await acknowledge(query)
+        await asyncio.to_thread(self._people.opt_out, query.from_user.id, answer == "no")
+        await query.edit_message_text(OPTED_OUT if answer == "no" else OPTED_IN)
+
     async def on_opt_out(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
         """`/optout`."""
         message, person_id = _who(update)
         await asyncio.to_thread(self._people.opt_out, person_id, True)
-        await message.reply_text(
-            "What you write and rate will not be trained on. /optin takes this back."
-        )
+        await message.reply_text(OPTED_OUT)
 
     async def on_opt_in(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
         """`/optin`."""
         message, person_id = _who(update)
         await asyncio.to_thread(self._people.opt_out, person_id, False)
-        await message.reply_text("What you write and rate may be trained on. Thank you!")
+        await message.reply_text(OPTED_IN)
 
 
 def _who(update: Update) -> tuple[Message, int]:

@@ -43,6 +43,7 @@ send a file – add it to what I know (.txt .md .pdf .docx .html .csv .json .jso
 /approve – liked and corrected answers that may help in every chat
 /stats – how people like each version, as a picture
 /allow ID, /deny ID – who may talk to me; or as an answer to a message that you forwarded
+/quarantine – people whose ratings teach nothing until you release them
 /audit – what admins told me to do"""
 
 

@@ -1,4 +1,4 @@
-"""People whose ratings are held back until an admin has looked."""
+"""People whose ratings are held back until an admin has looked, and who agreed to training."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -26,7 +26,12 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("person_id", name=op.f("pk_quarantine")),
     )
+    # Not in a batch: SQLite would make the table anew.
+    op.add_column("people", sa.Column("consented_to", sa.Integer(), nullable=True))
+    op.add_column("people", sa.Column("decided_at", sa.DateTime(timezone=True), nullable=True))
 
 
 def downgrade() -> None:
+    op.drop_column("people", "decided_at")
+    op.drop_column("people", "consented_to")
     op.drop_table("quarantine")

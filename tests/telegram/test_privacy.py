@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
+from store.people import CONSENT_VERSION
 from store.tables import CorrectionRow, FeedbackRow, PersonRow, TurnRow
 from tests.botapi import BotApi, Chat, Message, User, any_message
-from tests.telegram.conftest import MakeVersion
+from tests.fakes import Clock
+from tests.telegram.conftest import MakeVersion, Start
 from tests.telegram.running import RunningBot, eventually, prompt_text
 
 
@@ -248,3 +250,51 @@ async def test_versions_that_were_trained_on_what_is_deleted_are_named_to_everyb
 
     assert f"({version.name}); the next version will not be" in chat.message(question.id).text
     assert f"trained on some of it: {version.name}." in office.bot_messages[-1].text
+
+
+async def started(bot: RunningBot, chat: Chat, user: User) -> Message:
+    """`/start`; the question about training."""
+    await bot.say(chat, user, "/start")
+    return chat.bot_messages[-1]
+
+
+@pytest.mark.parametrize(("button", "agreed"), [("Yes", True), ("No", False)])
+async def test_at_the_first_start_people_are_asked_whether_they_may_be_learned_from(
+    bot: RunningBot, chat: Chat, ada: User, clock: Clock, button: str, agreed: bool
+) -> None:
+    question = await started(bot, chat, ada)
+    assert question.labels == ("Yes", "No")
+
+    await bot.tap(chat, ada, question, button)
+
+    person = bot.store.people.find(ada.id)
+    assert person is not None
+    assert person.consented_to == (CONSENT_VERSION if agreed else None)
+    assert (person.opted_out, person.decided_at) == (not agreed, clock())
+
+
+async def test_who_has_decided_is_not_asked_again(bot: RunningBot, chat: Chat, ada: User) -> None:
+    await bot.tap(chat, ada, await started(bot, chat, ada), "Yes")
+
+    again = await started(bot, chat, ada)
+
+    assert not again.labels
+
+
+async def test_a_group_is_not_asked(bot: RunningBot, group: Chat, ada: User) -> None:
+    assert not (await started(bot, group, ada)).labels
+
+
+async def test_only_who_agreed_is_learned_from_where_that_is_asked_for(
+    start: Start, chat: Chat, ada: User
+) -> None:
+    bot = await start(train_consent=True)
+    reply = await bot.ask(chat, ada, "hello")
+    await bot.tap(chat, ada, reply, "👍")
+    assert bot.store.examples.collect().every == ()
+    assert "until you say /optin" in await bot.say(chat, ada, "/privacy")
+
+    await bot.say(chat, ada, "/optin")
+
+    assert len(bot.store.examples.collect().every) == 1
+    assert "taking part" in await bot.say(chat, ada, "/privacy")

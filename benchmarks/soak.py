@@ -1,0 +1,320 @@
+"""Kills at random while people talk: `python -m benchmarks.soak`, or `make soak`.
+
+`ratchet run` with a tiny random model, in front of a loopback Telegram. People ask and rate, an
+admin sends files and has versions trained. Meanwhile the bot, the trainer, a run or all of them at
+once are killed (SIGKILL), at random moments; what is gone is started again. In the end everything
+that was promised is counted: a reply to every message, the last word of every rating, every file,
+one version in use at most and its files whole, no run that seems to go on, a sound database.
+"""
+
+import argparse
+import asyncio
+import hashlib
+import json
+import os
+import random
+import signal
+import sqlite3
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from store.adapters import FILES
+from tests.botapi import BotApi, Chat, User
+from tests.tiny import make_tiny_model
+from tests.trainer.examples import OPEN_GATE
+
+RATCHET = (sys.executable, "-c", "from bot.cli import main; main()")
+TOKEN = "42:soak"
+ADMIN = 9
+PEOPLE = 6
+START_SECONDS = 120
+SETTLE_SECONDS = 180
+LONGEST_SECONDS = 8.0
+"""Between two kills."""
+
+TARGETS = ("bot", "trainer", "run", "everything")
+
+SETTINGS = {
+    "admins": ADMIN,
+    "system_prompt": " ",
+    "prompt_tokens": 256,
+    "max_new_tokens": 6,
+    "temperature": 1.0,
+    "memory": False,
+    "passages": 0,
+    "stranger_messages": 0,
+    "stranger_tokens": 0,
+    "quota_messages": 0,
+    "quota_at_once": 0,
+    "quota_ratings": 0,
+    "log_level": "WARNING",
+    "train_rank": 4,
+    "train_learning_rate": 1e-2,
+    "train_batch_size": 16,
+    "train_checkpoints": 1,
+    "train_max_length": 256,
+    "train_rehearsal": 2,
+    **OPEN_GATE,
+}
+
+
+@dataclass(kw_only=True)
+class Said:
+    """What people did, as far as Telegram took it."""
+
+    asked: Counter[int] = field(default_factory=Counter)
+    """Messages by person."""
+    rated: dict[tuple[int, int], int] = field(default_factory=dict)
+    """The last thumb by person and message."""
+    files: list[str] = field(default_factory=list)
+
+
+class Soak:
+    """A bot that is killed again and again, and what is left of what people did."""
+
+    def __init__(self, api: BotApi, folder: Path, model: Path, seed: int) -> None:
+        self._api = api
+        self._folder = folder
+        self._draw = random.Random(seed)
+        self._process: asyncio.subprocess.Process | None = None
+        self._said = Said()
+        self.killed = Counter[str]()
+        settings = {"data_dir": folder, "model": model, "telegram_token": TOKEN, **SETTINGS}
+        settings["telegram_api_url"] = api.url
+        self._environment = {
+            **os.environ,
+            **{f"RATCHET_{name.upper()}": str(value) for name, value in settings.items()},
+        }
+
+    async def run(self, kills: int) -> dict[str, int]:
+        """Kill so often, settle, and count what went wrong; nothing should."""
+        await self._start()
+        async with self._people():
+            for number in range(kills):
+                await asyncio.sleep(self._draw.uniform(0.2, LONGEST_SECONDS))
+                await self._kill()
+                print(f"\r{number + 1} of {kills} kills", end="", file=sys.stderr, flush=True)
+        await self._settle()
+        wrong = self._wrong()
+        await self._stop()
+        return wrong
+
+    async def _start(self) -> None:
+        with (self._folder / "bot.log").open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                *(*RATCHET, "run"),
+                stdin=asyncio.subprocess.DEVNULL,
+                stderr=log,
+                env=self._environment,
+                cwd=self._folder,
+            )
+        await self._api.wait_polling(timeout=START_SECONDS)
+
+    async def _stop(self) -> None:
+        assert self._process is not None
+        self._process.terminate()
+        async with asyncio.timeout(START_SECONDS):
+            await self._process.wait()
+
+    async def _kill(self) -> None:
+        """Kill something that is there, and start the bot again if it was the bot."""
+        assert self._process is not None
+        target = self._draw.choice(TARGETS)
+        every = {"bot": [psutil.Process(self._process.pid)], "trainer": [], "run": []}
+        for child in every["bot"][0].children(recursive=True):
+            with suppress(psutil.Error):
+                words = " ".join(child.cmdline())
+                every["trainer"] += [child] if "trainer.worker" in words else []
+                every["run"] += [child] if "trainer.run" in words else []
+        doomed = [*every["bot"], *every["trainer"], *every["run"]]
+        if target != "everything":
+            doomed = every[target] or every["bot"]
+            target = target if every[target] else "bot"
+        for process in doomed:
+            with suppress(psutil.Error):
+                process.send_signal(signal.SIGKILL)
+        self.killed[target] += 1
+        if every["bot"][0] in doomed:
+            await self._process.wait()
+            await self._start()
+
+    @asynccontextmanager
+    async def _people(self) -> AsyncIterator[None]:
+        doing = [
+            *(asyncio.create_task(self._talk(self._api.user(100 + n))) for n in range(PEOPLE)),
+            asyncio.create_task(self._manage(self._api.user(ADMIN))),
+        ]
+        try:
+            yield
+        finally:
+            for task in doing:
+                task.cancel()
+            found = await asyncio.gather(*doing, return_exceptions=True)
+            for error in found:
+                if not isinstance(error, asyncio.CancelledError) and isinstance(error, Exception):
+                    raise error
+
+    async def _talk(self, user: User) -> None:
+        """Ask, wait for the reply as long as it takes, rate it, ask again."""
+        chat = self._api.private(user)
+        while True:
+            asked = await chat.send(user, f"Question {self._said.asked[user.id]} of {user.id}?")
+            self._said.asked[user.id] += 1
+            reply = await chat.wait_reply(asked, timeout=SETTLE_SECONDS)
+            thumb = self._draw.choice((1, -1))
+            self._said.rated[user.id, reply.id] = thumb
+            with suppress(TimeoutError):  # the tap is at Telegram, whoever answers it
+                await chat.tap(user, reply.id, "👍" if thumb > 0 else "👎", timeout=2)
+            await asyncio.sleep(self._draw.uniform(0.1, 2))
+
+    async def _manage(self, admin: User) -> None:
+        """Send a file, have a version trained, again and again."""
+        office = self._api.private(admin)
+        while True:
+            name = f"notes{len(self._said.files)}.txt"
+            await office.send_document(admin, name, f"Notes: {name} is about {name}.".encode())
+            self._said.files.append(name)
+            await asyncio.sleep(self._draw.uniform(1, 10))
+            await office.send(admin, "/train")
+            await asyncio.sleep(self._draw.uniform(1, 10))
+
+    async def _settle(self) -> None:
+        """Wait until everything that was sent is dealt with, and no run is under way."""
+        print("\nsettling", file=sys.stderr)
+        deadline = time.monotonic() + SETTLE_SECONDS
+        while time.monotonic() < deadline:
+            left = self._count("SELECT COUNT(*) FROM updates WHERE handled_at IS NULL")
+            runs = self._count(
+                "SELECT COUNT(*) FROM training_runs WHERE status IN ('queued', 'running')"
+            )
+            pending = self._count("SELECT COUNT(*) FROM turns WHERE state = 'pending'")
+            if not (left or runs or pending or self._api.pending):
+                return
+            await asyncio.sleep(1)
+
+    def _wrong(self) -> dict[str, int]:
+        """How often each promise was broken."""
+        return {
+            "messages without a turn": sum(
+                count
+                - self._count(
+                    "SELECT COUNT(*) FROM turns WHERE state = 'final' AND person_id = ?", person
+                )
+                for person, count in self._said.asked.items()
+            ),
+            "messages without a reply": sum(
+                max(0, count - len(_replies(self._api.private(self._api.user(person)))))
+                for person, count in self._said.asked.items()
+            ),
+            "ratings lost or wrong": sum(
+                self._count(
+                    "SELECT COALESCE(SUM(f.rating), 0) FROM feedback f JOIN sent_messages s "
+                    "ON s.turn_id = f.turn_id WHERE f.replaced_at IS NULL "
+                    "AND s.chat_id = ? AND s.message_id = ?",
+                    *(person, message),
+                )
+                != thumb
+                for (person, message), thumb in self._said.rated.items()
+            ),
+            "files lost": len(self._said.files) - self._count("SELECT COUNT(*) FROM documents"),
+            "versions in use beyond one": max(
+                0, self._count("SELECT COUNT(*) FROM adapters WHERE status = 'active'") - 1
+            ),
+            "versions whose files are not theirs": self._damaged(),
+            "runs that seem to go on": self._count(
+                "SELECT COUNT(*) FROM training_runs WHERE status IN ('queued', 'running')"
+            ),
+            "updates left": self._count("SELECT COUNT(*) FROM updates WHERE handled_at IS NULL"),
+            "faults in the database": len(self._rows("PRAGMA foreign_key_check"))
+            + (self._rows("PRAGMA integrity_check") != [("ok",)]),
+        }
+
+    @property
+    def done(self) -> dict[str, int]:
+        """What was done meanwhile, and what may happen twice."""
+        replies = sum(
+            len(_replies(self._api.private(self._api.user(person)))) for person in self._said.asked
+        )
+        asked = self._said.asked.total()
+        return {
+            "messages": asked,
+            "replies shown twice": replies - asked,
+            "ratings": len(self._said.rated),
+            "files": len(self._said.files),
+            "runs": self._count("SELECT COUNT(*) FROM training_runs"),
+            "versions": self._count("SELECT COUNT(*) FROM adapters"),
+        }
+
+    def _damaged(self) -> int:
+        rows = self._rows("SELECT name, sha256 FROM adapters WHERE status != 'removed'")
+        folder = self._folder / "adapters"
+        return sum(_hash(folder / str(name)) != sha256 for name, sha256 in rows)
+
+    def _count(self, query: str, *values: object) -> int:
+        [(found,)] = self._rows(query, *values)
+        assert isinstance(found, int)
+        return found
+
+    def _rows(self, query: str, *values: object) -> list[tuple[object, ...]]:
+        connection = sqlite3.connect(self._folder / "ratchet.db", timeout=30)
+        try:
+            return connection.execute(query, values).fetchall()
+        finally:
+            connection.close()
+
+
+def _replies(chat: Chat) -> list[int]:
+    return [message.id for message in chat.bot_messages if message.buttons]
+
+
+def _hash(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for file in FILES:
+        digest.update((folder / file).read_bytes())
+    return digest.hexdigest()
+
+
+async def soak(kills: int, seed: int) -> tuple[Soak, dict[str, int], dict[str, int]]:
+    """Kill so often in a folder that is thrown away; what was wrong, and what was done."""
+    with tempfile.TemporaryDirectory(prefix="ratchet-") as folder:
+        model = make_tiny_model(Path(folder) / "model")
+        async with BotApi(TOKEN) as api:
+            bot = Soak(api, Path(folder), model, seed)
+            wrong = await bot.run(kills)
+            return bot, wrong, bot.done
+
+
+def main() -> None:
+    """Print the tables and write them as JSON; exit code 1 if a promise was broken."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, help="write the counts there, too")
+    options = parser.parse_args()
+    started = time.monotonic()
+    bot, wrong, done = asyncio.run(soak(options.kills, options.seed))
+    console = Console()
+    for title, counts in (("killed", bot.killed), ("done", done), ("broken promises", wrong)):
+        table = Table(title, "times", box=None)
+        for name, count in counts.items():
+            table.add_row(name, str(count))
+        console.print(table)
+    console.print(f"{time.monotonic() - started:.0f} seconds.")
+    if options.json:
+        found = {"killed": bot.killed, "done": done, "wrong": wrong}
+        options.json.write_text(json.dumps(found, indent=2))
+    sys.exit(any(wrong.values()))
+
+
+if __name__ == "__main__":
+    main()
