@@ -88,10 +88,11 @@ class _Metrics(_Endpoint):
     async def get(self) -> None:
         """Everything, in Prometheus' text format."""
         try:
-            text = await asyncio.to_thread(generate_latest, self.health.metrics.registry)
-        except StoreError as error:
+            async with asyncio.timeout(CHECK_SECONDS):
+                text = await asyncio.to_thread(generate_latest, self.health.metrics.registry)
+        except (StoreError, TimeoutError) as error:
             self.set_status(503)
-            self.write(f"the database: {error}\n")
+            self.write(f"the database: {str(error) or 'no answer'}\n")
             return
         self.set_header("Content-Type", CONTENT_TYPE_LATEST)
         self.write(text)

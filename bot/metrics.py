@@ -13,7 +13,7 @@ from prometheus_client.registry import Collector
 from sqlalchemy import func, select
 
 from bot.engine.base import Completion, Engine, SamplingParams
-from bot.engine.errors import EngineBusy, EngineError
+from bot.engine.errors import EngineBusy
 from store.database import Database
 from store.domain import Adapter, Message
 from store.tables import DocumentRow, FeedbackRow, RunRow, TurnRow, UpdateRow
@@ -66,6 +66,7 @@ class Metered:
     def __init__(self, engine: Engine, metrics: Metrics) -> None:
         self._engine = engine
         self._metrics = metrics
+        self._answered = False
         self._answering: str | None = None
 
     @property
@@ -92,9 +93,7 @@ class Metered:
     ) -> AsyncGenerator[str | Completion, None]:
         """See `Engine.stream`."""
         began, first, outcome = time.monotonic(), 0.0, "cancelled"
-        if adapter != self._answering:
-            self._answering = adapter
-            self._metrics.swaps.inc()
+        self._note(adapter)
         with self._metrics.under_way.track_inprogress():
             try:
                 pieces = self._engine.stream(messages, sampling, adapter=adapter)
@@ -113,11 +112,16 @@ class Metered:
             except EngineBusy:
                 outcome = "busy"
                 raise
-            except EngineError:
+            except Exception:
                 outcome = "failed"
                 raise
             finally:
                 self._metrics.replies.labels(adapter or BASE, outcome).inc()
+
+    def _note(self, adapter: str | None) -> None:
+        if self._answered and adapter != self._answering:
+            self._metrics.swaps.inc()
+        self._answered, self._answering = True, adapter
 
     async def load_adapter(self, adapter: Adapter) -> None:
         """See `Engine.load_adapter`."""

@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 from store.database import Database
 from store.domain import Activation, Adapter, AdapterStatus, Check, GateReport
 from store.errors import AdapterDamaged, AdapterNotFit, AdapterNotFound, NothingToRollBack
-from store.tables import ActivationRow, AdapterRow, EvaluationRow
+from store.tables import ActivationRow, AdapterRow, EvaluationRow, RunRow
 
 FILES = ("adapter_config.json", "adapter_model.safetensors")
 """What an adapter consists of, in the order in which it is hashed; PEFT's names."""
@@ -29,6 +29,9 @@ RECIPE_FILE = "recipe.json"
 
 BEING_MADE_SECONDS = 3600.0
 """A younger directory may be one that another process is just putting there."""
+
+HOLDS_ERASED = "holds_erased"
+"""Among the metrics of a run, or of a version: it was trained on what somebody had erased since."""
 
 _UNUSED = (AdapterStatus.RETIRED, AdapterStatus.REJECTED)
 _WITH_FILES = (*_UNUSED, AdapterStatus.CANDIDATE)
@@ -80,6 +83,9 @@ class Adapters:
             shutil.rmtree(path, ignore_errors=True)  # of a crash before the row was committed
             aside.rename(path)
             _flush(self._folder)
+            run = session.get(RunRow, run_id) if run_id is not None else None
+            if run is not None and run.metrics.get(HOLDS_ERASED):
+                metrics[HOLDS_ERASED] = True
             row = AdapterRow(
                 name=name,
                 sha256=sha256,

@@ -29,13 +29,13 @@ from store.domain import (
     PreferencePair,
     TurnState,
 )
+from store.quarantine import held_back
 from store.settings import Settings
 from store.tables import (
     CorrectionRow,
     FeedbackRow,
     ImportedRow,
     PersonRow,
-    QuarantineRow,
     TurnRow,
 )
 
@@ -197,11 +197,13 @@ class ExampleBook:
             )
         )
 
-    @staticmethod
-    def _silent_turns() -> Select[TurnRow]:
-        """Turns of people who opted out."""
+    def _silent_turns(self) -> Select[TurnRow]:
+        """Turns of people who opted out, or did not agree where they have to."""
+        silent = [PersonRow.opted_out.is_(True)]
+        if self._only_agreed:
+            silent.append(PersonRow.consented_to.is_(None))
         person = PersonRow.id == TurnRow.person_id
-        return select(TurnRow).join(PersonRow, person).where(PersonRow.opted_out)
+        return select(TurnRow).join(PersonRow, person).where(or_(*silent))
 
     def _may_teach(self) -> ColumnElement[bool]:
         allowed = PersonRow.access == Access.ALLOWED
@@ -210,8 +212,7 @@ class ExampleBook:
             admitted = or_(admitted, PersonRow.access == Access.UNDECIDED)
         if self._only_agreed:
             admitted &= PersonRow.consented_to.is_not(None)
-        held = select(QuarantineRow.person_id).where(QuarantineRow.released_at.is_(None))
-        return admitted & PersonRow.opted_out.is_(False) & PersonRow.id.not_in(held)
+        return admitted & PersonRow.opted_out.is_(False) & PersonRow.id.not_in(held_back())
 
     def _votes(self, session: Session, turns: Mapping[int, TurnRow]) -> dict[int, "_Vote"]:
         """What people said of each turn."""

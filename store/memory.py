@@ -15,6 +15,7 @@ from store.domain import Access, Memory, TurnState
 from store.embedder import Embedder
 from store.errors import TurnNotFound
 from store.index import ChromaIndex
+from store.quarantine import held_back
 from store.tables import (
     ApprovalRow,
     ConversationRow,
@@ -122,7 +123,7 @@ class MemoryBook:
 
 
 def _state(session: Session) -> tuple[object, ...]:
-    """Changes whenever somebody rates, corrects, takes back, is erased, opts out or is denied."""
+    """Changes with what people say, take back or opt out of, and who is erased, denied or held."""
     given = (
         select(
             func.count(),
@@ -139,6 +140,7 @@ def _state(session: Session) -> tuple[object, ...]:
         ),
         select(func.count()).where(PersonRow.opted_out),
         select(func.count()).where(PersonRow.access == Access.DENIED),
+        select(func.count()).select_from(held_back().subquery()),
     )
     return tuple(tuple(session.execute(each).one()) for each in given)
 
@@ -170,7 +172,8 @@ def _worth_remembering() -> Select[int]:
 
 
 def _may_teach() -> ColumnElement[bool]:
-    return PersonRow.opted_out.is_(False) & (PersonRow.access != Access.DENIED)
+    admitted = PersonRow.opted_out.is_(False) & (PersonRow.access != Access.DENIED)
+    return admitted & PersonRow.id.not_in(held_back())
 
 
 def _corrected() -> Select[int]:

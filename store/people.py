@@ -5,7 +5,7 @@ people's turns in a group keep their own words; what an erased person wrote is b
 prompts that those turns were served with.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from itertools import pairwise
 from typing import Any
@@ -14,6 +14,7 @@ from sqlalchemy import Select, Text, cast, delete, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from store.adapters import HOLDS_ERASED
 from store.database import Database
 from store.domain import Access, Erasure, Person
 from store.tables import (
@@ -70,14 +71,12 @@ class People:
             return _person(row)
 
     def newcomers(self, age: timedelta) -> frozenset[int]:
-        """Those who were first seen less than `age` ago; nobody while all of them are that new."""
+        """Those who were first seen less than `age` ago and whom no admin has let in."""
         since = self._database.now() - age
         with self._database.reading() as session:
-            if not session.scalar(
-                select(PersonRow.id).where(PersonRow.first_seen <= since).limit(1)
-            ):
-                return frozenset()
-            new = select(PersonRow.id).where(PersonRow.first_seen > since)
+            new = select(PersonRow.id).where(
+                PersonRow.first_seen > since, PersonRow.access != Access.ALLOWED
+            )
             return frozenset(session.scalars(new))
 
     def opt_out(self, person_id: int, opted_out: bool) -> Person:
@@ -122,15 +121,15 @@ class People:
         """Delete their turns, ratings and corrections, and what others said of those turns.
 
         What an admin decided about them stays, without their name, so that erasing is no way
-        around a denial; so does their wish not to be trained on. Versions that were trained on them
-        are noted to be so, for the next run to take their place.
+        around a denial; so does that they are held back, and their wish not to be trained on.
+        Versions that were trained on them are noted to be so, for the next run to replace.
         """
         with self._database.session() as session:
             turns = _turns_with_words_of(session, person_id)
-            adapters = _note_erasure(session, _examples_of(session, person_id, turns))
-            _blank(session, turns)
-            _blank_memories(session, turns)
-            _blank_samples(session, turns)
+            quoting = {*_blank(session, turns), *_blank_memories(session, turns)}
+            examples = _examples_of(session, person_id, {turn.id for turn in turns} | quoting)
+            adapters = _note_erasure(session, examples)
+            _blank_samples(session, turns, examples)
             conversations = {turn.conversation_id for turn in turns}
             for row in turns:
                 session.delete(row)
@@ -162,7 +161,9 @@ class People:
         person = session.get(PersonRow, person_id)
         if person is None:
             return
-        if person.access == Access.UNDECIDED and not person.opted_out:
+        held = session.get(QuarantineRow, person_id)
+        is_held = held is not None and held.released_at is None
+        if person.access == Access.UNDECIDED and not person.opted_out and not is_held:
             session.delete(person)
         else:
             person.name = ""
@@ -178,9 +179,8 @@ def _turns_with_words_of(session: Session, person_id: int) -> list[TurnRow]:
     return [*own, *again]
 
 
-def _examples_of(session: Session, person_id: int, turns: list[TurnRow]) -> set[str]:
-    """The ids of examples that their words or ratings went into, as runs keep them."""
-    ids = {turn.id for turn in turns}
+def _examples_of(session: Session, person_id: int, ids: set[int]) -> set[str]:
+    """The ids of examples that these turns or the person's ratings went into, as runs keep them."""
     rated = select(FeedbackRow.turn_id).where(FeedbackRow.person_id == person_id)
     corrections = session.scalars(
         select(CorrectionRow.id).where(
@@ -194,14 +194,22 @@ def _examples_of(session: Session, person_id: int, turns: list[TurnRow]) -> set[
 
 
 def _note_erasure(session: Session, examples: set[str]) -> tuple[str, ...]:
-    """Note on versions that were trained on any of the examples that they were; their names."""
-    found = []
-    made = select(AdapterRow, RunRow.snapshot).join(RunRow, RunRow.id == AdapterRow.run_id)
-    for adapter, snapshot in session.execute(made.order_by(AdapterRow.id)):
-        if any(_parts(id) & examples for id in snapshot.get("train", ())):
-            adapter.metrics = {**adapter.metrics, "holds_erased": True}
-            found.append(adapter.name)
-    return tuple(found)
+    """Note on runs and versions that were trained on any of the examples that they were.
+
+    A run under way passes the note on to what it makes. Returns the names of the versions.
+    """
+    runs = [
+        run
+        for run in session.scalars(select(RunRow))
+        if any(_parts(id) & examples for id in run.snapshot.get("train", ()))
+    ]
+    for run in runs:
+        run.metrics = {**run.metrics, HOLDS_ERASED: True}
+    made = select(AdapterRow).where(AdapterRow.run_id.in_([run.id for run in runs]))
+    adapters = list(session.scalars(made.order_by(AdapterRow.id)))
+    for adapter in adapters:
+        adapter.metrics = {**adapter.metrics, HOLDS_ERASED: True}
+    return tuple(adapter.name for adapter in adapters)
 
 
 def _parts(example: str) -> set[str]:
@@ -211,16 +219,19 @@ def _parts(example: str) -> set[str]:
     return {example}
 
 
-def _blank(session: Session, erased: list[TurnRow]) -> None:
-    """Take erased exchanges out of the histories that other turns were served with."""
+def _blank(session: Session, erased: list[TurnRow]) -> Iterator[int]:
+    """Take erased exchanges out of the histories of other turns; the ids of these."""
     exchanges = {(turn.question, turn.completion) for turn in erased}
     conversations = {turn.conversation_id for turn in erased}
     for turn in session.scalars(select(TurnRow).where(TurnRow.conversation_id.in_(conversations))):
-        turn.messages = _replaced(turn.messages, lambda pair: pair in exchanges, ERASED)
+        messages = _replaced(turn.messages, lambda pair: pair in exchanges, ERASED)
+        if messages != turn.messages:
+            turn.messages = messages
+            yield turn.id
 
 
-def _blank_memories(session: Session, erased: list[TurnRow]) -> None:
-    """Take erased exchanges out of the examples that other turns were served with."""
+def _blank_memories(session: Session, erased: list[TurnRow]) -> Iterator[int]:
+    """Take erased exchanges out of the examples of other turns; the ids of these."""
     ids = {turn.id for turn in erased}
     helped = select(TurnRow).where(cast(TurnRow.memories, Text) != "[]")
     for turn in session.scalars(helped):
@@ -228,15 +239,22 @@ def _blank_memories(session: Session, erased: list[TurnRow]) -> None:
             turn.messages, turn.memories = _without_memories(
                 turn.messages, turn.memories, lambda id: id in ids, ERASED
             )
+            yield turn.id
 
 
-def _blank_samples(session: Session, erased: list[TurnRow]) -> None:
-    """Take erased questions, and the replies to them, out of what runs showed to admins."""
+def _blank_samples(session: Session, erased: list[TurnRow], examples: set[str]) -> None:
+    """Take erased questions, and the replies to them, out of what runs showed to admins.
+
+    What is private in them is masked there, so a run that measured on an erased example loses all.
+    """
     questions = {turn.question for turn in erased if turn.question}
     for run in session.scalars(select(RunRow)):
         samples = run.metrics.get("samples", [])
+        measured = any(_parts(id) & examples for id in run.snapshot.get("held_out", ()))
         kept = [  # with passages, the question is a part of what was asked
-            each for each in samples if not any(words in each["question"] for words in questions)
+            each
+            for each in samples
+            if not measured and not any(words in each["question"] for words in questions)
         ]
         if len(kept) < len(samples):
             run.metrics = {**run.metrics, "samples": kept}

@@ -3,11 +3,17 @@
 Invariant: whom an admin has released is not held back again.
 """
 
-from sqlalchemy import select
+from sqlalchemy import Select, select
+from sqlalchemy.exc import IntegrityError
 
 from store.database import Database
 from store.domain import Suspect
 from store.tables import PersonRow, QuarantineRow
+
+
+def held_back() -> Select[int]:
+    """The people who are held back."""
+    return select(QuarantineRow.person_id).where(QuarantineRow.released_at.is_(None))
 
 
 class Quarantine:
@@ -18,12 +24,15 @@ class Quarantine:
 
     def hold(self, person_id: int, reason: str) -> bool:
         """Hold somebody's ratings back; whether that is new."""
-        with self._database.session() as session:
-            if session.get(QuarantineRow, person_id) is not None:
-                return False
-            now = self._database.now()
-            session.add(QuarantineRow(person_id=person_id, reason=reason, held_at=now))
-            return True
+        try:
+            with self._database.session() as session:
+                if session.get(QuarantineRow, person_id) is not None:
+                    return False
+                now = self._database.now()
+                session.add(QuarantineRow(person_id=person_id, reason=reason, held_at=now))
+        except IntegrityError:  # they were erased meanwhile
+            return False
+        return True
 
     def release(self, person_id: int) -> bool:
         """Let somebody's ratings teach; whether they were held back."""

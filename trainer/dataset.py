@@ -4,7 +4,7 @@ Pure. Invariant: nothing that is held out, nor a copy of it under another turn, 
 """
 
 import random
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -66,7 +66,6 @@ def take_snapshot(
 
     `system_prompt` goes before imported prompts that have none, as it goes before every question.
     """
-    shares = {"person_share": recipe.person_share, "newcomer_share": recipe.newcomer_share}
     voices = voices or Voices()
     if recipe.mask:
         examples = _masked(examples)
@@ -77,8 +76,9 @@ def take_snapshot(
         unpaired=tuple(each for each in unpaired if each.held_out),
         pairs=tuple(each for each in pairs if each.held_out),
     )
-    fair = shared_out(hidden_ones, voices, **shares)
-    held_out = Examples(unpaired=fair.unpaired[-MOST_HELD_OUT:], pairs=fair.pairs[-MOST_HELD_OUT:])
+    fair = _fair(hidden_ones, voices, recipe, room=MOST_HELD_OUT)
+    newest = Examples(unpaired=fair.unpaired[-MOST_HELD_OUT:], pairs=fair.pairs[-MOST_HELD_OUT:])
+    held_out = _fair(newest, voices, recipe, room=MOST_HELD_OUT)
     everything: list[AnyExample] = [*unpaired, *pairs, *demonstrations]
     hidden = {reply for each in everything if each.held_out for reply in _replies(each)}
     train = _wanted(
@@ -89,10 +89,22 @@ def take_snapshot(
         ),
         recipe,
     )
-    fair = shared_out(train, voices, **shares)
+    fair = _fair(train, voices, recipe, room=recipe.max_examples)
     left_out = len(train.every) - len(fair.every)
-    train = _checked(_bounded(fair, recipe), left_out)
+    chosen = _fair(_bounded(fair, recipe), voices, recipe, room=recipe.max_examples)
+    train = _checked(chosen, left_out)
     return Snapshot(train=train, held_out=held_out)
+
+
+def _fair(examples: Examples, voices: Voices, recipe: Recipe, *, room: int) -> Examples:
+    """Nobody has more than their share, of all there are nor of those that are chosen."""
+    return shared_out(
+        examples,
+        voices,
+        person_share=recipe.person_share,
+        newcomer_share=recipe.newcomer_share,
+        room=room,
+    )
 
 
 def _masked(examples: Examples) -> Examples:
@@ -143,26 +155,36 @@ def _replies(each: AnyExample) -> list[tuple[object, str]]:
 
 
 def _once(examples: Sequence[Kind]) -> list[Kind]:
-    """Of copies, one: the held-out one if there is one, else the newest."""
+    """Of copies, one, as the word of all who gave them: the held-out one, else the newest."""
     kept: dict[tuple[object, ...], Kind] = {}
+    raters = defaultdict[tuple[object, ...], list[int]](list)
     for each in examples:
         before = kept.get(_text(each))
+        raters[_text(each)] += each.raters
         if before is None or not before.held_out:
             kept.pop(_text(each), None)
             kept[_text(each)] = each
-    return list(kept.values())
+    return [replace(each, raters=tuple(dict.fromkeys(raters[text]))) for text, each in kept.items()]
 
 
 def _settled(examples: Sequence[Example]) -> list[Example]:
-    """Copies become one with the label of the majority; where they are even, none."""
-    votes = Counter[tuple[object, ...]]()
+    """Copies become one with the label of the majority; where they are even, none.
+
+    However often somebody rated the same, they have one vote: their last word. What nobody said, an
+    imported file did.
+    """
+    votes = defaultdict[tuple[object, ...], dict[object, bool]](dict)
     for each in examples:
-        votes[_text(each)] += 1 if each.label else -1
-    return [
-        replace(each, label=votes[_text(each)] > 0)
-        for each in _once(examples)
-        if votes[_text(each)] and each.completion.strip()
-    ]
+        for voter in each.raters or (each.id,):
+            votes[_text(each)][voter] = each.label
+    settled = []
+    for each in _once(examples):
+        said = votes[_text(each)]
+        lead = 2 * sum(said.values()) - len(said)
+        if lead and each.completion.strip():
+            winners = tuple(rater for rater in each.raters if said[rater] == (lead > 0))
+            settled.append(replace(each, label=lead > 0, raters=winners))
+    return settled
 
 
 def _visible(examples: Sequence[Kind], hidden: set[tuple[object, str]]) -> tuple[Kind, ...]:

@@ -35,7 +35,15 @@ class HeldOut:
     """Of rated replies: was it 👍?"""
     raters: tuple[tuple[int, ...], ...]
     """Of rated replies: whose word that is."""
-    pairs: int
+    pair_raters: tuple[tuple[int, ...], ...]
+    """Of pairs: whose word that is."""
+    trusted: frozenset[int] = frozenset()
+    """Admins, whose word needs nobody else's."""
+
+    @property
+    def pairs(self) -> int:
+        """How many there are."""
+        return len(self.pair_raters)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,23 +139,40 @@ def _preference(
 
 
 def _without_one(settings: Settings, held_out: HeldOut, candidate: Evaluation) -> tuple[Check, ...]:
-    """Does it tell 👍 from 👎 without the one person whose ratings speak for it most?"""
-    labels, scores = np.array(held_out.labels, dtype=bool), np.array(candidate.log_ratios)
-    found = []
-    for rater in {rater for raters in held_out.raters for rater in raters}:
-        others = np.array([rater not in raters for raters in held_out.raters])
-        if others.sum() >= settings.gate_min_ratings and len(set(labels[others])) == 2:
-            found.append(_auc(labels[others], scores[others]))
-    if not found:  # there are too few others to tell
+    """Does it tell 👍 from 👎 without the one person whose ratings speak for it most?
+
+    Asked of people who are not trusted, wherever the others gave enough to tell.
+    """
+    name, limit = "without one person", f"> {settings.gate_preference}"
+    least = settings.gate_min_ratings
+    if len(held_out.labels) >= least:
+        raters, labels = held_out.raters, np.array(held_out.labels, dtype=bool)
+        scores = np.array(candidate.log_ratios)
+        enough = least // 4
+    elif held_out.pairs >= least:
+        raters, labels = held_out.pair_raters, np.array([True] * held_out.pairs)
+        scores = np.array(_wins(candidate.margins))
+        enough = 0
+    else:  # there is too little to tell anything
         return ()
-    least = min(found) if np.isfinite(found).all() else math.nan
+    found = []
+    for rater in {rater for each in raters for rater in each} - held_out.trusted:
+        others = np.array([rater not in each for each in raters])
+        up = int(labels[others].sum())
+        if others.sum() >= least and min(up, int(others.sum()) - up) >= enough:
+            auc = _auc(labels[others], scores[others]) if enough else float(scores[others].mean())
+            found.append(auc)
+    if not found:
+        detail = "not asked: without any one of them, too few others are left to tell"
+        return (Check(name=name, value=None, limit=limit, passed=True, detail=detail),)
+    worst = min(found) if np.isfinite(found).all() else math.nan
     return (
         Check(
-            name="without one person",
-            value=_shown(least),
-            limit=f"> {settings.gate_preference}",
-            passed=least > settings.gate_preference,
-            detail="AUC without the person whose held-out ratings speak for it most",
+            name=name,
+            value=_shown(worst),
+            limit=limit,
+            passed=worst > settings.gate_preference,
+            detail="as preference, without the person whose held-out ratings speak for it most",
         ),
     )
 

@@ -20,8 +20,9 @@ REGIONS = ("US", "GB", "DE", "FR", "ES", "IT", "NL", "IN", "BR", "RU")
 """Countries whose phone numbers are known without a country code, too."""
 
 _EMAIL = re.compile(r"[\w.+%-]+@[\w-]+(?:\.[\w-]+)+")
-_CARD = re.compile(r"(?<![\w.])\d(?:[ -]?\d){12,18}(?![\w.]\d)")
-_IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]){11,30}")
+_CARD = re.compile(r"(?<![\w.])[3-6]\d{3}(?:[ -]?\d+)+")
+_CARD_DIGITS = range(13, 20)
+_IBAN = re.compile(r"(?i)\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]){11,30}")
 _ADDRESS = re.compile(
     r"\b\d{1,5}[a-zA-Z]? (?:[A-Z][\w'.-]* ){1,4}(?:Street|St|Road|Rd|Avenue|Ave|Lane|Ln|Drive|Dr"
     r"|Boulevard|Blvd|Way|Court|Ct|Square|Sq|Place|Pl|Terrace|Close|Crescent)\b\.?"
@@ -34,8 +35,18 @@ _PASSWORD = re.compile(
     r"(?i)\b((?:password|passwort|kennwort|passcode|pin|mot de passe|contraseña)\b"
     r"(?: is| ist| est| es)?[ :=]{1,3}[\"']?)(?=\S*[\d!$#%&*@])[^\s\"']{4,}"
 )
-_WORD = re.compile(r"(?<![\w/.-])(?:[a-z]{2,4}-)?(?=\w*\d)(?=\w*[A-Za-z])\w{20,}(?![\w/.-])")
+_WORD = re.compile(
+    r"(?<![\w/.-])(?:(?=\w*\d)(?=\w*[A-Za-z])\w{20,}"
+    r"|(?=[\w-]*\d)(?=[\w-]*[A-Z])(?=[\w-]*[a-z])[\w-]{20,}"
+    r"|[a-z]{2,4}-(?=\w*\d)(?=\w*[A-Za-z])\w{16,})(?![\w/.-])"
+)
 """Digits and letters in a word that long: none that people use."""
+
+_NO_PHONE = re.compile(r"\d{1,2}\.\d{1,2}\.\d{2,4}|\d+[.,]\d+|(?:.*\b\d\b){3}.*")
+"""Dates, decimals, and rows with several single digits."""
+
+LEAST_DIGITS = 9
+"""Of a phone number without a country code: shorter ones are numbers like any other."""
 
 _BLOCK = re.compile(
     r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL
@@ -79,7 +90,14 @@ def _account(match: re.Match[str]) -> str:
 
 
 def _card(match: re.Match[str]) -> str:
-    return "[card]" if luhn.is_valid(re.sub(r"\D", "", match[0])) else match[0]
+    """The longest beginning that is a card's number: its date and code may follow it."""
+    text = match[0]
+    ends = [end.start() for end in re.finditer(r"(?<=\d)(?!\d)", text)]
+    for end in reversed(ends):
+        digits = re.sub(r"\D", "", text[:end])
+        if len(digits) in _CARD_DIGITS and luhn.is_valid(digits):
+            return f"[card]{text[end:]}"
+    return text
 
 
 def _phones(text: str) -> list[tuple[int, int]]:
@@ -87,10 +105,19 @@ def _phones(text: str) -> list[tuple[int, int]]:
     found = set[tuple[int, int]]()
     for region in REGIONS:
         for match in phonenumbers.PhoneNumberMatcher(text, region):
-            if not match.raw_string.isdigit() or match.raw_string.startswith("0"):
+            if _is_phone(match.raw_string):
                 found.add((match.start, match.end))
     kept: list[tuple[int, int]] = []
     for start, end in sorted(found, key=lambda place: (place[0], -place[1])):
         if not kept or start >= kept[-1][1]:
             kept.append((start, end))
     return kept
+
+
+def _is_phone(text: str) -> bool:
+    if text.startswith("+"):
+        return True
+    if text.isdigit() and not text.startswith("0"):
+        return False
+    digits = sum(character.isdigit() for character in text)
+    return digits >= LEAST_DIGITS and not _NO_PHONE.fullmatch(text)

@@ -79,7 +79,8 @@ class Proof:
         held_out = HeldOut(
             labels=tuple(each.label for each in self._held_out.unpaired),
             raters=tuple(each.raters for each in self._held_out.unpaired),
-            pairs=len(self._held_out.pairs),
+            pair_raters=tuple(each.raters for each in self._held_out.pairs),
+            trusted=settings.admins,
         )
         return decide(settings, held_out, candidate=measured, active=before, base=base)
 

@@ -74,6 +74,7 @@ def learn(settings: Settings, database: Database, run_id: int) -> RunStatus:
 
 def _learn(settings: Settings, database: Database, tell: Teller) -> tuple[RunStatus, str]:
     recipe = Recipe.of(settings)
+    tell.stage("choosing examples", 0.005)
     snapshot = _snapshot(settings, database, recipe, tell)
     tell.snapshot(snapshot, recipe)
     adapters = Adapters(database, settings.data_dir / "adapters")
@@ -104,13 +105,13 @@ def _snapshot(settings: Settings, database: Database, recipe: Recipe, tell: Tell
     book = ExampleBook.of(settings, database)
     quarantine, examples = Quarantine(database), book.collect()
     trusted = settings.admins | quarantine.released()
-    found = suspects(examples, SentenceEmbedder(settings.embedder), trusted=trusted)
+    newcomers = People(database).newcomers(timedelta(days=settings.train_newcomer_days))
+    found = suspects(
+        examples, SentenceEmbedder(settings.embedder), trusted=trusted, newcomers=newcomers
+    )
     held = [person for person, reason in found.items() if quarantine.hold(person, reason)]
     tell.metrics({"held_back": len(held)})
-    voices = Voices(
-        trusted=settings.admins,
-        newcomers=People(database).newcomers(timedelta(days=settings.train_newcomer_days)),
-    )
+    voices = Voices(trusted=settings.admins, newcomers=newcomers)
     return take_snapshot(
         book.collect() if held else examples,
         recipe,

@@ -1,93 +1,164 @@
 """Finds people whose ratings look like an attack, for an admin to look at.
 
-Two signs. Somebody disagrees with everybody else, as far as a guess fitted on the others' ratings
-can tell; or most of what somebody gave is the same text over and over. Neither is proof: what is
-found is held back, never deleted (`/quarantine`).
+Two signs. Somebody disagrees with everybody else, as far as a guess fitted on others' ratings can
+tell; or most of their corrections are the same text over and over. Neither is proof: what is found
+is held back, never deleted (`/quarantine`).
 """
 
 import math
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GroupKFold
 
-from store.domain import AnyExample, Example, Examples, PreferencePair
+from store.domain import Example, Examples, PreferencePair
 from store.embedder import Embedder
 
-LEAST_RATINGS = 12
-"""Of one person, and of the others for each of them: fewer show nothing."""
+LATEST = 40
+"""Ratings of one person that are looked at: nobody outweighs the others by their number."""
+
+LEAST_RATINGS = 20
+"""Of somebody who is judged: fewer show nothing."""
 
 LEAST_OTHERS = 60
 """Ratings of others that a guess is fitted on."""
 
+TELLS = 0.6
+"""Of the middle one of all people so much has to be guessed right, or the guesses cannot tell."""
+
 DOUBT = 0.005
 """How seldom somebody who presses thumbs by lot would disagree as much (one-sided binomial)."""
 
+PARTS = 5
+"""Everybody's ratings are guessed from those of other people (grouped cross-validation)."""
+
 ALIKE = 0.95
-"""Cosine similarity of two replies that say the same."""
+"""Cosine similarity of two corrections that say the same."""
 
 FLOOD = 8
-"""Examples of one person that say the same, and are most of what they gave."""
+"""Corrections of one person that say the same, and are most of what they corrected."""
 
 Vectors: TypeAlias = NDArray[np.float64]
 
 
 def suspects(
-    examples: Examples, embedder: Embedder, *, trusted: Collection[int]
+    examples: Examples,
+    embedder: Embedder,
+    *,
+    trusted: Collection[int],
+    newcomers: Collection[int] = (),
 ) -> Mapping[int, str]:
-    """Who should be looked at, and why; nobody of those who are `trusted`."""
-    by_person = defaultdict[int, list[AnyExample]](list)
-    for each in examples.every:
-        for rater in each.raters:
-            by_person[rater].append(each)
-    looked_at = {
-        person: given
-        for person, given in by_person.items()
-        if person not in trusted and len(given) >= min(LEAST_RATINGS, FLOOD)
+    """Who should be looked at, and why; nobody of those who are `trusted`.
+
+    What `newcomers` said is no measure for others, unless there is nobody else.
+    """
+    corrected = defaultdict[int, list[PreferencePair]](list)
+    for pair in examples.pairs:
+        if pair.id.startswith("c"):  # one text a correction, whatever it becomes
+            corrected[pair.raters[0]].append(pair)
+    found = {
+        person: reason
+        for person, pairs in corrected.items()
+        if person not in trusted and len(pairs) >= FLOOD and (reason := _floods(embedder, pairs))
     }
-    if not looked_at:  # nothing to embed
-        return {}
-    ratings = examples.unpaired
-    vectors = _embedded(embedder, [each.completion for each in ratings])
-    found: dict[int, str] = {}
-    for person, given in looked_at.items():
-        reason = _floods(embedder, given) or _contradicts(person, ratings, vectors)
-        if reason:
-            found[person] = reason
-    return found
+    return found | {
+        person: reason
+        for person, reason in _contrary(examples.unpaired, embedder, newcomers).items()
+        if person not in trusted and person not in found
+    }
 
 
-def _floods(embedder: Embedder, given: Sequence[AnyExample]) -> str:
-    vectors = _embedded(embedder, [_liked(each) for each in given])
+def _floods(embedder: Embedder, pairs: Sequence[PreferencePair]) -> str:
+    vectors = _embedded(embedder, [each.chosen for each in pairs[-LATEST:]])
     same = int((vectors @ vectors.T >= ALIKE).sum(axis=1).max())
-    if same >= FLOOD and same > len(given) / 2:
-        return f"{same} of {len(given)} examples say nearly the same"
+    if same >= FLOOD and same > len(vectors) / 2:
+        return f"{same} of {len(vectors)} corrections say nearly the same"
     return ""
 
 
-def _contradicts(person: int, ratings: Sequence[Example], vectors: Vectors) -> str:
-    """Whether they press the other thumb than one would guess from everybody else's."""
-    theirs = np.array([person in each.raters for each in ratings], dtype=bool)
-    labels = np.array([each.label for each in ratings], dtype=bool)
-    count = int(theirs.sum())
-    if count < LEAST_RATINGS or len(ratings) - count < LEAST_OTHERS:
-        return ""
-    if len(set(labels[~theirs])) < 2:
-        return ""
-    guess = LogisticRegression(max_iter=1000, class_weight="balanced")
-    guess.fit(vectors[~theirs], labels[~theirs])
-    agreed = int((guess.predict(vectors[theirs]) == labels[theirs]).sum())
-    by_lot = sum(math.comb(count, number) for number in range(agreed + 1)) / 2**count
-    if by_lot >= DOUBT:
-        return ""
-    return f"{count - agreed} of {count} ratings are the opposite of what everybody else's say"
+@dataclass(frozen=True, kw_only=True)
+class _Words:
+    """One row for each person and reply that they rated."""
+
+    people: NDArray[np.int64]
+    labels: NDArray[np.bool_]
+    vectors: Vectors
+    weights: Vectors
+    """Each person's ratings weigh 1 together; those of whom is no measure, nothing."""
 
 
-def _liked(each: AnyExample) -> str:
-    return each.chosen if isinstance(each, PreferencePair) else each.completion
+def _contrary(
+    ratings: Sequence[Example], embedder: Embedder, newcomers: Collection[int]
+) -> Mapping[int, str]:
+    """Who presses the other thumb than one would guess from what other people press."""
+    by_person = defaultdict[int, list[Example]](list)
+    for each in ratings:
+        for rater in each.raters:
+            by_person[rater].append(each)
+    if max(map(len, by_person.values()), default=0) < LEAST_RATINGS:  # nothing to embed
+        return {}
+    words = _words(by_person, embedder, newcomers)
+    counted = words.weights > 0
+    people = np.unique(words.people[counted])
+    if counted.sum() < LEAST_OTHERS or len(people) < PARTS:
+        return {}
+    guessed = _guessed(words)
+    if guessed is None:
+        return {}
+    found = {}
+    for person in np.unique(words.people):
+        theirs = words.people == person
+        count = int(theirs.sum())
+        agreed = int((guessed[theirs] == words.labels[theirs]).sum())
+        by_lot = sum(math.comb(count, number) for number in range(agreed + 1)) / 2**count
+        if count >= LEAST_RATINGS and by_lot < DOUBT:
+            found[int(person)] = (
+                f"{count - agreed} of {count} ratings are the opposite of what others' say"
+            )
+    return found
+
+
+def _words(
+    by_person: Mapping[int, Sequence[Example]], embedder: Embedder, newcomers: Collection[int]
+) -> _Words:
+    everybody_is_new = set(by_person) <= set(newcomers)
+    rows = [
+        (person, each, 1 / len(given[-LATEST:]))
+        for person, given in by_person.items()
+        for each in given[-LATEST:]
+    ]
+    return _Words(
+        people=np.array([person for person, _, _ in rows]),
+        labels=np.array([each.label for _, each, _ in rows], dtype=bool),
+        vectors=_embedded(embedder, [each.completion for _, each, _ in rows]),
+        weights=np.array(
+            [
+                weight if everybody_is_new or person not in newcomers else 0.0
+                for person, _, weight in rows
+            ]
+        ),
+    )
+
+
+def _guessed(words: _Words) -> NDArray[np.bool_] | None:
+    """Each rating as others' would have it; None if that cannot tell 👍 from 👎."""
+    likely = np.zeros(len(words.people))
+    for fitted, asked in GroupKFold(PARTS).split(words.vectors, groups=words.people):
+        fitted = fitted[words.weights[fitted] > 0]
+        if len(set(words.labels[fitted])) < 2:
+            return None
+        guess = LogisticRegression(max_iter=1000, class_weight="balanced")
+        guess.fit(words.vectors[fitted], words.labels[fitted], words.weights[fitted])
+        likely[asked] = guess.predict_proba(words.vectors[asked])[:, 1]
+    right = (likely > 0.5) == words.labels
+    counted = np.unique(words.people[words.weights > 0])
+    shares = [right[words.people == person].mean() for person in counted]
+    return likely > 0.5 if np.median(shares) >= TELLS else None
 
 
 def _embedded(embedder: Embedder, texts: Sequence[str]) -> Vectors:

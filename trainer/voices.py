@@ -5,7 +5,7 @@ Pure. Admins are trusted, and so are imported examples: whoever puts them in run
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from store.domain import AnyExample, Examples
@@ -20,23 +20,22 @@ class Voices:
 
 
 def shared_out(
-    examples: Examples, voices: Voices, *, person_share: float, newcomer_share: float
+    examples: Examples, voices: Voices, *, person_share: float, newcomer_share: float, room: int
 ) -> Examples:
-    """The newest examples of each person, as far as their share of all that are kept allows.
+    """The newest examples of each person, as far as their share of what is kept allows.
 
-    Where there are few people, each may give as much as any other. What several people said alike
-    counts as each one's, and is kept as long as one of them has room.
+    `room` is what a run has room for: a share is never of more than that. What several people said
+    alike counts as the word of the one who has said least. Where there are few people, each may
+    give as much as any other; where everybody is new, nobody is.
     """
-    free = {each.id for each in examples.every if _is_free(each, voices)}
-    bound = [each for each in examples.every if each.id not in free]
-    given = Counter(rater for each in bound for rater in each.raters)
-    people = len(given) + bool(free)
-    most = _most_each(given.values(), len(free), max(person_share, 1 / max(1, people)))
-    kept = _with_room(bound, most)
-    old = {each.id for each in bound if each.id in kept and not _is_new(each, voices)}
-    most_new = math.floor(newcomer_share / (1 - newcomer_share) * (len(free) + len(old)) + 1e-9)
-    new = [each for each in bound if each.id in kept - old]
-    wanted = free | old | {each.id for each in _newest_first(new)[:most_new]}
+    free = [each for each in examples.every if _is_free(each, voices)]
+    bound = _newest_first([each for each in examples.every if not _is_free(each, voices)])
+    people = {rater for each in bound for rater in each.raters}
+    share = max(person_share, 1 / max(1, len(people)))
+    kept = _within(bound, share, len(free), room)
+    if not people <= voices.newcomers:
+        kept = _without_a_crowd(kept, voices.newcomers, newcomer_share, len(free), room)
+    wanted = {each.id for each in (*free, *kept)}
     return Examples(
         unpaired=tuple(each for each in examples.unpaired if each.id in wanted),
         pairs=tuple(each for each in examples.pairs if each.id in wanted),
@@ -44,32 +43,47 @@ def shared_out(
     )
 
 
+def _within(
+    bound: Sequence[AnyExample], share: float, free: int, room: int
+) -> Sequence[AnyExample]:
+    """What remains when nobody gives more than that share of what remains.
+
+    The fewer one person may give, the less remains in all: from the most that they could give it
+    goes down to the first number that holds.
+    """
+    most = len(bound)
+    while True:
+        kept = _most_of_each(bound, most)
+        allowed = math.floor(share * min(room, free + len(kept)) + 1e-9)
+        if most <= allowed:
+            return kept
+        most = allowed
+
+
+def _most_of_each(bound: Sequence[AnyExample], most: int) -> list[AnyExample]:
+    given = Counter[int]()
+    kept = []
+    for each in bound:
+        least = min(each.raters, key=lambda rater: (given[rater], rater))
+        if given[least] < most:
+            given[least] += 1
+            kept.append(each)
+    return kept
+
+
+def _without_a_crowd(
+    kept: Sequence[AnyExample], newcomers: Collection[int], share: float, free: int, room: int
+) -> list[AnyExample]:
+    """The same with no more of what only new people said than their share, all together."""
+    new = [each for each in kept if set(each.raters) <= set(newcomers)]
+    old = [each for each in kept if not set(each.raters) <= set(newcomers)]
+    most = math.floor(share * min(room, (free + len(old)) / (1 - share)) + 1e-9)
+    return [*old, *new[:most]]
+
+
 def _is_free(each: AnyExample, voices: Voices) -> bool:
     return not each.raters or not voices.trusted.isdisjoint(each.raters)
 
 
-def _is_new(each: AnyExample, voices: Voices) -> bool:
-    return voices.newcomers.issuperset(each.raters)
-
-
-def _most_each(given: Iterable[int], free: int, share: float) -> int:
-    """The most that one person may give, so that it is no more than that share of everything."""
-    counts = list(given)
-    for most in range(max(counts, default=0), 0, -1):
-        if most <= share * (free + sum(min(count, most) for count in counts)) + 1e-9:
-            return most
-    return 0
-
-
-def _with_room(examples: Sequence[AnyExample], most: int) -> set[str]:
-    used = Counter[int]()
-    kept = set[str]()
-    for each in _newest_first(examples):
-        if any(used[rater] < most for rater in each.raters):
-            kept.add(each.id)
-            used.update(each.raters)
-    return kept
-
-
-def _newest_first(examples: Sequence[AnyExample]) -> list[AnyExample]:
+def _newest_first(examples: Iterable[AnyExample]) -> list[AnyExample]:
     return sorted(examples, key=lambda each: each.created_at, reverse=True)

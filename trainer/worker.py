@@ -18,7 +18,7 @@ from typing import IO
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.cron import CronTrigger
 
-from store.adapters import Adapters
+from store.adapters import HOLDS_ERASED, Adapters
 from store.database import Database
 from store.domain import RunStatus, TrainingRun
 from store.errors import StoreError
@@ -94,7 +94,7 @@ class Worker:
         Whatever was rated, if the active version was trained on what somebody had erased.
         """
         active = self._adapters.active()
-        if active is not None and active.metrics.get("holds_erased"):
+        if active is not None and active.metrics.get(HOLDS_ERASED):
             _, queued = self._runs.queue(f"{active.name} was trained on what is erased now")
             return queued
         last = self._runs.last_learned()

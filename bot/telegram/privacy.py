@@ -5,7 +5,7 @@ import json
 from contextlib import suppress
 
 from telegram import InlineKeyboardButton, InlineKeyboardMarkup, Message, Update
-from telegram.error import BadRequest, Forbidden
+from telegram.error import BadRequest, Forbidden, TelegramError
 from telegram.ext import ContextTypes
 
 from bot.telegram.addressed import is_private
@@ -30,7 +30,11 @@ OPTED_IN = "What you write and rate may be trained on. Thank you! /optout takes 
 ERASED = """\
 Somebody had everything about them deleted. These versions were trained on some of it: {versions}. \
 The next run starts from the base model again, without it; it is due with the next schedule, or \
-at once with /train. Until then /rollback goes back to the version before."""
+at once with /train. Until then another version can be put in their place: /adapters, /promote, \
+/rollback."""
+
+NAMED = 5
+"""Versions that are named; of the others there is only the number."""
 
 
 CONSENT_PATTERN = r"^consent:(yes|no):\d{1,18}$"
@@ -108,13 +112,15 @@ class PrivacyHandlers:
             return
         erased = await asyncio.to_thread(self._people.erase, query.from_user.id)
         text = f"Deleted: {erased.turns} messages with everything about them."
-        if erased.adapters:
-            versions = ", ".join(erased.adapters)
+        versions = ", ".join(erased.adapters[-NAMED:])
+        if len(erased.adapters) > NAMED:
+            versions += f" and {len(erased.adapters) - NAMED} before"
+        if versions:
             text += f" I was trained on some of it ({versions}); the next version will not be."
-            for admin_id in sorted(self._admins - {query.from_user.id}):
-                with suppress(BadRequest, Forbidden):
-                    await context.bot.send_message(admin_id, ERASED.format(versions=versions))
         await query.edit_message_text(text)
+        for admin_id in sorted(self._admins - {query.from_user.id}) if versions else ():
+            with suppress(TelegramError):
+                await context.bot.send_message(admin_id, ERASED.format(versions=versions))
 
     async def on_start(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
         """`/start`, after the welcome: ask whoever has not decided yet, in private."""

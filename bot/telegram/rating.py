@@ -195,9 +195,14 @@ class RatingHandlers:
     def _record(
         self, turn_id: int, person_id: int, rating: Rating | None, source: RatingSource
     ) -> bool:
-        """Whether anything changed. What was said can always be taken back."""
-        if rating is not None:
-            self._quotas.check_rating(person_id)
+        """Whether anything changed. Raises `QuotaReached`, and takes back what they said before."""
+        standing = {each.person_id: each.rating for each in self._feedback.ratings(turn_id)}
+        if rating is not None and rating != standing.get(person_id):
+            try:
+                self._quotas.check_rating(person_id)
+            except QuotaReached:
+                self._feedback.rate(turn_id, person_id, None, source)
+                raise
         return self._feedback.rate(turn_id, person_id, rating, source)
 
     def _correct(self, turn_id: int, person_id: int, text: str) -> str:

@@ -70,6 +70,18 @@ async def test_another_version_that_answers_is_a_swap(
     assert value(metrics, "swaps_total") == 2
 
 
+async def test_the_version_that_answers_first_is_no_swap(
+    metrics: Metrics, make_adapter: MakeAdapter
+) -> None:
+    engine = Metered(FakeEngine(), metrics)
+    adapter = make_adapter("fake")
+    await engine.load_adapter(adapter)
+
+    await reply(engine, adapter=adapter.name)
+
+    assert value(metrics, "swaps_total") == 0
+
+
 async def test_the_first_piece_and_the_tokens_after_it_are_timed(metrics: Metrics) -> None:
     engine = Metered(FakeEngine(), metrics)
 
@@ -85,10 +97,14 @@ async def test_what_fails_or_finds_no_place_is_counted(metrics: Metrics) -> None
     failing.failure = EngineError("no")
     with pytest.raises(EngineError):
         await reply(Metered(failing, metrics))
+    broken = FakeEngine()
+    broken.failure = RuntimeError("a bug")
+    with pytest.raises(RuntimeError):
+        await reply(Metered(broken, metrics))
     with pytest.raises(EngineBusy):
         await reply(Metered(FakeEngine(queue_size=0), metrics))
 
-    assert value(metrics, "replies_total", adapter="base", outcome="failed") == 1
+    assert value(metrics, "replies_total", adapter="base", outcome="failed") == 2
     assert value(metrics, "replies_total", adapter="base", outcome="busy") == 1
 
 

@@ -450,3 +450,18 @@ def test_what_is_imported_teaches_whoever_may_talk(database: Database) -> None:
     meet(database, ADA)
     book.take_in([preference(label=True)], source="a.jsonl")
     assert labels(book) == {"i1": True}
+
+
+def test_whoever_has_not_agreed_is_silent_in_others_turns_too_where_a_yes_is_needed(
+    database: Database,
+) -> None:
+    talk(database, "a secret", "told", person_id=ADA)
+    turn_id = talk(database, person_id=BOB)
+    rate(database, turn_id, UP, BOB)
+    People(database).opt_out(BOB, False)
+    strict = ExampleBook(database, open_access=True, only_agreed=True)
+    assert nothing(strict)
+
+    People(database).opt_out(ADA, False)
+
+    assert len(strict.collect().every) == 1

@@ -17,7 +17,7 @@ from store.people import ERASED, People
 from store.runs import Runs
 from store.tables import Base
 from tests.fakes import Clock
-from tests.store.talk import ADA, BOB, GROUP, begin, correct, meet, rate, talk
+from tests.store.talk import ADA, BOB, CLEO, GROUP, begin, correct, meet, rate, talk
 from tests.store.threads import at_once
 
 SECRET = "xylophone"
@@ -306,22 +306,16 @@ def test_the_id_of_an_erased_turn_is_not_given_to_another(database: Database) ->
     assert talk(database, "next") > erased
 
 
-def test_who_came_lately_is_new_to_those_who_were_there_before(
+def test_who_came_lately_is_new_unless_an_admin_let_them_in(
     database: Database, people: People, clock: Clock
 ) -> None:
     people.see(ADA, "Ada")
     clock.advance(seconds=timedelta(days=10).total_seconds())
     people.see(BOB, "Bob")
+    people.decide(CLEO, Access.ALLOWED)
 
     assert people.newcomers(timedelta(days=7)) == {BOB}
     assert people.newcomers(timedelta(0)) == frozenset()
-
-
-def test_where_everybody_is_new_nobody_is(database: Database, people: People) -> None:
-    people.see(ADA, "Ada")
-    people.see(BOB, "Bob")
-
-    assert people.newcomers(timedelta(days=7)) == frozenset()
 
 
 def adapter_of_a_run_on(database: Database, folder: Path, *examples: str) -> str:
@@ -341,7 +335,8 @@ def adapter_of_a_run_on(database: Database, folder: Path, *examples: str) -> str
 def test_versions_that_were_trained_on_an_erased_person_are_named_and_noted(
     database: Database, people: People, tmp_path: Path
 ) -> None:
-    own, others, far = talk(database), talk(database, person_id=BOB), talk(database, person_id=BOB)
+    own, others = talk(database), talk(database, person_id=BOB)
+    far = talk(database, person_id=BOB, place=Place(chat_id=-200))
     rate(database, others, Rating.UP, ADA)
     correction = correct(database, own, "better")
     versions = [
@@ -364,3 +359,45 @@ def test_versions_that_were_trained_on_an_erased_person_are_named_and_noted(
         for each in Adapters(database, tmp_path / "adapters").all()
     ]
     assert noted == [True] * 4 + [False] * 2
+
+
+def test_a_version_that_is_being_made_of_an_erased_person_is_noted_too(
+    database: Database, people: People, tmp_path: Path
+) -> None:
+    turn_id, runs = talk(database), Runs(database)
+    run, _ = runs.queue("this test")
+    runs.take(run.id)
+    runs.note(run.id, snapshot={"train": [f"t{turn_id}"]})
+
+    assert people.erase(ADA).adapters == ()
+
+    source = tmp_path / "made"
+    source.mkdir()
+    for file in FILES:
+        (source / file).write_text("made")
+    made = Adapters(database, tmp_path / "adapters").add(source, base_model="m", run_id=run.id)
+    assert made.metrics["holds_erased"]
+
+
+def test_versions_that_were_trained_on_turns_that_quote_an_erased_person_are_named(
+    database: Database, people: People, tmp_path: Path
+) -> None:
+    talk(database, person_id=ADA)
+    quoting = talk(database, person_id=BOB)
+    version = adapter_of_a_run_on(database, tmp_path, f"t{quoting}")
+
+    assert people.erase(ADA).adapters == (version,)
+
+
+def test_replies_shown_of_a_run_that_measured_on_an_erased_person_go_with_them(
+    database: Database, people: People
+) -> None:
+    turn_id, runs = talk(database, "Write to ada@example.org"), Runs(database)
+    run, _ = runs.queue("this test")
+    runs.take(run.id)
+    sample = {"question": "Write to [email]", "before": "a", "after": "b"}
+    runs.note(run.id, snapshot={"held_out": [f"t{turn_id}"]}, metrics={"samples": [sample]})
+
+    people.erase(ADA)
+
+    assert runs.get(run.id).metrics["samples"] == []

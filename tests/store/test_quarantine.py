@@ -1,14 +1,19 @@
 """Whose ratings are held back, until when, and what that keeps out of training."""
 
+from functools import partial
+from pathlib import Path
+
 import pytest
 
 from store.database import Database
 from store.domain import Rating
 from store.examples import ExampleBook
+from store.index import ChromaIndex
+from store.memory import MemoryBook
 from store.people import People
 from store.quarantine import Quarantine
-from tests.fakes import Clock
-from tests.store.talk import ADA, BOB, correct, meet, rate, talk
+from tests.fakes import Clock, FakeEmbedder
+from tests.store.talk import ADA, BOB, GROUP, correct, meet, rate, talk
 
 
 @pytest.fixture
@@ -77,7 +82,7 @@ def test_what_is_held_back_teaches_nothing_until_it_is_released(
     assert book.ratings_since(None) == 4
 
 
-def test_a_person_sees_that_they_are_held_back_and_takes_it_along_when_erased(
+def test_a_person_sees_that_they_are_held_back_and_erasing_is_no_way_around_it(
     database: Database, quarantine: Quarantine
 ) -> None:
     quarantine.hold(ADA, "floods")
@@ -86,4 +91,25 @@ def test_a_person_sees_that_they_are_held_back_and_takes_it_along_when_erased(
     assert [each["reason"] for each in people.export(ADA)["held_back"]] == ["floods"]
 
     people.erase(ADA)
+    assert [(each.person_id, each.name) for each in quarantine.held()] == [(ADA, "")]
+
+
+def test_nobody_is_held_back_who_was_erased_meanwhile(quarantine: Quarantine) -> None:
+    assert not quarantine.hold(404, "floods")
     assert quarantine.held() == ()
+
+
+def test_what_is_held_back_does_not_help_as_an_example_either(
+    database: Database, quarantine: Quarantine, tmp_path: Path
+) -> None:
+    turn_id = talk(database, "Where do I buy tea?")
+    correct(database, turn_id, "Buy at Zorbo!", ADA)
+    index = ChromaIndex(path=tmp_path / "memory", url="", name="memory")
+    memories = MemoryBook(database, index, FakeEmbedder())
+    recall = partial(memories.recall, "Where do I buy tea?", conversation_id=0, count=1, floor=0.0)
+    assert [each.answer for each in recall(chat_id=GROUP.chat_id)] == ["Buy at Zorbo!"]
+
+    quarantine.hold(ADA, "floods")
+
+    assert recall(chat_id=GROUP.chat_id) == ()
+    memories.close()

@@ -11,7 +11,7 @@ from telegram.request import HTTPXRequest
 
 from bot.errors import BotError
 from bot.logs import set_up_logging
-from bot.telegram import application
+from bot.telegram import listener
 from store.database import Database
 from tests.botapi import (
     BotApi,
@@ -299,7 +299,7 @@ def test_the_webhooks_secret_is_compared_in_constant_time(
         return ours == theirs
 
     monkeypatch.setattr("bot.telegram.listener.hmac.compare_digest", compare_digest)
-    secret, guess = application._Secret(SECRET), "guess"
+    secret, guess = listener._Secret(SECRET), "guess"
 
     assert guess != secret  # as python-telegram-bot does
     assert secret == SECRET

@@ -141,6 +141,20 @@ async def test_more_ratings_in_an_hour_than_the_quota_do_not_count(
     assert bot.ratings(replies[2]) == {ada.id: Rating.UP}
 
 
+async def test_whoever_changes_their_mind_beyond_the_quota_takes_back_what_they_said(
+    start: Start, chat: Chat, ada: User
+) -> None:
+    bot = await start(quota_ratings=1)
+    reply = await bot.ask(chat, ada, "hello")
+    rated = await bot.tap(chat, ada, reply, "👍")
+    await bot.tap(chat, ada, rated, "👍")
+    assert bot.ratings(reply) == {ada.id: Rating.UP}
+
+    await bot.tap(chat, ada, rated, "👎")
+
+    assert bot.ratings(reply) == {}
+
+
 async def test_a_rating_can_be_taken_back_at_any_time(start: Start, chat: Chat, ada: User) -> None:
     bot = await start(quota_ratings=1)
     reply = await bot.ask(chat, ada, "hello")

@@ -520,3 +520,59 @@ def test_weights_make_both_labels_count_alike_and_none_less_than_once(up: int, d
 @pytest.mark.parametrize(("up", "down"), [(5, 0), (0, 5), (0, 0)])
 def test_a_label_alone_has_no_weight_of_its_own(up: int, down: int) -> None:
     assert label_weights(up, down) == {True: 1.0, False: 1.0}
+
+
+def by(person: int, *examples: Example) -> tuple[Example, ...]:
+    return tuple(replace(each, raters=(person,)) for each in examples)
+
+
+def test_nobody_has_more_than_their_share_of_what_a_run_has_room_for() -> None:
+    crowd = [
+        each for person in range(1, 61) for each in by(person, *thumbs(20, first=100 * person))
+    ]
+    flood = by(99, *thumbs(600, first=50_000))
+
+    snapshot = take_snapshot(
+        Examples(unpaired=(*crowd, *flood)), recipe(max_examples=100), system_prompt=""
+    )
+
+    theirs = sum(each.raters == (99,) for each in snapshot.train.unpaired)
+    assert theirs <= 0.25 * len(snapshot.train.unpaired)
+    assert len(snapshot.train.unpaired) > 60
+
+
+def test_nobody_has_more_than_their_share_of_what_is_measured_on() -> None:
+    crowd = [
+        replace(each, held_out=True)
+        for person in range(1, 61)
+        for each in by(person, *thumbs(10, first=1000 + 100 * person))
+    ]
+    flood = [replace(each, held_out=True) for each in by(99, *thumbs(400, first=50_000))]
+
+    snapshot = take_snapshot(
+        Examples(unpaired=(*ENOUGH, *crowd, *flood)), recipe(), system_prompt=""
+    )
+
+    theirs = sum(each.raters == (99,) for each in snapshot.held_out.unpaired)
+    assert 0 < theirs <= 0.25 * len(snapshot.held_out.unpaired)
+
+
+def test_however_often_somebody_rates_the_same_they_have_one_vote() -> None:
+    same = [rated(number, question="q", reply="r") for number in range(1, 30)]
+    up = [replace(each, raters=(number,)) for number, each in enumerate(same[:3])]
+    down = [replace(each, label=False, raters=(99,)) for each in same[3:]]
+
+    snapshot = take_snapshot(Examples(unpaired=(*ENOUGH, *up, *down)), recipe(), system_prompt="")
+
+    [example] = [each for each in snapshot.train.unpaired if each.completion == "r"]
+    assert (example.label, example.raters) == (True, (0, 1, 2))
+
+
+def test_a_copy_is_the_word_of_all_who_gave_it() -> None:
+    pairs = [replace(pair(n, question="q", chosen="a", rejected="b"), raters=(n,)) for n in (1, 2)]
+
+    snapshot = take_snapshot(
+        Examples(unpaired=ENOUGH, pairs=tuple(pairs)), recipe(), system_prompt=""
+    )
+
+    assert [each.raters for each in snapshot.train.pairs] == [(1, 2)]

@@ -17,8 +17,8 @@ NAN = math.nan
 
 LABELS = (True, False) * 30
 RATERS = tuple((number % 6,) for number in range(len(LABELS)))
-HELD_OUT = HeldOut(labels=LABELS, raters=RATERS, pairs=0)
-ONLY_PAIRS = HeldOut(labels=(), raters=(), pairs=40)
+HELD_OUT = HeldOut(labels=LABELS, raters=RATERS, pair_raters=())
+ONLY_PAIRS = HeldOut(labels=(), raters=(), pair_raters=((),) * 40)
 
 CALM = Drift(nll=2.0, repetition=0.02, degenerate=0.0, runaway=0.1, flips=0.0)
 BASE = Evaluation(
@@ -163,7 +163,7 @@ def test_a_few_lucky_ratings_do_not_pass() -> None:
     report = judged(
         candidate,
         active=active,
-        held_out=HeldOut(labels=labels, raters=((),) * len(labels), pairs=0),
+        held_out=HeldOut(labels=labels, raters=((),) * len(labels), pair_raters=()),
     )
 
     assert (check(report, "preference").value or 0) > 0.5
@@ -182,7 +182,7 @@ def test_too_few_held_out_ratings_are_said_and_are_no_pass(labels: tuple[bool, .
     report = judged(
         candidate,
         active=active,
-        held_out=HeldOut(labels=labels, raters=((),) * len(labels), pairs=3),
+        held_out=HeldOut(labels=labels, raters=((),) * len(labels), pair_raters=((),) * 3),
     )
 
     assert failed(report) == ["preference"]
@@ -196,7 +196,7 @@ def test_how_many_are_too_few_is_a_setting() -> None:
     labels = LABELS[:8]
     candidate = replace(GOOD, log_ratios=told(labels, gap=9.0))
     active = replace(BASE, log_ratios=(0.0,) * len(labels))
-    held_out = HeldOut(labels=labels, raters=((),) * len(labels), pairs=0)
+    held_out = HeldOut(labels=labels, raters=((),) * len(labels), pair_raters=())
 
     assert not judged(candidate, active=active, held_out=held_out).passed
     assert judged(candidate, active=active, held_out=held_out, gate_min_ratings=8).passed
@@ -450,13 +450,46 @@ def test_whoever_rated_everything_cannot_be_left_out() -> None:
     report = swayed_by(((0,),) * len(LABELS))
 
     assert report.passed
-    assert "without one person" not in [each.name for each in report.checks]
+    assert check(report, "without one person").value is None
+    assert check(report, "without one person").detail.startswith("not asked")
 
 
 def test_too_few_others_prove_nothing_against_one() -> None:
-    report = swayed_by(tuple((int(number < 4),) for number in range(len(LABELS))))
+    assert swayed_by(tuple((int(number < 4),) for number in range(len(LABELS)))).passed
+
+
+def test_others_of_whom_hardly_any_said_no_prove_nothing_against_one() -> None:
+    labels = (True,) * 30 + (False,) * 11 + (True,) * 4 + (False,)
+    raters = ((1,),) * 30 + ((2,),) * 11 + ((3,),) * 5
+    scores = (*(2.0 * label for label in labels[:-1]), 1.0)
+    held_out = HeldOut(labels=labels, raters=raters, pair_raters=())
+    base = replace(BASE, log_ratios=(0.0,) * len(labels))
+
+    report = judged(replace(GOOD, log_ratios=scores), active=base, held_out=held_out)
+
+    assert check(report, "without one person").passed
+
+
+def test_whoever_runs_the_bot_needs_nobody_elses_word() -> None:
+    raters = tuple((number // 30,) for number in range(len(LABELS)))
+    scores = tuple(
+        score if 0 in who else 0.0 for score, who in zip(told(LABELS, gap=5.0), raters, strict=True)
+    )
+    held_out = replace(HELD_OUT, raters=raters, trusted=frozenset({0}))
+
+    report = judged(replace(GOOD, log_ratios=scores), active=BASE, held_out=held_out)
 
     assert report.passed
+
+
+def test_pairs_that_only_one_person_gave_reason_for_do_not_pass() -> None:
+    raters = tuple((number // 20,) for number in range(40))
+    margins = (1.0,) * 20 + (-1.0,) * 8 + (1.0,) * 8 + (-1.0,) * 4
+    held_out = HeldOut(labels=(), raters=(), pair_raters=raters)
+
+    report = judged(replace(GOOD, margins=margins), active=BASE, held_out=held_out)
+
+    assert failed(report) == ["without one person"]
 
 
 def test_what_is_liked_and_forgot_too_much_went_too_far() -> None:

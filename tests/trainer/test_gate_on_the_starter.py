@@ -76,7 +76,7 @@ class Trial:
         labels = tuple(each.label for each in self.held_out.unpaired)
         return decide(
             self.settings,
-            HeldOut(labels=labels, raters=((),) * len(labels), pairs=0),
+            HeldOut(labels=labels, raters=((),) * len(labels), pair_raters=()),
             candidate=measured,
             active=self._base,
             base=self._base,

@@ -15,6 +15,11 @@ from trainer.masking import mask
         ("(212) 555-0123 or 020 7946 0958", "[phone] or [phone]"),
         ("Card 4111 1111 1111 1111, please", "Card [card], please"),
         ("card 5500-0000-0000-0004", "card [card]"),
+        ("4111 1111 1111 1111 12/26 123", "[card] 12/26 123"),
+        ("4111111111111111 1226", "[card] 1226"),
+        ("de89 3704 0044 0532 0130 00", "[account]"),
+        ("sk-ant-api03-abcDEF123-ghi456JKL", "[key]"),
+        ("01 42 68 53 00", "[phone]"),
         ("DE89 3704 0044 0532 0130 00 AND MORE", "[account] AND MORE"),
         ("iban GB82WEST12345698765432.", "iban [account]."),
         ("I live at 12 Baker Street, London", "I live at [address], London"),
@@ -37,6 +42,10 @@ def test_what_is_private_is_masked(text: str, masked: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
+        "geboren am 03.10.1990, bezahlt am 01.02.2024",
+        "0.123456789 und 0,123456789",
+        "0 1 1 2 3 5 8 13 21",
+        "a-very-long-name-of-a-page-about-2026",
         "12 + 30 = 42, and 2 ** 10 is 1024.",
         "On 10 May 1969 at 10:30; 1939-1945; 2026-11-22; pages 100-120.",
         "The population is 67413000.",

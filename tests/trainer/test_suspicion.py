@@ -60,7 +60,7 @@ def test_who_presses_the_other_thumb_is() -> None:
     held = found([*crowd(), *ratings(50, 30, inverted)])
 
     assert list(held) == [50]
-    assert held[50].endswith("of 30 ratings are the opposite of what everybody else's say")
+    assert held[50].endswith("of 30 ratings are the opposite of what others' say")
 
 
 def test_who_presses_thumbs_by_lot_is_not() -> None:
@@ -74,9 +74,39 @@ def test_a_few_ratings_show_nothing() -> None:
 
 
 def test_where_others_gave_too_few_there_is_nothing_to_contradict() -> None:
-    others = crowd(people=4, each=(LEAST_OTHERS - 4) // 4)
+    others = crowd(people=6, each=(LEAST_OTHERS - 31) // 6)
 
     assert found([*others, *ratings(50, 30, inverted)]) == {}
+
+
+def test_where_a_guess_cannot_tell_nobody_contradicts_it() -> None:
+    for seed in range(20):
+        others = [each for person in range(1, 9) for each in ratings(person, 15, by_lot)]
+        same = [
+            replace(rated(9000 + n, False, reply="rude rude rude"), raters=(50 + seed,))
+            for n in range(LEAST_RATINGS)
+        ]
+        assert found([*others, *same]) == {}
+
+
+@pytest.mark.parametrize(("attackers", "each"), [(2, 800), (1, 600), (1, 200)])
+def test_a_flood_does_not_turn_the_others_into_suspects(attackers: int, each: int) -> None:
+    bad = [rating for person in range(attackers) for rating in ratings(50 + person, each, inverted)]
+
+    assert set(found([*crowd(each=25), *bad])) == {50 + person for person in range(attackers)}
+
+
+def test_what_new_people_said_is_no_measure_for_others() -> None:
+    bad = [rating for person in range(50, 70) for rating in ratings(person, 30, inverted)]
+
+    held = suspects(
+        Examples(unpaired=(*crowd(each=25), *bad)),
+        FakeEmbedder(),
+        trusted=(),
+        newcomers=range(50, 70),
+    )
+
+    assert set(held) == set(range(50, 70))
 
 
 def test_where_all_the_others_say_the_same_there_is_nothing_to_contradict() -> None:
@@ -91,17 +121,26 @@ def test_who_gives_the_same_text_over_and_over_is_suspected() -> None:
         for number in range(FLOOD)
     ]
 
-    assert found(crowd(), spam) == {50: f"{FLOOD} of {FLOOD} examples say nearly the same"}
+    assert found(crowd(), spam) == {50: f"{FLOOD} of {FLOOD} corrections say nearly the same"}
 
 
 def test_a_few_alike_among_many_others_are_no_flood() -> None:
+    made = [replace(pair(number, chosen="I do not know."), raters=(50,)) for number in range(FLOOD)]
+    made += [
+        replace(pair(number, chosen=f"word{number}"), raters=(50,))
+        for number in range(FLOOD, 2 * FLOOD)
+    ]
+
+    assert found(crowd(), made) == {}
+
+
+def test_what_the_bot_says_again_and_again_is_nobodys_flood() -> None:
     same = [
-        replace(pair(number, chosen="I do not know.", rejected=f"no {number}"), raters=(50,))
+        replace(rated(9000 + number, False, reply="I cannot help."), raters=(50,))
         for number in range(FLOOD)
     ]
-    different = ratings(50, FLOOD, honest)
 
-    assert found([*crowd(), *different], same) == {}
+    assert found([*crowd(), *same]) == {}
 
 
 def test_who_is_trusted_is_never_suspected() -> None:

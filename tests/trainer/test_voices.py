@@ -28,7 +28,12 @@ def examples(*given: tuple[int, int]) -> Examples:
 
 
 def kept(
-    given: Examples, *, person_share: float = 0.25, newcomer_share: float = 0.2, **voices: object
+    given: Examples,
+    *,
+    person_share: float = 0.25,
+    newcomer_share: float = 0.2,
+    room: int = 10_000,
+    **voices: object,
 ) -> Counter[int]:
     """How many examples of each person remain."""
     fair = shared_out(
@@ -36,6 +41,7 @@ def kept(
         Voices(**voices),  # type: ignore[arg-type]
         person_share=person_share,
         newcomer_share=newcomer_share,
+        room=room,
     )
     return Counter(rater for each in fair.every for rater in each.raters or (0,))
 
@@ -53,7 +59,7 @@ def test_one_person_gives_no_more_than_their_share() -> None:
 def test_it_is_their_newest_that_count() -> None:
     given = examples(*by(1, 10), *by(2, 3, first=100))
 
-    fair = shared_out(given, Voices(), person_share=0.25, newcomer_share=0.2)
+    fair = shared_out(given, Voices(), person_share=0.25, newcomer_share=0.2, room=100)
 
     assert [each.id for each in fair.unpaired] == ["t8", "t9", "t10", "t100", "t101", "t102"]
 
@@ -87,20 +93,37 @@ def test_new_people_count_no_more_than_their_share_all_together() -> None:
     assert sum(found[person] for person in range(50, 100)) == 20
 
 
-def test_new_people_alone_teach_nothing() -> None:
-    assert not kept(examples(*by(1, 40)), newcomers=frozenset({1}))
+def test_where_everybody_is_new_nobody_is() -> None:
+    given = examples(*by(1, 40), *by(2, 40, first=100), *by(ADMIN, 5, first=200))
+
+    found = kept(given, newcomers=frozenset({1, 2}), trusted=frozenset({ADMIN}))
+
+    assert found[1] == found[2] == 40
 
 
-def test_what_several_said_alike_counts_as_each_ones() -> None:
-    together = Examples(
-        unpaired=tuple(replace(rated(number), raters=(1, 2)) for number in range(1, 41))
+def test_a_share_is_of_what_there_is_room_for() -> None:
+    crowd = [pair for person in range(1, 101) for pair in by(person, 30, first=100 * person)]
+
+    found = kept(examples(*crowd, *by(500, 1200, first=50_000)), room=400)
+
+    assert found[500] == 100
+
+
+def test_what_several_said_alike_counts_as_the_word_of_who_has_said_least() -> None:
+    group = tuple(replace(rated(number), raters=(1, 2, 3, 4)) for number in range(1, 41))
+    alone = examples(*by(5, 50, first=100))
+
+    fair = shared_out(
+        Examples(unpaired=(*group, *alone.unpaired)),
+        Voices(),
+        person_share=0.25,
+        newcomer_share=0.2,
+        room=1000,
     )
-    others = examples(*by(3, 10, first=100), *by(4, 10, first=200))
-    given = Examples(unpaired=(*together.unpaired, *others.unpaired))
 
-    found = kept(given)
-
-    assert found[1] == found[2] <= 0.34 * found.total()
+    given = Counter(each.raters == (5,) for each in fair.unpaired)
+    assert given[True] <= 0.25 * given.total()
+    assert given[False] == 40
 
 
 def test_corrections_count_as_ratings_do() -> None:
@@ -115,15 +138,23 @@ def test_corrections_count_as_ratings_do() -> None:
 
 @given(
     st.lists(
-        st.tuples(st.integers(1, 500), st.integers(0, 6)), max_size=60, unique_by=lambda t: t[0]
+        st.tuples(st.integers(1, 500), st.sets(st.integers(1, 6), max_size=3)),
+        max_size=60,
+        unique_by=lambda each: each[0],
     ),
     st.floats(0.1, 1.0),
 )
-def test_no_share_is_ever_exceeded(given: list[tuple[int, int]], share: float) -> None:
-    found = kept(examples(*given), person_share=share)
+def test_nobody_alone_ever_has_more_than_their_share(
+    given: list[tuple[int, set[int]]], share: float
+) -> None:
+    said = Examples(
+        unpaired=tuple(replace(rated(number), raters=tuple(raters)) for number, raters in given)
+    )
 
-    people = len({person for _, person in given})
-    for person, count in found.items():
-        if person:
-            assert count <= max(share, 1 / people) * found.total() + 1e-6
-    assert found[0] == sum(person == 0 for _, person in given)
+    fair = shared_out(said, Voices(), person_share=share, newcomer_share=0.2, room=1000)
+
+    people = {rater for _, raters in given for rater in raters}
+    for person in people:
+        alone = sum(each.raters == (person,) for each in fair.unpaired)
+        assert alone <= max(share, 1 / len(people)) * len(fair.unpaired) + 1e-6
+    assert sum(not each.raters for each in fair.unpaired) == sum(not r for _, r in given)
