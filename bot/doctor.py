@@ -3,6 +3,8 @@
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 import httpx
@@ -11,7 +13,9 @@ from pydantic import SecretStr
 from bot.engine.errors import EngineError
 from bot.engine.source import named_source
 from bot.engine.starter import MODEL_NAME, find_gguf
+from store.adapters import Adapters
 from store.database import Database
+from store.domain import AdapterStatus
 from store.embedder import STARTER_NAME, find_starter
 from store.errors import IndexInUse, StoreError
 from store.index import ChromaIndex
@@ -21,6 +25,8 @@ MIN_FREE_BYTES = 2_000_000_000
 """Room for the converted model, the index and some adapters."""
 
 TELEGRAM_SECONDS = 10.0
+MOST_SECONDS_OFF = 120.0
+"""What is off by more misses its schedule, and what Telegram says of time."""
 VLLM_SECONDS = 5.0
 
 
@@ -35,7 +41,10 @@ class Finding:
 
 def examine(settings: Settings, index: ChromaIndex) -> Iterator[Finding]:
     """Every finding, one after another; none of them raises."""
-    yield _database(settings)
+    database = _database(settings)
+    yield database
+    if database.fine:
+        yield _adapters(settings)
     yield _model(settings)
     yield _embedder(settings)
     yield _index(index)
@@ -55,6 +64,30 @@ def _database(settings: Settings) -> Finding:
     shown = database.engine.url.render_as_string(hide_password=True)
     database.close()
     return Finding(name="database", fine=True, detail=f"{shown}, schema at head")
+
+
+def _adapters(settings: Settings) -> Finding:
+    """Whether every version that could be used has the files that its name says."""
+    database = Database(settings.database)
+    adapters = Adapters(database, settings.data_dir / "adapters")
+    damaged, whole = [], 0
+    try:
+        for each in adapters.all():
+            if each.status is AdapterStatus.REMOVED:
+                continue
+            try:
+                adapters.get(each.name)
+                whole += 1
+            except StoreError:
+                damaged.append(f"{each.name} ({each.status})")
+    except StoreError as error:
+        return Finding(name="adapters", fine=False, detail=str(error))
+    finally:
+        database.close()
+    if damaged:
+        detail = f"damaged: {', '.join(damaged)}; /rollback, or restore a backup"
+        return Finding(name="adapters", fine=False, detail=detail)
+    return Finding(name="adapters", fine=True, detail=f"{whole}, their files as hashed")
 
 
 def _model(settings: Settings) -> Finding:
@@ -134,4 +167,15 @@ def _telegram(settings: Settings) -> Finding:
     if not body.get("ok"):
         detail = f"{body.get('description')}: check RATCHET_TELEGRAM_TOKEN"
         return Finding(name="telegram", fine=False, detail=detail)
-    return Finding(name="telegram", fine=True, detail=f"@{body['result']['username']}")
+    seconds = _seconds_off(answer.headers.get("date"))
+    if seconds > MOST_SECONDS_OFF:
+        detail = f"this machine's clock is {seconds:.0f} seconds off Telegram's: set it"
+        return Finding(name="telegram", fine=False, detail=detail)
+    return Finding(name="telegram", fine=True, detail=f"@{body['result']['username']}, clock right")
+
+
+def _seconds_off(date: str | None) -> float:
+    """How far this machine's clock is from a Date header's; 0 where there is none."""
+    if date is None:
+        return 0.0
+    return abs((datetime.now(UTC) - parsedate_to_datetime(date)).total_seconds())

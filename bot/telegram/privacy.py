@@ -4,7 +4,7 @@ import asyncio
 import json
 from contextlib import suppress
 
-from telegram import InlineKeyboardButton, InlineKeyboardMarkup, Message, Update
+from telegram import CallbackQuery, InlineKeyboardButton, InlineKeyboardMarkup, Message, Update
 from telegram.error import BadRequest, Forbidden, TelegramError
 from telegram.ext import ContextTypes
 
@@ -101,12 +101,9 @@ class PrivacyHandlers:
         """The answer to that question; only the person who was asked may give it."""
         query = update.callback_query
         assert query is not None
-        assert query.data is not None
-        _, answer, asked_id = query.data.split(":")
-        if int(asked_id) != query.from_user.id:
-            await acknowledge(query, "This is not your question to answer.")
+        answer = await _answer(query)
+        if answer is None:
             return
-        await acknowledge(query)
         if answer == "no":
             await query.edit_message_text("Nothing was deleted.")
             return
@@ -138,12 +135,9 @@ class PrivacyHandlers:
         """The answer to that question."""
         query = update.callback_query
         assert query is not None
-        assert query.data is not None
-        _, answer, asked_id = query.data.split(":")
-        if int(asked_id) != query.from_user.id:
-            await acknowledge(query, "This is not your question to answer.")
+        answer = await _answer(query)
+        if answer is None:
             return
-        await acknowledge(query)
         await asyncio.to_thread(self._people.opt_out, query.from_user.id, answer == "no")
         await query.edit_message_text(OPTED_OUT if answer == "no" else OPTED_IN)
 
@@ -158,6 +152,17 @@ class PrivacyHandlers:
         message, person_id = _who(update)
         await asyncio.to_thread(self._people.opt_out, person_id, False)
         await message.reply_text(OPTED_IN)
+
+
+async def _answer(query: CallbackQuery) -> str | None:
+    """What the person who was asked has pressed; anybody else is told that it is not theirs."""
+    assert query.data is not None
+    _, answer, asked_id = query.data.split(":")
+    if int(asked_id) != query.from_user.id:
+        await acknowledge(query, "This is not your question to answer.")
+        return None
+    await acknowledge(query)
+    return answer
 
 
 def _who(update: Update) -> tuple[Message, int]:
