@@ -5,10 +5,11 @@ import logging
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from types import TracebackType
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from tornado.httpserver import HTTPServer
-from tornado.web import Application, RequestHandler
+from tornado.web import Application, HTTPError, RequestHandler
 
 from bot.errors import BotError
 from bot.metrics import Metrics
@@ -51,7 +52,10 @@ class Health:
             raise BotError(f"cannot listen at {listen} (RATCHET_HEALTH_LISTEN): {error}") from error
         listening.setblocking(False)
         server = HTTPServer(
-            Application([(path, handler, {"health": self}) for path, handler in routes])
+            Application(
+                [(path, handler, {"health": self}) for path, handler in routes],
+                log_function=lambda handler: None,
+            )
         )
         server.add_socket(listening)
         try:
@@ -65,8 +69,23 @@ class _Endpoint(RequestHandler):
         self.health = health
         self.set_header("Content-Type", "text/plain; charset=utf-8")
 
-    def log_exception(self, *_: object) -> None:
-        logger.exception("%s failed", self.request.path)
+    async def head(self) -> None:
+        """As GET, whose body tornado leaves out."""
+        await self.get()
+
+    async def get(self) -> None:
+        """What the endpoint says."""
+        raise NotImplementedError
+
+    def log_exception(
+        self,
+        typ: type[BaseException] | None,
+        value: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        """Only what is a fault of ours."""
+        if not isinstance(value, HTTPError):
+            logger.error("%s failed", self.request.path, exc_info=value)
 
 
 class _Alive(_Endpoint):

@@ -5,6 +5,7 @@ talks; so a backup also moves an installation from SQLite to Postgres. Adapters 
 their hashes. What can be built again (vectors, the converted model) and secrets do not.
 """
 
+import hashlib
 import json
 import logging
 import shutil
@@ -39,6 +40,8 @@ class Manifest:
     """Table → rows."""
     adapters: dict[str, str]
     """Name → SHA-256, of those whose files are there."""
+    rows_sha256: str
+    """Of the file with the rows."""
 
 
 def back_up(
@@ -58,7 +61,12 @@ def back_up(
             copy.upgrade()
             rows = _copy_rows(database, copy)
             versions = dict(_copy_sound(Adapters(copy, adapters), aside / ADAPTERS_FOLDER))
-        manifest = Manifest(created_at=database.now().isoformat(), rows=rows, adapters=versions)
+        manifest = Manifest(
+            created_at=database.now().isoformat(),
+            rows=rows,
+            adapters=versions,
+            rows_sha256=_sha256(aside / ROWS_FILE),
+        )
         for name, content in ((MANIFEST_FILE, asdict(manifest)), (SETTINGS_FILE, dict(settings))):
             (aside / name).write_text(json.dumps(content, indent=2), encoding="utf-8")
         aside.rename(folder)
@@ -83,6 +91,10 @@ def restore(folder: Path, database: Database, adapters: Path) -> Manifest:
     try:
         with tempfile.TemporaryDirectory() as space:
             rows_file = Path(shutil.copy(folder / ROWS_FILE, space))
+            if _sha256(rows_file) != manifest.rows_sha256:
+                raise BackupUnusable(
+                    f"{folder / ROWS_FILE} is damaged: it is not as it was written"
+                )
             with _opened(rows_file) as copy:
                 copy.upgrade()  # it may be of an earlier version
                 if not manifest.rows.items() <= _counts(copy).items():
@@ -135,6 +147,11 @@ def _copy_sound(adapters: Adapters, target: Path) -> Iterator[tuple[str, str]]:
             continue
         copy_adapter(Path(each.path), target / each.name)
         yield each.name, each.sha256
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _counts(database: Database) -> dict[str, int]:

@@ -4,6 +4,7 @@ Invariant: SQL says what is remembered, and for whom; the index only finds what 
 rating that is taken back, or a person who is erased, is forgotten in the same moment.
 """
 
+import logging
 import threading
 from collections.abc import Sequence
 
@@ -13,7 +14,7 @@ from sqlalchemy.orm import Session
 from store.database import Database
 from store.domain import Access, Memory, TurnState
 from store.embedder import Embedder
-from store.errors import TurnNotFound
+from store.errors import IndexUnavailable, TurnNotFound
 from store.index import ChromaIndex
 from store.quarantine import held_back
 from store.tables import (
@@ -24,6 +25,8 @@ from store.tables import (
     PersonRow,
     TurnRow,
 )
+
+logger = logging.getLogger(__name__)
 
 NEIGHBOURS = 256
 """Questions looked at for one that is asked; most may belong to other chats."""
@@ -104,7 +107,11 @@ class MemoryBook:
     def _catch_up(self) -> None:
         """Bring the index to what SQL says, if anything was rated or corrected meanwhile."""
         with self._catching_up:
-            self._index.open()
+            try:
+                self._index.open()
+            except IndexUnavailable as error:
+                logger.warning("the index of earlier answers is made anew: %s", error)
+                self._index.drop()
             with self._database.reading() as session:
                 seen = _state(session)
                 if seen == self._seen and self._index.count() == self._size:

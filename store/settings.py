@@ -398,7 +398,10 @@ class Settings(BaseSettings):
 
 def load_settings(**overrides: object) -> Settings:
     """Read the settings, or raise `SettingsError` with one line that names the variable."""
-    _refuse_unknown_names()
+    try:
+        _refuse_unknown_names()
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{ENV_FILE} is not UTF-8 text: save it as such ({error})") from None
     try:
         return Settings(**overrides)  # type: ignore[arg-type]  # values are checked by pydantic
     except ValidationError as error:

@@ -161,7 +161,7 @@ def announcement(
     """How a run ended, as Telegram's HTML: outcome, gate, and replies before and after."""
     parts = [escape(run_line(run))]
     if held_back := run.metrics.get("held_back"):
-        parts.append(f"The ratings of {held_back} people are held back: /quarantine")
+        parts.append(f"People whose ratings were held back before it: {held_back}. /quarantine")
     if report is not None:
         parts.append(f"<pre>{escape(gate_text(report)[:TABLE_CHARS])}</pre>")
     for each in samples:

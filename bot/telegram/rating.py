@@ -77,6 +77,7 @@ class RatingHandlers:
         self._people = people
         self._quotas = quotas
         self._chat = chat
+        self._only_agreed = settings.train_consent
         self._tallies = Lanes(length=1000)
 
     async def on_button(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
@@ -103,8 +104,7 @@ class RatingHandlers:
                 query.message, turn, query.from_user.id, update_id=update.update_id
             )
         elif action == "fix":
-            await acknowledge(query)
-            await self._ask_for_correction(query.message, turn_id, query.from_user)
+            await self._fix(query, query.message, turn_id)
         else:
             await self._rate(query, turn_id, _RATINGS[action])
 
@@ -176,6 +176,15 @@ class RatingHandlers:
             for each in versions
         )
 
+    async def _fix(self, query: CallbackQuery, reply: Message, turn_id: int) -> None:
+        try:
+            await asyncio.to_thread(self._quotas.check_rating, query.from_user.id)
+        except QuotaReached as error:  # before they write it for nothing
+            await acknowledge(query, str(error))
+            return
+        await acknowledge(query)
+        await self._ask_for_correction(reply, turn_id, query.from_user)
+
     async def _rate(self, query: CallbackQuery, turn_id: int, rating: Rating | None) -> None:
         message = query.message
         assert isinstance(message, Message)
@@ -195,14 +204,13 @@ class RatingHandlers:
     def _record(
         self, turn_id: int, person_id: int, rating: Rating | None, source: RatingSource
     ) -> bool:
-        """Whether anything changed. Raises `QuotaReached`, and takes back what they said before."""
-        standing = {each.person_id: each.rating for each in self._feedback.ratings(turn_id)}
-        if rating is not None and rating != standing.get(person_id):
-            try:
-                self._quotas.check_rating(person_id)
-            except QuotaReached:
-                self._feedback.rate(turn_id, person_id, None, source)
-                raise
+        """Whether anything changed. Raises `QuotaReached`.
+
+        Whoever has rated a reply may always say something else of it, or nothing.
+        """
+        rated = {each.person_id for each in self._feedback.ratings(turn_id)}
+        if rating is not None and person_id not in rated:
+            self._quotas.check_rating(person_id)
         return self._feedback.rate(turn_id, person_id, rating, source)
 
     def _correct(self, turn_id: int, person_id: int, text: str) -> str:
@@ -212,6 +220,10 @@ class RatingHandlers:
         except QuotaReached as error:
             return str(error)
         self._feedback.correct(turn_id, person_id, text)
+        person = self._people.find(person_id)
+        agreed = person is not None and person.consented_to is not None
+        if person is None or person.opted_out or (self._only_agreed and not agreed):
+            return "✏️ recorded. It is not trained on, as long as you do not say /optin."
         return "✏️ recorded. I will learn from it."
 
     async def _show_tally(self, bot: Bot, chat_id: int, turn_id: int, *, private: bool) -> None:

@@ -70,6 +70,17 @@ async def test_figures_are_in_prometheus_format(client: httpx.AsyncClient, healt
     assert 'ratchet_replies_total{adapter="base",outcome="stop"} 1.0' in found.text
 
 
+async def test_whoever_asks_for_the_head_alone_gets_it_and_other_methods_are_no_fault(
+    client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    for path in ("/healthz", "/readyz", "/metrics"):
+        found = await client.head(path)
+        assert (found.status_code, found.content) == (200, b"")
+        assert (await client.post(path)).status_code == 405
+
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
 async def test_other_paths_are_not_found(client: httpx.AsyncClient) -> None:
     assert (await client.get("/admin")).status_code == 404
 

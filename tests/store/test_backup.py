@@ -142,7 +142,9 @@ def test_nobody_else_on_the_machine_can_read_a_backup(sqlite: Database, tmp_path
     assert (tmp_path / "backup").stat().st_mode & 0o077 == 0
 
 
-@pytest.mark.parametrize("damage", ["no manifest", "fewer rows", "another adapter", "no folder"])
+@pytest.mark.parametrize(
+    "damage", ["no manifest", "fewer rows", "another word", "another adapter", "no folder"]
+)
 def test_a_damaged_backup_is_refused_and_no_row_is_written(
     sqlite: Database, empty: Database, tmp_path: Path, damage: str
 ) -> None:
@@ -155,6 +157,10 @@ def test_a_damaged_backup_is_refused_and_no_row_is_written(
         manifest = json.loads((backup / MANIFEST_FILE).read_text())
         manifest["rows"]["turns"] += 1
         (backup / MANIFEST_FILE).write_text(json.dumps(manifest))
+    elif damage == "another word":
+        content = (backup / ROWS_FILE).read_bytes()
+        (backup / ROWS_FILE).write_bytes(content.replace(b"tea", b"pie"))
+        assert (backup / ROWS_FILE).read_bytes() != content
     elif damage == "another adapter":
         for file in (backup / "adapters").rglob("*.safetensors"):
             file.write_bytes(b"tampered")

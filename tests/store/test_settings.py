@@ -248,3 +248,13 @@ def test_the_example_gives_the_defaults(folder: Path) -> None:
     assert load_settings() == Settings.model_construct()
     for name, field in Settings.model_fields.items():
         assert bool(values[name]) == (field.default not in EMPTY), name
+
+
+def test_an_env_file_in_another_encoding_is_refused_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_bytes("RATCHET_MODEL=starter\n".encode("utf-16"))
+
+    with pytest.raises(SettingsError, match=r"\.env is not UTF-8 text"):
+        load_settings()

@@ -7,6 +7,7 @@ import pytest
 from store.domain import Rating, SentKind
 from store.tables import CorrectionRow, FeedbackRow, TurnRow
 from tests.botapi import Attachment, BotApi, Chat, MediaKind, User, any_message
+from tests.telegram.conftest import Start
 from tests.telegram.running import RunningBot, turn_id
 
 UP, DOWN = Rating.UP, Rating.DOWN
@@ -338,3 +339,24 @@ async def test_the_question_for_a_correction_is_no_reply_that_can_be_rated(
     found = bot.store.conversations.shown_in(chat.id, prompt.id, SentKind.CORRECTION_PROMPT)
     assert found == turn_id(reply)
     assert bot.ratings(reply) == {}
+
+
+@pytest.mark.parametrize(
+    ("settings", "opted_out"),
+    [({}, True), ({"train_consent": True}, None)],
+    ids=["no", "not asked"],
+)
+async def test_who_is_not_learned_from_is_not_told_otherwise(
+    start: Start, chat: Chat, ada: User, settings: dict[str, bool], opted_out: bool | None
+) -> None:
+    bot = await start(**settings)
+    reply = await bot.ask(chat, ada, "hello")
+    if opted_out:
+        bot.store.people.opt_out(ada.id, True)
+    await chat.tap(ada, reply.id, "✏️")
+    prompt = await chat.wait_reply(reply.id, final=any_message)
+    await bot.settle()
+
+    told = await bot.say(chat, ada, "Good day!", reply_to=prompt.id)
+
+    assert told == "✏️ recorded. It is not trained on, as long as you do not say /optin."
