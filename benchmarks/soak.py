@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import signal
 import sqlite3
 import sys
@@ -75,7 +76,7 @@ class Said:
     asked: Counter[int] = field(default_factory=Counter)
     """Messages by person."""
     rated: dict[tuple[int, int], int] = field(default_factory=dict)
-    """The last thumb by person and message."""
+    """The last thumb by person and turn."""
     files: list[str] = field(default_factory=list)
 
 
@@ -118,7 +119,10 @@ class Soak:
                 env=self._environment,
                 cwd=self._folder,
             )
-        await self._api.wait_polling(timeout=START_SECONDS)
+        try:
+            await self._api.wait_polling(timeout=START_SECONDS)
+        except TimeoutError:
+            sys.exit((self._folder / "bot.log").read_text()[-2000:])
 
     async def _stop(self) -> None:
         assert self._process is not None
@@ -172,7 +176,8 @@ class Soak:
             self._said.asked[user.id] += 1
             reply = await chat.wait_reply(asked, timeout=SETTLE_SECONDS)
             thumb = self._draw.choice((1, -1))
-            self._said.rated[user.id, reply.id] = thumb
+            turn = int(re.sub(r"\D", "", reply.buttons[0]["callback_data"]))
+            self._said.rated[user.id, turn] = thumb
             with suppress(TimeoutError):  # the tap is at Telegram, whoever answers it
                 await chat.tap(user, reply.id, "👍" if thumb > 0 else "👎", timeout=2)
             await asyncio.sleep(self._draw.uniform(0.1, 2))
@@ -218,13 +223,12 @@ class Soak:
             ),
             "ratings lost or wrong": sum(
                 self._count(
-                    "SELECT COALESCE(SUM(f.rating), 0) FROM feedback f JOIN sent_messages s "
-                    "ON s.turn_id = f.turn_id WHERE f.replaced_at IS NULL "
-                    "AND s.chat_id = ? AND s.message_id = ?",
-                    *(person, message),
+                    "SELECT COALESCE(SUM(rating), 0) FROM feedback "
+                    "WHERE replaced_at IS NULL AND person_id = ? AND turn_id = ?",
+                    *(person, turn),
                 )
                 != thumb
-                for (person, message), thumb in self._said.rated.items()
+                for (person, turn), thumb in self._said.rated.items()
             ),
             "files lost": len(self._said.files) - self._count("SELECT COUNT(*) FROM documents"),
             "versions in use beyond one": max(
