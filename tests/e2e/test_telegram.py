@@ -29,6 +29,8 @@ async def test_a_conversation_from_start_to_export(
     async with start_bot() as bot:
         started = await chat.send(ada, "/start")
         welcome = await chat.wait_reply(started, timeout=SECONDS, final=any_message)
+        question = await chat.wait_reply(welcome.id, timeout=SECONDS, final=any_message)
+        await chat.tap(ada, question.id, "Yes")
         asked = await chat.send(ada, "What is the capital of France?")
         reply = await chat.wait_reply(asked, timeout=SECONDS)
         await chat.tap(ada, reply.id, "👍")

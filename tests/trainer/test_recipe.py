@@ -9,8 +9,14 @@ from store.settings import Settings
 from tests.trainer.examples import recipe, settings
 from trainer.recipe import Recipe
 
-WHEN_AND_WHERE = {"train_cron", "train_min_ratings", "train_processes"}
-"""What says when and where to train, and nothing of how."""
+NOT_HOW = {
+    "train_cron",
+    "train_min_ratings",
+    "train_processes",
+    "train_consent",
+    "train_newcomer_days",
+}
+"""What says when, where and on whose word to train, and nothing of how."""
 
 
 def test_a_recipe_is_what_the_settings_ask_for() -> None:
@@ -24,7 +30,7 @@ def test_a_recipe_is_what_the_settings_ask_for() -> None:
 def test_every_setting_of_how_to_train_is_in_the_recipe() -> None:
     asked = {name for name in Settings.model_fields if name.startswith("train_")}
 
-    assert {f"train_{each.name}" for each in fields(Recipe)} == asked - WHEN_AND_WHERE
+    assert {f"train_{each.name}" for each in fields(Recipe)} == asked - NOT_HOW
 
 
 def test_a_recipe_that_was_written_as_json_is_read_as_it_was() -> None:
