@@ -82,6 +82,18 @@ class Database:
         if session.get_bind().dialect.name == "postgresql":
             session.execute(select(func.pg_advisory_xact_lock(key)))
 
+    def scrub(self) -> None:
+        """Empty SQLite's log of what was deleted; in the database's file it is overwritten already.
+
+        What somebody reads meanwhile stays in the log until the next time.
+        """
+        if self.alone:
+            connection = self.engine.raw_connection()  # a transaction would keep the log as it is
+            try:
+                connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").close()
+            finally:
+                connection.close()
+
     @property
     def alone(self) -> bool:
         """Whether no other machine shares it: SQLite is a file of one machine."""
@@ -177,6 +189,7 @@ def _set_pragmas(connection: Any, _record: object, *, foreign_keys: bool) -> Non
     cursor = connection.cursor()
     cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute("PRAGMA synchronous=FULL")  # a committed rating survives a power cut
+    cursor.execute("PRAGMA secure_delete=ON")  # what somebody erased is gone from the file, too
     cursor.execute(f"PRAGMA foreign_keys={'ON' if foreign_keys else 'OFF'}")
     cursor.close()
 

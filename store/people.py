@@ -138,7 +138,8 @@ class People:
             session.flush()
             self._forget_person(session, person_id)
             _drop_empty(session, conversations)
-            return Erasure(turns=len(turns), adapters=adapters)
+        self._database.scrub()
+        return Erasure(turns=len(turns), adapters=adapters)
 
     def _upsert(self, session: Session, person_id: int, name: str | None) -> PersonRow:
         row = session.get(PersonRow, person_id)

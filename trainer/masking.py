@@ -33,12 +33,13 @@ _ADDRESS = re.compile(
 )
 _PASSWORD = re.compile(
     r"(?i)\b((?:password|passwort|kennwort|passcode|pin|mot de passe|contraseña)\b"
-    r"(?: is| ist| est| es)?[ :=]{1,3}[\"']?)(?=\S*[\d!$#%&*@])[^\s\"']{4,}"
+    r"(?:(?: (?:of|for|to|von|für|zu[mr]?|de|du|pour)\b[^.?!\n]{1,40}?)?(?: is| ist| est| es))?"
+    r"[ :=]{1,3}[\"']?)(?=\S*[\d!$#%&*@])[^\s\"']{4,}"
 )
 _WORD = re.compile(
     r"(?<![\w/.-])(?:(?=\w*\d)(?=\w*[A-Za-z])\w{20,}"
     r"|(?=[\w-]*\d)(?=[\w-]*[A-Z])(?=[\w-]*[a-z])[\w-]{20,}"
-    r"|[a-z]{2,4}-(?=\w*\d)(?=\w*[A-Za-z])\w{16,})(?![\w/.-])"
+    r"|[a-z]{2,4}-(?=\w*\d)(?=\w*[A-Za-z])\w{16,})(?![\w/-]|\.\w)"
 )
 """Digits and letters in a word that long: none that people use."""
 
@@ -68,11 +69,11 @@ _KEYS: tuple[re.Pattern[str], ...] = (
 @lru_cache(maxsize=4096)
 def mask(text: str) -> str:
     """The text with a word in brackets in place of everything private that is found in it."""
+    text = _IBAN.sub(_account, text)
     for pattern in _KEYS:
         text = pattern.sub("[key]", text)
     text = _PASSWORD.sub(r"\1[key]", text)
     text = _EMAIL.sub("[email]", text)
-    text = _IBAN.sub(_account, text)
     text = _CARD.sub(_card, text)
     text = _ADDRESS.sub("[address]", text)
     for start, end in reversed(_phones(text)):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import select
+from sqlalchemy.engine import make_url
 
 from store.adapters import FILES, Adapters
 from store.conversations import Conversations
@@ -188,6 +189,14 @@ def test_erasing_leaves_none_of_their_words_anywhere(database: Database, people:
     assert SECRET in str(Conversations(database).turn(his).messages)
     people.erase(ADA)
     assert SECRET not in str(rows(database))
+
+
+def test_erasing_leaves_none_of_their_words_in_the_files_of_the_database(sqlite: Database) -> None:
+    live(sqlite)
+    files = [Path(f"{make_url(sqlite.url).database}{end}") for end in ("", "-wal")]
+    assert any(SECRET.encode() in file.read_bytes() for file in files)
+    People(sqlite).erase(ADA)
+    assert not any(SECRET.encode() in file.read_bytes() for file in files)
 
 
 def test_erasing_blanks_their_words_in_the_prompts_of_others(
