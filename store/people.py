@@ -38,6 +38,9 @@ SOMEBODY_ELSE = "[somebody else's]"
 ERASED = "[erased]"
 """Stands in other people's served prompts where an erased person's words were."""
 
+EXPIRED_AT_ONCE = 200
+"""Turns that are deleted for their age in one transaction, or everybody would wait for it."""
+
 
 class People:
     """The people of one database."""
@@ -126,13 +129,10 @@ class People:
         """
         with self._database.session() as session:
             turns = _turns_with_words_of(session, person_id)
-            quoting = {*_blank(session, turns), *_blank_memories(session, turns)}
-            examples = _examples_of(session, person_id, {turn.id for turn in turns} | quoting)
+            examples = _examples_of(session, _blanked(session, turns), person_id)
             adapters = _note_erasure(session, examples)
             _blank_samples(session, turns, examples)
-            conversations = {turn.conversation_id for turn in turns}
-            for row in turns:
-                session.delete(row)
+            conversations = _delete(session, turns)
             for table in (FeedbackRow, CorrectionRow, UpdateRow):
                 session.execute(delete(table).where(table.person_id == person_id))
             session.flush()
@@ -140,6 +140,30 @@ class People:
             _drop_empty(session, conversations)
         self._database.scrub()
         return Erasure(turns=len(turns), adapters=adapters)
+
+    def expire(self, age: timedelta) -> int:
+        """Delete the turns that are older than `age`, with all that was said of them; how many.
+
+        Newer turns that quote them keep their own words. People stay known, with what an admin
+        decided about them, and versions stay what they are: the next run starts without.
+        """
+        before = self._database.now() - age
+        old = select(TurnRow).where(TurnRow.created_at < before).order_by(TurnRow.id)
+        expired = 0
+        while True:
+            with self._database.session() as session:
+                turns = list(session.scalars(old.limit(EXPIRED_AT_ONCE)))
+                examples = _examples_of(session, _blanked(session, turns))
+                _blank_samples(session, turns, examples)
+                conversations = _delete(session, turns)
+                session.flush()
+                _drop_empty(session, conversations)
+            expired += len(turns)
+            if len(turns) < EXPIRED_AT_ONCE:
+                break
+        if expired:
+            self._database.scrub()
+        return expired
 
     def _upsert(self, session: Session, person_id: int, name: str | None) -> PersonRow:
         row = session.get(PersonRow, person_id)
@@ -180,7 +204,20 @@ def _turns_with_words_of(session: Session, person_id: int) -> list[TurnRow]:
     return [*own, *again]
 
 
-def _examples_of(session: Session, person_id: int, ids: set[int]) -> set[str]:
+def _blanked(session: Session, turns: list[TurnRow]) -> set[int]:
+    """Take these exchanges out of what others quote; the ids of them all."""
+    quoting = {*_blank(session, turns), *_blank_memories(session, turns)}
+    return {turn.id for turn in turns} | quoting
+
+
+def _delete(session: Session, turns: list[TurnRow]) -> set[int]:
+    """Delete turns; the ids of their conversations."""
+    for turn in turns:
+        session.delete(turn)
+    return {turn.conversation_id for turn in turns}
+
+
+def _examples_of(session: Session, ids: set[int], person_id: int | None = None) -> set[str]:
     """The ids of examples that these turns or the person's ratings went into, as runs keep them."""
     rated = select(FeedbackRow.turn_id).where(FeedbackRow.person_id == person_id)
     corrections = session.scalars(

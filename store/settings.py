@@ -207,6 +207,12 @@ class Settings(BaseSettings):
         1, ge=1, le=64, description="Processes of a run, started by accelerate launch."
     )
 
+    keep_days: int = Field(
+        0,
+        ge=0,
+        le=36500,
+        description="Days after which turns, with their ratings, are deleted; 0 keeps them.",
+    )
     keep_adapters: int = Field(
         20,
         ge=0,

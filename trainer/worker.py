@@ -12,17 +12,20 @@ import subprocess
 import sys
 import tempfile
 import threading
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO
 
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.cron import CronTrigger
+from apscheduler.triggers.interval import IntervalTrigger
 
 from store.adapters import HOLDS_ERASED, Adapters
 from store.database import Database
 from store.domain import RunStatus, TrainingRun
 from store.errors import StoreError
 from store.examples import ExampleBook
+from store.people import People
 from store.runs import LOG_CHARS, Runs
 from store.settings import Settings, load_settings
 from trainer.workplace import clear
@@ -54,6 +57,7 @@ class Worker:
         self._runs = Runs(database)
         self._adapters = Adapters(database, settings.data_dir / "adapters")
         self._examples = ExampleBook.of(settings, database)
+        self._people = People(database)
         self.stop = threading.Event()
 
     def work(self) -> None:
@@ -88,6 +92,15 @@ class Worker:
         except (StoreError, OSError) as error:
             logger.error("the adapters cannot be tidied: %s", error)
 
+    def expire(self) -> None:
+        """Delete what is older than the settings let it become."""
+        try:
+            count = self._people.expire(timedelta(days=self._settings.keep_days))
+        except StoreError as error:
+            logger.error("old turns cannot be deleted: %s", error)
+        else:
+            logger.info("%d turns were older than %d days", count, self._settings.keep_days)
+
     def queue_if_due(self) -> bool:
         """Queue a run if enough was rated since the last one that learned.
 
@@ -113,6 +126,15 @@ class Worker:
             scheduler.add_job(
                 self.queue_if_due,
                 CronTrigger.from_crontab(self._settings.train_cron, timezone="UTC"),
+                misfire_grace_time=MISFIRE_SECONDS,
+                coalesce=True,
+                max_instances=1,
+            )
+        if self._settings.keep_days:
+            scheduler.add_job(
+                self.expire,
+                IntervalTrigger(hours=1),
+                next_run_time=datetime.now(UTC),
                 misfire_grace_time=MISFIRE_SECONDS,
                 coalesce=True,
                 max_instances=1,

@@ -21,6 +21,8 @@ from tests.fakes import Clock
 from tests.store.talk import ADA, BOB, CLEO, GROUP, begin, correct, meet, rate, talk
 from tests.store.threads import at_once
 
+DAY = 86_400
+
 SECRET = "xylophone"
 """Stands in whatever Ada writes and in whatever is said to her, and nowhere else."""
 
@@ -410,3 +412,38 @@ def test_replies_shown_of_a_run_that_measured_on_an_erased_person_go_with_them(
     people.erase(ADA)
 
     assert runs.get(run.id).metrics["samples"] == []
+
+
+def test_turns_beyond_their_age_go_with_everything_about_them(
+    database: Database, people: People, clock: Clock
+) -> None:
+    live(database)
+    correct(database, talk(database, f"{SECRET}?"), f"{SECRET}!", BOB)
+    clock.advance(seconds=30 * DAY + 1)
+    kept = talk(database, "Bob again", "told", person_id=BOB)
+    assert SECRET in str(Conversations(database).turn(kept).messages)
+    assert people.expire(timedelta(days=30)) == 6
+    assert SECRET not in str(rows(database))
+    assert orphans(database) == []
+    assert [row["id"] for row in rows(database)["turns"]] == [kept]
+    assert len(rows(database)["conversations"]) == 1
+    assert people.find(ADA) is not None
+
+
+def test_what_is_not_old_enough_stays(database: Database, people: People, clock: Clock) -> None:
+    live(database)
+    before = rows(database)
+    clock.advance(seconds=30 * DAY)
+    assert people.expire(timedelta(days=30)) == 0
+    assert rows(database) == before
+
+
+def test_many_old_turns_go_a_few_at_a_time(
+    sqlite: Database, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("store.people.EXPIRED_AT_ONCE", 2)
+    for number in range(5):
+        talk(sqlite, f"question {number}")
+    clock.advance(seconds=DAY + 1)
+    assert People(sqlite).expire(timedelta(days=1)) == 5
+    assert rows(sqlite)["turns"] == rows(sqlite)["conversations"] == []

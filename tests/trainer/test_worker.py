@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select
 
 from store.adapters import Adapters
 from store.database import Database
@@ -17,6 +18,7 @@ from store.domain import AdapterStatus, Rating, RatingSource, RunStatus, Trainin
 from store.examples import ExampleBook, Preference
 from store.feedback import FeedbackBook
 from store.runs import HEARTBEAT_LOST_SECONDS, LOG_CHARS, Runs
+from store.tables import TurnRow
 from tests.fakes import Clock
 from tests.store.talk import ADA, BOB, meet, talk
 from tests.tiny import make_tiny_adapter
@@ -478,3 +480,18 @@ def test_a_run_that_waits_is_not_queued_again(hand: Worker, runs: Runs, sqlite: 
 
     assert not hand.queue_if_due()
     assert len(runs.recent()) == 1
+
+
+def test_what_is_too_old_is_deleted_while_the_worker_works(
+    sqlite: Database, clock: Clock, tmp_path: Path
+) -> None:
+    def turn_ids() -> list[int]:
+        with sqlite.reading() as session:
+            return list(session.scalars(select(TurnRow.id).order_by(TurnRow.id)))
+
+    old = talk(sqlite, "old")
+    clock.advance(seconds=90_000)
+    new = talk(sqlite, "new")
+    assert turn_ids() == [old, new]
+    with at_work(Worker(settings(data_dir=tmp_path, keep_days=1), sqlite)):
+        until(lambda: turn_ids() == [new])
