@@ -29,8 +29,10 @@ from store.domain import Adapter
 from store.embedder import Embedder, SentenceEmbedder
 from store.examples import ExampleBook
 from store.feedback import FeedbackBook
+from store.groups import Groups
 from store.inbox import Inbox
 from store.index import ChromaIndex
+from store.invitations import Invitations
 from store.knowledge import Knowledge
 from store.memory import MemoryBook
 from store.people import People
@@ -58,6 +60,8 @@ class Store:
     settings: Settings
     database: Database
     people: People
+    groups: Groups
+    invitations: Invitations
     inbox: Inbox
     audit: AuditLog
     conversations: Conversations
@@ -105,6 +109,8 @@ def make_store(settings: Settings, database: Database, embedder: Embedder) -> St
         settings=settings,
         database=database,
         people=People(database),
+        groups=Groups(database),
+        invitations=Invitations(database),
         inbox=Inbox(database),
         audit=AuditLog(database),
         conversations=Conversations(database),
@@ -272,7 +278,9 @@ def make_telegram(
     from bot.telegram.chat import ChatHandlers
     from bot.telegram.documents import DocumentHandlers
     from bot.telegram.gate import Gate
+    from bot.telegram.group import GroupHandlers
     from bot.telegram.inbox import InboxQueue
+    from bot.telegram.invitation import InvitationHandlers
     from bot.telegram.learning import LearningHandlers
     from bot.telegram.news import News
     from bot.telegram.order import CONCURRENT_UPDATES
@@ -301,7 +309,12 @@ def make_telegram(
         inbox=inbox,
         audit=store.audit,
         chat=chat,
-        gate=Gate(settings=settings, people=store.people),
+        gate=Gate(
+            settings=settings,
+            people=store.people,
+            groups=store.groups,
+            invitations=store.invitations,
+        ),
         talking=talking,
         rating=RatingHandlers(
             settings=settings,
@@ -327,6 +340,8 @@ def make_telegram(
             base_model=engine.model,
         ),
         quarantine=QuarantineHandlers(quarantine=store.quarantine),
+        invitation=InvitationHandlers(invitations=store.invitations),
+        group=GroupHandlers(groups=store.groups),
         request=request,
     )
     return TelegramBot(application=application, inbox=inbox, news=news)

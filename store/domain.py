@@ -315,6 +315,15 @@ class Erasure:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GroupRules:
+    """What the bot does in a group."""
+
+    answers: bool = True
+    teaches: bool = True
+    """Whether what is said to it there may be trained on, and recalled."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Suspect:
     """Somebody whose ratings teach nothing until an admin has looked."""
 

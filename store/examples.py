@@ -29,6 +29,7 @@ from store.domain import (
     PreferencePair,
     TurnState,
 )
+from store.groups import silent_turns
 from store.quarantine import held_back
 from store.settings import Settings
 from store.tables import (
@@ -128,14 +129,18 @@ class ExampleBook:
                 select(func.count())
                 .select_from(FeedbackRow)
                 .join(PersonRow, PersonRow.id == FeedbackRow.person_id)
-                .where(FeedbackRow.replaced_at.is_(None), self._may_teach()),
+                .where(
+                    FeedbackRow.replaced_at.is_(None),
+                    FeedbackRow.turn_id.not_in(silent_turns()),
+                    self._may_teach(),
+                ),
                 FeedbackRow.created_at,
             ),
             (
                 select(func.count())
                 .select_from(CorrectionRow)
                 .join(PersonRow, PersonRow.id == CorrectionRow.person_id)
-                .where(self._may_teach()),
+                .where(CorrectionRow.turn_id.not_in(silent_turns()), self._may_teach()),
                 CorrectionRow.created_at,
             ),
             (select(func.count()).select_from(ImportedRow), ImportedRow.created_at),
@@ -186,6 +191,7 @@ class ExampleBook:
             .where(
                 TurnRow.state == TurnState.FINAL,
                 TurnRow.completion != "",
+                TurnRow.id.not_in(silent_turns()),
                 self._may_teach(),
                 or_(TurnRow.regenerates_id.is_(None), TurnRow.regenerates_id.in_(asked_first)),
                 or_(

@@ -15,6 +15,7 @@ from store.database import Database
 from store.domain import Access, Memory, TurnState
 from store.embedder import Embedder
 from store.errors import IndexUnavailable, TurnNotFound
+from store.groups import silent_turns
 from store.index import ChromaIndex
 from store.quarantine import held_back
 from store.tables import (
@@ -22,6 +23,7 @@ from store.tables import (
     ConversationRow,
     CorrectionRow,
     FeedbackRow,
+    GroupRulesRow,
     PersonRow,
     TurnRow,
 )
@@ -130,7 +132,7 @@ class MemoryBook:
 
 
 def _state(session: Session) -> tuple[object, ...]:
-    """Changes with what people say, take back or opt out of, and who is erased, denied or held."""
+    """Changes with what people say, take back or opt out of, who is erased, denied or held back."""
     given = (
         select(
             func.count(),
@@ -148,6 +150,7 @@ def _state(session: Session) -> tuple[object, ...]:
         select(func.count()).where(PersonRow.opted_out),
         select(func.count()).where(PersonRow.access == Access.DENIED),
         select(func.count()).select_from(held_back().subquery()),
+        select(func.count(), func.max(GroupRulesRow.decided_at)),
     )
     return tuple(tuple(session.execute(each).one()) for each in given)
 
@@ -172,6 +175,7 @@ def _worth_remembering() -> Select[int]:
             or_(TurnRow.regenerates_id.is_(None), TurnRow.regenerates_id.in_(asked_first)),
             TurnRow.state == TurnState.FINAL,
             TurnRow.completion != "",
+            TurnRow.id.not_in(silent_turns()),
             _may_teach(),
         )
         .order_by(TurnRow.id.desc())

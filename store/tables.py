@@ -335,6 +335,27 @@ class QuarantineRow(Base):
     released_at: Mapped[datetime | None]
 
 
+class InvitationRow(Base):
+    """A link that lets people in; only the hash of its token is kept."""
+
+    __tablename__ = "invitations"
+    token_sha256: Mapped[str] = mapped_column(primary_key=True)
+    made_by: Mapped[int] = mapped_column(BigInteger)
+    expires_at: Mapped[datetime]
+    places: Mapped[int]
+
+
+class GroupRulesRow(Base):
+    """What the admins of a group decided about the bot in it."""
+
+    __tablename__ = "group_rules"
+    chat_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    answers: Mapped[bool]
+    teaches: Mapped[bool]
+    decided_by: Mapped[int] = mapped_column(BigInteger)
+    decided_at: Mapped[datetime]
+
+
 class AuditRow(Base):
     """What an admin told the bot to do; stays when the person is erased, for the record."""
 

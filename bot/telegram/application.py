@@ -24,7 +24,9 @@ from bot.telegram.admin import AdminHandlers
 from bot.telegram.chat import ChatHandlers
 from bot.telegram.documents import DocumentHandlers
 from bot.telegram.gate import Gate
+from bot.telegram.group import GROUP_PATTERN, GroupHandlers
 from bot.telegram.inbox import InboxQueue
+from bot.telegram.invitation import InvitationHandlers
 from bot.telegram.keyboard import acknowledge
 from bot.telegram.learning import LEARNING_PATTERN, LearningHandlers
 from bot.telegram.order import InOrder
@@ -60,6 +62,8 @@ def build_application(
     admin: AdminHandlers,
     learning: LearningHandlers,
     quarantine: QuarantineHandlers,
+    invitation: InvitationHandlers,
+    group: GroupHandlers,
     request: HTTPXRequest | None = None,
 ) -> App:
     """An application with every handler in place, not yet started."""
@@ -75,12 +79,14 @@ def build_application(
         ("help", welcome.on_help, None),
         ("new", talking.on_new, None),
         ("why", talking.on_why, None),
+        ("group", group.on_group, None),
         ("privacy", privacy.on_privacy, None),
         ("export", privacy.on_export, None),
         ("forget", privacy.on_forget, None),
         ("optout", privacy.on_opt_out, None),
         ("optin", privacy.on_opt_in, None),
         ("status", admin.on_status, by_admin),
+        ("invite", invitation.on_invite, by_admin),
         ("allow", admin.on_allow, by_admin),
         ("deny", admin.on_deny, by_admin),
         ("audit", admin.on_audit, by_admin),
@@ -99,6 +105,7 @@ def build_application(
         application.add_handler(CommandHandler(name, handler, filters=who))
     application.add_handler(CallbackQueryHandler(privacy.on_forget_button, FORGET_PATTERN))
     application.add_handler(CallbackQueryHandler(privacy.on_consent_button, CONSENT_PATTERN))
+    application.add_handler(CallbackQueryHandler(group.on_button, GROUP_PATTERN))
     for pattern, pressed in (
         (LEARNING_PATTERN, learning.on_button),
         (RELEASE_PATTERN, quarantine.on_button),

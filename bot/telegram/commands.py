@@ -5,6 +5,7 @@ from telegram import BotCommand
 FOR_GROUPS = (
     BotCommand("new", "Start over"),
     BotCommand("why", "How a reply came about"),
+    BotCommand("group", "What I do in this group"),
     BotCommand("help", "What I understand"),
 )
 FOR_EVERYBODY = (
@@ -28,6 +29,7 @@ FOR_ADMINS = (
     BotCommand("quarantine", "Whose ratings are held back"),
     BotCommand("documents", "What I know"),
     BotCommand("remove", "Take a document out"),
+    BotCommand("invite", "A link that lets people in"),
     BotCommand("allow", "Let somebody in"),
     BotCommand("deny", "Keep somebody out"),
     BotCommand("audit", "What admins told me to do"),

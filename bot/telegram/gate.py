@@ -5,16 +5,22 @@ gets one polite answer an hour and costs no generation.
 """
 
 import asyncio
+import logging
 
 from telegram import Update, User
 from telegram.ext import ApplicationHandlerStop, ContextTypes
 
-from bot.telegram.addressed import is_for_us
+from bot.telegram.addressed import command_of, is_for_us, is_private
+from bot.telegram.invitation import token_in
 from bot.telegram.keyboard import acknowledge
 from bot.telegram.notices import Notices
 from store.domain import Access
+from store.groups import Groups
+from store.invitations import Invitations
 from store.people import People
 from store.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 ANSWER_AGAIN_SECONDS = 3600
 
@@ -22,9 +28,13 @@ ANSWER_AGAIN_SECONDS = 3600
 class Gate:
     """Lets people in or turns them away."""
 
-    def __init__(self, *, settings: Settings, people: People) -> None:
+    def __init__(
+        self, *, settings: Settings, people: People, groups: Groups, invitations: Invitations
+    ) -> None:
         self._settings = settings
         self._people = people
+        self._groups = groups
+        self._invitations = invitations
         self._notices = Notices(ANSWER_AGAIN_SECONDS)
 
     async def check(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
@@ -32,6 +42,10 @@ class Gate:
         user, message = update.effective_user, update.message
         if user is None or not is_for_us(update):
             raise ApplicationHandlerStop
+        if message is not None and not is_private(message) and command_of(message) != "group":
+            rules = await asyncio.to_thread(self._groups.rules, message.chat_id)
+            if not rules.answers:
+                raise ApplicationHandlerStop
         if await asyncio.to_thread(self._may_talk, user, update):
             return
         if update.callback_query is not None:
@@ -49,6 +63,10 @@ class Gate:
             person = self._people.find(user.id)
         else:
             person = self._people.see(user.id, user.full_name)
+            token = token_in(update)
+            if token is not None and self._invitations.accept(token, user.id):
+                logger.info("%d came in by an invitation", user.id)
+                return True
         if user.id in self._settings.admins:
             return True
         if person is None or person.access == Access.UNDECIDED:

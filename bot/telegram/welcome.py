@@ -24,6 +24,7 @@ message I do not see the change: send it again.
 
 /new – start over; I forget what was said before
 /why – sent as an answer to a reply of mine: how it came about
+/group – in a group, for its admins: whether I answer there, and learn
 /privacy – what is kept about you
 /export – get all of it as a file
 /forget – delete all of it
@@ -42,6 +43,7 @@ send a file – add it to what I know (.txt .md .pdf .docx .html .csv .json .jso
 /promote NAME, /rollback – answer with a version, go back to the one before
 /approve – liked and corrected answers that may help in every chat
 /stats – how people like each version, as a picture
+/invite – a link that lets people in
 /allow ID, /deny ID – who may talk to me; or as an answer to a message that you forwarded
 /quarantine – people whose ratings teach nothing until you release them
 /audit – what admins told me to do"""

@@ -1,0 +1,71 @@
+"""Invitations: whoever has the token may talk, until it expires or its places are taken.
+
+Only the token's SHA-256 is kept, so that nobody who reads the database can use it.
+"""
+
+import hashlib
+import secrets
+from datetime import datetime, timedelta
+
+from sqlalchemy import delete, select
+from sqlalchemy.engine import CursorResult
+
+from store.database import Database
+from store.domain import Access
+from store.tables import InvitationRow, PersonRow
+
+TOKEN_BYTES = 16
+
+
+class Invitations:
+    """The invitations of one database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def make(self, admin_id: int, *, lasts: timedelta, places: int) -> tuple[str, datetime]:
+        """A new token for so many people, and when it expires."""
+        token = secrets.token_urlsafe(TOKEN_BYTES)
+        now = self._database.now()
+        with self._database.session() as session:
+            session.execute(delete(InvitationRow).where(InvitationRow.expires_at <= now))
+            session.add(
+                InvitationRow(
+                    token_sha256=_digest(token),
+                    made_by=admin_id,
+                    expires_at=now + lasts,
+                    places=places,
+                )
+            )
+        return token, now + lasts
+
+    def accept(self, token: str, person_id: int) -> bool:
+        """Let somebody in whom no admin has decided about yet; whether the token let them."""
+        with self._database.session() as session:
+            found = session.scalar(
+                select(InvitationRow)
+                .where(
+                    InvitationRow.token_sha256 == _digest(token),
+                    InvitationRow.expires_at > self._database.now(),
+                )
+                .with_for_update()
+            )
+            person = session.get(PersonRow, person_id, with_for_update=True)
+            if found is None or person is None or person.access != Access.UNDECIDED:
+                return False
+            person.access = Access.ALLOWED
+            found.places -= 1
+            if not found.places:
+                session.delete(found)
+            return True
+
+    def withdraw(self) -> int:
+        """Make every token worthless; how many there were."""
+        with self._database.session() as session:
+            done = session.execute(delete(InvitationRow))
+            assert isinstance(done, CursorResult)
+            return done.rowcount
+
+
+def _digest(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()

@@ -1,0 +1,77 @@
+"""The admins of a group decide whether the bot answers there, and whether it learns there."""
+
+import pytest
+
+from store.domain import Rating, RatingSource
+from tests.botapi import BotApi, Chat, Message, User
+from tests.telegram.conftest import GROUP_ID
+from tests.telegram.running import RunningBot, turn_id
+
+
+@pytest.fixture
+def club(api: BotApi, ada: User, bob: User) -> Chat:
+    """Ada is an admin of it, Bob is not."""
+    return api.group(GROUP_ID - 2, "Club", [ada, bob], admins=[ada])
+
+
+async def rules(bot: RunningBot, club: Chat, user: User) -> Message:
+    await bot.say(club, user, "/group@ratchet_bot")
+    return club.bot_messages[-1]
+
+
+async def test_an_admin_of_the_group_silences_the_bot_there_and_lets_it_speak_again(
+    bot: RunningBot, club: Chat, ada: User, bob: User
+) -> None:
+    shown = await rules(bot, club, ada)
+    assert shown.text == "In this group I answer, and I learn from what is said to me."
+
+    shown = await bot.tap(club, ada, shown, "Do not answer")
+    assert shown.text.startswith("In this group I do not answer")
+    assert await bot.say(club, bob, "@ratchet_bot hello") == ""
+    assert not bot.engine.prompts
+
+    await bot.tap(club, ada, await rules(bot, club, ada), "Answer")
+    assert (await bot.ask(club, bob, "@ratchet_bot hello")).text == "You said: hello"
+
+
+async def test_a_silent_group_silences_no_other_chat(
+    bot: RunningBot, club: Chat, ada: User, chat: Chat
+) -> None:
+    await bot.tap(club, ada, await rules(bot, club, ada), "Do not answer")
+
+    assert (await bot.ask(chat, ada, "hello")).text == "You said: hello"
+
+
+async def test_nothing_is_learned_from_a_group_that_does_not_want_it(
+    bot: RunningBot, club: Chat, ada: User, bob: User
+) -> None:
+    reply = await bot.ask(club, bob, "@ratchet_bot hello")
+    bot.store.feedback.rate(turn_id(reply), bob.id, Rating.UP, RatingSource.BUTTON)
+    bot.store.feedback.correct(turn_id(reply), bob.id, "Hello yourself!")
+    assert bot.store.examples.collect().every
+    assert bot.store.examples.ratings_since(None) == 2
+    assert bot.store.memories.waiting()
+
+    await bot.tap(club, ada, await rules(bot, club, ada), "Do not learn")
+    assert not bot.store.examples.collect().every
+    assert bot.store.examples.ratings_since(None) == 0
+    assert not bot.store.memories.waiting()
+
+    await bot.tap(club, ada, await rules(bot, club, ada), "Learn")
+    assert bot.store.examples.collect().every
+
+
+async def test_who_is_no_admin_of_the_group_decides_nothing(
+    bot: RunningBot, club: Chat, ada: User, bob: User
+) -> None:
+    assert await bot.say(club, bob, "/group") == "The admins of this group decide about that."
+
+    shown = await rules(bot, club, ada)
+    after = await bot.tap(club, bob, shown, "Do not answer")
+
+    assert after.text == shown.text
+    assert (await bot.ask(club, bob, "@ratchet_bot hello")).text == "You said: hello"
+
+
+async def test_a_private_chat_is_no_group(bot: RunningBot, chat: Chat, ada: User) -> None:
+    assert await bot.say(chat, ada, "/group") == "That is for groups: send it in one."
