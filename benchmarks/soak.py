@@ -25,6 +25,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import chromadb
 import psutil
 from rich.console import Console
 from rich.table import Table
@@ -39,6 +40,9 @@ TOKEN = "42:soak"
 ADMIN = 9
 PEOPLE = 6
 START_SECONDS = 120
+RUN_SECONDS = 10
+"""How long somebody who wants to kill a run waits for one."""
+
 SETTLE_SECONDS = 180
 LONGEST_SECONDS = 8.0
 """Between two kills."""
@@ -108,7 +112,7 @@ class Soak:
         await self._settle()
         wrong = self._wrong()
         await self._stop()
-        return wrong
+        return wrong | self._orphans()
 
     async def _start(self) -> None:
         with (self._folder / "bot.log").open("ab") as log:
@@ -134,12 +138,13 @@ class Soak:
         """Kill something that is there, and start the bot again if it was the bot."""
         assert self._process is not None
         target = self._draw.choice(TARGETS)
-        every = {"bot": [psutil.Process(self._process.pid)], "trainer": [], "run": []}
-        for child in every["bot"][0].children(recursive=True):
-            with suppress(psutil.Error):
-                words = " ".join(child.cmdline())
-                every["trainer"] += [child] if "trainer.worker" in words else []
-                every["run"] += [child] if "trainer.run" in words else []
+        every = self._processes()
+        if target == "run":  # one that has to be waited for: they are short
+            deadline = time.monotonic() + RUN_SECONDS
+            while not every["run"] and time.monotonic() < deadline:
+                await asyncio.sleep(0.1)
+                every = self._processes()
+            await asyncio.sleep(self._draw.uniform(0, 3))
         doomed = [*every["bot"], *every["trainer"], *every["run"]]
         if target != "everything":
             doomed = every[target] or every["bot"]
@@ -151,6 +156,17 @@ class Soak:
         if every["bot"][0] in doomed:
             await self._process.wait()
             await self._start()
+
+    def _processes(self) -> dict[str, list[psutil.Process]]:
+        """What is there to be killed."""
+        assert self._process is not None
+        every = {"bot": [psutil.Process(self._process.pid)], "trainer": [], "run": []}
+        for child in every["bot"][0].children(recursive=True):
+            with suppress(psutil.Error):
+                words = " ".join(child.cmdline())
+                every["trainer"] += [child] if "trainer.worker" in words else []
+                every["run"] += [child] if "trainer.run" in words else []
+        return every
 
     @asynccontextmanager
     async def _people(self) -> AsyncIterator[None]:
@@ -203,7 +219,8 @@ class Soak:
                 "SELECT COUNT(*) FROM training_runs WHERE status IN ('queued', 'running')"
             )
             pending = self._count("SELECT COUNT(*) FROM turns WHERE state = 'pending'")
-            if not (left or runs or pending or self._api.pending):
+            files = self._count("SELECT COUNT(*) FROM documents WHERE indexed_in IS NULL")
+            if not (left or runs or pending or files or self._api.pending):
                 return
             await asyncio.sleep(1)
 
@@ -257,6 +274,24 @@ class Soak:
             "files": len(self._said.files),
             "runs": self._count("SELECT COUNT(*) FROM training_runs"),
             "versions": self._count("SELECT COUNT(*) FROM adapters"),
+        }
+
+    def _orphans(self) -> dict[str, int]:
+        """What lies about that no row knows of, and what should lie there and does not."""
+        versions = {name for (name,) in self._rows("SELECT name FROM adapters")}
+        folders = {each.name for each in (self._folder / "adapters").iterdir()}
+        client = chromadb.PersistentClient(str(self._folder / "chroma"))
+        vectors = {
+            int(id)
+            for collection in client.list_collections()
+            if collection.name.startswith("ratchet-chunks")
+            for id in collection.get(include=[])["ids"]
+        }
+        chunks = {id for (id,) in self._rows("SELECT id FROM chunks")}
+        return {
+            "files of versions that nobody knows": len(folders - versions),
+            "vectors without a text": len(vectors - chunks),
+            "texts without a vector": len(chunks - vectors),
         }
 
     def _damaged(self) -> int:
