@@ -1,7 +1,8 @@
 """Many people at once, through Telegram's protocol: `python -m benchmarks.load`.
 
 `ratchet bot` as a process of its own, in front of a loopback Bot API server; so many people ask in
-private chats, and ask again when they have their answer.
+private chats, and ask again when they have their answer: a few times, or with `--minutes` as long
+as that. What they wait for the first words is what they see: a draft, or the answer itself.
 """
 
 import argparse
@@ -10,12 +11,15 @@ import os
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
+from contextlib import asynccontextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from functools import partial
 
-from benchmarks.results import keep, show, spread
+import psutil
+
+from benchmarks.results import keep, show
 from benchmarks.scratch import scratch_settings
-from tests.botapi import BotApi
+from tests.botapi import BotApi, Chat
 
 RATCHET = (sys.executable, "-c", "from bot.cli import main; main()")
 TOKEN = "42:load"
@@ -23,10 +27,31 @@ TURNS = 5
 START_SECONDS = 120
 REPLY_SECONDS = 600
 NEW_TOKENS = 32
+MIB = 2**20
+
+
+@dataclass(kw_only=True)
+class Load:
+    """What so many people saw."""
+
+    people: int
+    asked: int = 0
+    seconds: float = 0.0
+    first_words: list[float] = field(default_factory=list)
+    """Seconds from a question until its answer begins to show."""
+    answers: list[float] = field(default_factory=list)
+    """Seconds from a question to its whole answer."""
+    peak_mib: float = 0.0
+    """Most memory that the bot's process held."""
+
+    @property
+    def lost(self) -> int:
+        """Questions without an answer."""
+        return self.asked - len(self.answers)
 
 
 @asynccontextmanager
-async def bot(api: BotApi) -> AsyncIterator[None]:
+async def bot(api: BotApi) -> AsyncIterator[psutil.Process]:
     """A bot that polls."""
     process = await asyncio.create_subprocess_exec(
         *(*RATCHET, "bot"),
@@ -39,61 +64,92 @@ async def bot(api: BotApi) -> AsyncIterator[None]:
     )
     try:
         await api.wait_polling(timeout=START_SECONDS)
-        yield
+        yield psutil.Process(process.pid)
     finally:
         process.terminate()
         async with asyncio.timeout(60):
             await process.wait()
 
 
-async def person(api: BotApi, number: int) -> list[float]:
-    """Seconds from each question to its whole answer."""
+async def person(api: BotApi, number: int, load: Load, until: float | None) -> None:
+    """Ask, wait, ask again: `TURNS` times, or until a moment of the clock."""
     user = api.user(1000 + number)
     chat = api.private(user)
-    seconds = []
-    for turn in range(TURNS):
-        started = time.perf_counter()
+    turn = 0
+    while time.perf_counter() < until if until else turn < TURNS:
+        shown, started = len(chat.draft_history), time.perf_counter()
+        load.asked += 1
         asked = await chat.send(user, f"Tell me about the number {100 * number + turn}.")
-        await chat.wait_reply(asked, timeout=REPLY_SECONDS)
-        seconds.append(time.perf_counter() - started)
-    return seconds
+        with suppress(TimeoutError):
+            await api.wait_for(partial(_answered, chat, shown, asked), REPLY_SECONDS)
+            load.first_words.append(time.perf_counter() - started)
+            await chat.wait_reply(asked, timeout=REPLY_SECONDS)
+            load.answers.append(time.perf_counter() - started)
+        turn += 1
 
 
-async def measure(counts: list[int]) -> list[dict[str, Any]]:
+def _answered(chat: Chat, shown: int, asked: int) -> bool:
+    """Whether something of the answer is there to be read."""
+    drafts, messages = chat.draft_history[shown:], chat.bot_messages[-1:]
+    return any(each.text for each in drafts) or any(each.id > asked for each in messages)
+
+
+async def _watch(process: psutil.Process, load: Load) -> None:
+    while True:
+        load.peak_mib = max(load.peak_mib, process.memory_info().rss / MIB)
+        await asyncio.sleep(1)
+
+
+async def measure(counts: list[int], minutes: float | None) -> list[Load]:
     """So many people, one number after another; the bot stays."""
-    found: list[dict[str, Any]] = []
-    async with BotApi(TOKEN) as api, bot(api):
-        await person(api, 0)  # whoever comes first warms it up
+    found: list[Load] = []
+    async with BotApi(TOKEN) as api, bot(api) as process:
+        await person(api, 0, Load(people=1), None)  # whoever comes first warms it up
         first = 1
         for count in counts:
+            load = Load(people=count)
+            watching = asyncio.create_task(_watch(process, load))
             started = time.perf_counter()
-            each = await asyncio.gather(*(person(api, first + n) for n in range(count)))
-            took = time.perf_counter() - started
+            until = started + 60 * minutes if minutes else None
+            await asyncio.gather(*(person(api, first + n, load, until) for n in range(count)))
+            load.seconds = time.perf_counter() - started
+            watching.cancel()
             first += count
-            waits = [seconds for one in each for seconds in one]
-            found.append({"people": count, "seconds": took, "waits": waits})
+            found.append(load)
     return found
 
 
 def main() -> None:
-    """Measure, print, write `results/load.json`."""
+    """Measure, print, write `results/load.json`; exit code 1 if an answer was lost."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--people", nargs="+", type=int, default=[1, 10, 50])
+    parser.add_argument("--minutes", type=float, help="go on so long, not a few questions each")
     options = parser.parse_args()
-    with scratch_settings(max_new_tokens=NEW_TOKENS, queue_size=1000):
-        found = asyncio.run(measure(options.people))
-    rows = []
-    for each in found:
-        waits = sorted(each["waits"])
-        late = waits[int(0.95 * (len(waits) - 1))]
-        rate = len(waits) / each["seconds"]
-        rows.append(
-            (str(each["people"]), str(len(waits)), f"{rate:.2f}", spread(waits, 1), f"{late:.1f}")
+    with scratch_settings(
+        max_new_tokens=NEW_TOKENS, queue_size=1000, quota_messages=0, stranger_messages=0
+    ):
+        found = asyncio.run(measure(options.people, options.minutes))
+    rows = [
+        (
+            str(each.people),
+            str(each.asked),
+            str(each.lost),
+            f"{len(each.answers) / each.seconds:.2f}",
+            f"{_within(each.first_words, 0.5)} / {_within(each.first_words, 0.95)}",
+            f"{_within(each.answers, 0.5)} / {_within(each.answers, 0.95)}",
+            f"{each.peak_mib:.0f}",
         )
-    show(
-        ("people", "answers", "answers a second", "seconds to an answer", "95 of 100 within"), rows
-    )
-    keep("load", found)
+        for each in found
+    ]
+    waits = ("first words after, p50 / p95", "answer after, p50 / p95")
+    show(("people", "asked", "lost", "answers a second", *waits, "peak MiB"), rows)
+    keep("load", [asdict(each) for each in found])
+    sys.exit(any(each.lost for each in found))
+
+
+def _within(waits: list[float], share: float) -> str:
+    """The seconds within which that share of the answers came."""
+    return f"{sorted(waits)[int(share * (len(waits) - 1))]:.1f} s" if waits else "–"
 
 
 if __name__ == "__main__":
