@@ -50,6 +50,12 @@ DOUBT = 0.03
 WALK_BACK = (0.9, 0.8, 0.65, 0.5, 0.35)
 """Shares of an update that are tried, one after another, when all of it is too much."""
 
+FURTHER = (1.1, 1.5)
+"""The least and the most that an update is made to count when there is room left."""
+
+ROOM = 0.9
+"""The strain that is aimed at: the divergence grows with the square of what an update counts."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
@@ -137,6 +143,7 @@ class _Watch(TrainerCallback):
         self._best: Mapping[str, Tensor] | None = None
         self._top = -math.inf
         self._strain = 0.0
+        self._last_won = False
         self.stage = ""
         self.fallen = False
 
@@ -160,10 +167,16 @@ class _Watch(TrainerCallback):
         From an end beyond the limits it goes towards the base model until the adapter is within
         them. A LoRA update that counts less is a point between the base and the fine-tuned model,
         which keeps most of what was learned and forgets less (Wortsman et al. 2022, "Robust
-        fine-tuning").
+        fine-tuning"). An end that leaves room is followed further on the same line, once.
         """
         model.eval()
         last = _trained(model)
+        least, most = FURTHER
+        further = math.sqrt(ROOM / max(self._strain, ROOM / most**2))
+        if self._last_won and further >= least:
+            _restore(model, _scaled(last, further))
+            self._see(model)
+            return self._best or last
         for share in WALK_BACK:
             if self._strain <= 1:
                 break
@@ -186,7 +199,9 @@ class _Watch(TrainerCallback):
             "step %d of %d: score %.3f, strain %.2f",
             *(self._step, self._steps, verdict.score, verdict.strain),
         )
-        if verdict.strain <= 1 and (self._best is None or verdict.score > self._top - DOUBT):
+        usable, liked = verdict.strain <= 1, verdict.score > self._top - DOUBT
+        self._last_won = usable and liked
+        if self._last_won:
             self._best = _trained(model)
             self._top = max(self._top, verdict.score)
 

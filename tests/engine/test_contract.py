@@ -97,6 +97,22 @@ async def test_a_prompt_beyond_the_context_is_refused_with_both_numbers(engine: 
     assert refused.value.prompt_tokens > refused.value.limit == engine.context_tokens - 1
 
 
+@pytest.mark.bad_input("a prompt of exactly the context length")
+async def test_a_prompt_with_room_for_one_token_is_answered_with_one(engine: Engine) -> None:
+    prompts = [
+        (Message(role="user", content="a " * words + end),)
+        for words in range(engine.context_tokens)
+        for end in ("", "b", "b.")
+    ]
+    by_tokens = {engine.count_tokens(each): each for each in prompts}
+
+    _, completion = await complete(engine, LONG, messages=by_tokens[engine.context_tokens - 1])
+    assert completion.prompt_tokens == engine.context_tokens - 1
+    assert completion.completion_tokens <= 1
+    with pytest.raises(PromptTooLong):
+        await complete(engine, messages=by_tokens[engine.context_tokens])
+
+
 async def test_a_reply_that_outgrows_the_context_is_cut_there(engine: Engine) -> None:
     _, completion = await complete(engine, LONG)
 
@@ -145,6 +161,7 @@ async def test_the_adapter_used_longest_ago_makes_room(
         await complete(engine, adapter=second.name)
 
 
+@pytest.mark.bad_input("an adapter of another base model")
 async def test_another_models_adapter_is_refused(engine: Engine, make_adapter: MakeAdapter) -> None:
     with pytest.raises(AdapterRefused, match="trained on another"):
         await engine.load_adapter(make_adapter("another"))

@@ -46,6 +46,7 @@ def test_rank_stabilised_adapters_are_scaled_by_the_root_of_the_rank(folder: Pat
     assert {each.scale for each in read_updates(folder, "a1").values()} == {32.0}
 
 
+@pytest.mark.bad_input("a rank beyond the limit")
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
@@ -68,6 +69,7 @@ def test_a_configuration_that_is_not_served_is_refused(
         read_updates(folder, "a1")
 
 
+@pytest.mark.bad_input("an adapter that is no numbers")
 def test_weights_that_are_no_numbers_are_refused(folder: Path) -> None:
     change(folder, lambda tensors: {name: each * torch.nan for name, each in tensors.items()})
 
@@ -83,6 +85,7 @@ def test_tensors_that_are_no_pairs_are_refused(folder: Path, kept: slice) -> Non
         read_updates(folder, "a1")
 
 
+@pytest.mark.bad_input("a pickle in place of safetensors")
 def test_a_pickle_is_never_opened(folder: Path) -> None:
     torch.save(load_file(folder / WEIGHTS), folder / "adapter_model.bin")
     (folder / WEIGHTS).unlink()
@@ -99,6 +102,7 @@ def test_a_configuration_that_is_none_is_refused(folder: Path, text: str) -> Non
         read_updates(folder, "a1")
 
 
+@pytest.mark.bad_input("an adapter edited by hand")
 def test_files_that_changed_are_refused_before_they_are_read(make_adapter: MakeAdapter) -> None:
     adapter = make_adapter("tiny")
     (Path(adapter.path) / CONFIG).write_text("not json")
@@ -107,6 +111,7 @@ def test_files_that_changed_are_refused_before_they_are_read(make_adapter: MakeA
         read_adapter(adapter, model="tiny")
 
 
+@pytest.mark.bad_input("an adapter of another base model")
 def test_another_models_adapter_is_refused(make_adapter: MakeAdapter) -> None:
     adapter = make_adapter("another")
     adapter = replace(adapter, sha256=hash_adapter(Path(adapter.path)))

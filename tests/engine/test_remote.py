@@ -76,6 +76,7 @@ def written(vocabulary: Vocabulary, server: FakeVllm, model: str = "the-base") -
 Pair = tuple[FakeVllm, FakeVllm]
 
 
+@pytest.mark.bad_input("a vLLM server that dies mid-stream")
 async def test_a_reply_that_breaks_off_is_gone_on_with_by_another(
     vocabulary: Vocabulary, servers: Pair
 ) -> None:
@@ -129,6 +130,9 @@ async def test_a_server_that_comes_back_with_another_model_is_not_used(
     assert servers[1].asked("/v1/completions") == []
 
 
+@pytest.mark.bad_input(
+    "a vLLM server that is down", "a vLLM server that is slow", "a vLLM server that answers 500"
+)
 @pytest.mark.parametrize("fault", ["down", "broken", "silent"])
 async def test_a_server_that_does_not_answer_is_passed_over(
     vocabulary: Vocabulary, servers: Pair, fault: str
@@ -148,6 +152,7 @@ async def test_a_server_that_does_not_answer_is_passed_over(
     assert completion.text == written(vocabulary, servers[1])
 
 
+@pytest.mark.bad_input("a vLLM server that is down")
 async def test_with_no_server_left_the_reply_says_so(vocabulary: Vocabulary, servers: Pair) -> None:
     async with connected(vocabulary, *servers) as engine:
         for server in servers:
@@ -226,6 +231,7 @@ async def test_an_adapter_is_loaded_on_every_server_by_its_name(
     assert completion.text == written(vocabulary, servers[0], adapter.name)
 
 
+@pytest.mark.bad_input("a vLLM server that forgets its adapters")
 async def test_a_server_that_was_started_anew_is_given_the_adapter_again(
     vocabulary: Vocabulary, servers: Pair, make_adapter: MakeAdapter
 ) -> None:
@@ -356,6 +362,7 @@ async def test_replies_are_spread(vocabulary: Vocabulary, servers: Pair) -> None
     assert [len(server.asked("/v1/completions")) for server in servers] == [3, 3]
 
 
+@pytest.mark.bad_input("a client that never reads its stream")
 async def test_who_never_reads_a_reply_holds_nobody_up(
     vocabulary: Vocabulary, servers: Pair
 ) -> None:

@@ -39,6 +39,7 @@ def test_a_prompt_is_what_the_models_template_makes_of_it() -> None:
     )
 
 
+@pytest.mark.bad_input("control tokens of the chat template")
 @given(content=contents)
 def test_no_content_adds_a_control_token(content: str) -> None:
     template = ChatTemplate(TOKENIZER, model="tiny")

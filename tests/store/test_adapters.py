@@ -120,6 +120,7 @@ def test_a_file_that_was_tampered_with_is_noticed(
         adapters.get(adapter.name)
 
 
+@pytest.mark.bad_input("an adapter with a missing file")
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_that_is_missing_is_noticed(adapters: Adapters, tmp_path: Path, name: str) -> None:
     adapter = add(adapters, tmp_path)
@@ -218,6 +219,7 @@ def test_promoting_what_does_not_exist_leaves_the_active_one(
     assert adapters.active() == adapters.get(adapter.name)
 
 
+@pytest.mark.bad_input("/promote of a rejected version")
 def test_a_rejected_adapter_is_promoted_by_force_alone(adapters: Adapters, tmp_path: Path) -> None:
     adapter = add(adapters, tmp_path)
     adapters.reject(adapter.name)
@@ -259,6 +261,7 @@ def test_a_version_takes_the_place_of_the_one_it_was_measured_against_alone(
     assert statuses(adapters, one, two) == [AdapterStatus.RETIRED, AdapterStatus.ACTIVE]
 
 
+@pytest.mark.bad_input("a base model that changed since the last run")
 @pytest.mark.parametrize("force", [False, True])
 def test_an_adapter_of_another_base_model_is_never_promoted(
     adapters: Adapters, tmp_path: Path, force: bool
@@ -320,6 +323,7 @@ def test_what_is_withdrawn_is_rejected_and_the_version_before_answers(
         adapters.withdraw(second.name, reason="again")
 
 
+@pytest.mark.bad_input("/rollback with nothing behind")
 def test_there_is_nothing_to_roll_back_before_the_first_promotion(
     adapters: Adapters, tmp_path: Path
 ) -> None:
@@ -465,6 +469,7 @@ def test_two_threads_that_roll_back_at_once_go_two_versions_back(
     assert adapters.active() is None
 
 
+@pytest.mark.bad_input("a full disk")
 def test_a_full_disk_leaves_nothing_behind(
     adapters: Adapters, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -142,6 +142,7 @@ def test_nobody_else_on_the_machine_can_read_a_backup(sqlite: Database, tmp_path
     assert (tmp_path / "backup").stat().st_mode & 0o077 == 0
 
 
+@pytest.mark.bad_input("a damaged backup")
 @pytest.mark.parametrize(
     "damage", ["no manifest", "fewer rows", "another word", "another adapter", "no folder"]
 )

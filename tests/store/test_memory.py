@@ -348,6 +348,7 @@ def test_an_index_that_another_process_has_open_is_an_error_of_its_kind(
     assert answers(memories) == ["At nine."]
 
 
+@pytest.mark.bad_input("a damaged index")
 def test_a_damaged_index_is_made_anew(
     sqlite: Database, index: ChromaIndex, embedder: FakeEmbedder, tmp_path: Path
 ) -> None:

@@ -134,6 +134,7 @@ BAD_LINES = [
 ]
 
 
+@pytest.mark.bad_input("a training file with a bad line")
 @pytest.mark.parametrize(("bad", "why"), BAD_LINES, ids=range(len(BAD_LINES)))
 def test_a_bad_line_is_named_by_number_and_nothing_of_the_file_is_taken(
     path: Path, bad: object, why: str

@@ -51,6 +51,7 @@ def test_a_queued_run_keeps_who_asked_for_it_why_and_when(runs: Runs, clock: Clo
     assert (run.examples, run.snapshot, run.metrics, run.progress) == ({}, {}, {}, Progress())
 
 
+@pytest.mark.bad_input("two /train at once")
 def test_queueing_twice_gives_the_run_that_waits(runs: Runs) -> None:
     first, _ = runs.queue("the schedule")
     again, new = runs.queue("an admin")

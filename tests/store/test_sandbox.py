@@ -40,11 +40,13 @@ def test_what_is_wrong_with_it_is_said_in_the_same_words(
     assert str(apart.value) == str(here.value)
 
 
+@pytest.mark.bad_input("a file that takes all memory or time")
 def test_a_file_that_needs_too_much_memory_is_refused() -> None:
     with pytest.raises(UnreadableDocument, match="too much memory"):
         parse_apart("tea.html", PAGE.encode() * 100_000, memory_bytes=2**25)
 
 
+@pytest.mark.bad_input("a file that takes all memory or time")
 def test_a_file_that_takes_too_long_is_refused() -> None:
     with pytest.raises(UnreadableDocument, match="too long"):
         parse_apart("tea.html", PAGE.encode(), wall_seconds=0.001)

@@ -78,6 +78,7 @@ def test_a_variable_that_is_set_to_nothing_is_not_set(monkeypatch: pytest.Monkey
     assert load_settings() == Settings.model_construct()
 
 
+@pytest.mark.bad_input("a setting that is none")
 @pytest.mark.parametrize(
     ("name", "value", "reason"),
     [
@@ -127,6 +128,7 @@ def test_every_bad_value_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> No
     assert "RATCHET_DEVICE" in told
 
 
+@pytest.mark.bad_input("a setting that is none")
 def test_a_misspelt_variable_in_the_file_is_named(folder: Path) -> None:
     (folder / ".env").write_text("RATCHET_PASAGES=5\n")
     assert problem() == "RATCHET_PASAGES is no setting; .env.example lists them"

@@ -132,6 +132,7 @@ async def test_a_file_that_an_admin_sends_to_a_group_is_refused(
     assert bot.count(DocumentRow) == 0
 
 
+@pytest.mark.bad_input("a file of 25 MB")
 async def test_a_file_too_large_for_telegram_is_not_asked_for(
     bot: RunningBot, api: BotApi, office: Chat, grace: User
 ) -> None:
@@ -141,6 +142,7 @@ async def test_a_file_too_large_for_telegram_is_not_asked_for(
     assert not api.calls_to("getFile")
 
 
+@pytest.mark.bad_input("a file whose name lies about its type", "an empty file")
 @pytest.mark.parametrize(
     ("name", "data", "sentence"),
     [
@@ -166,6 +168,7 @@ async def test_a_file_that_cannot_be_read_is_named_with_the_reason(
     assert bot.count(DocumentRow) == 0
 
 
+@pytest.mark.bad_input("an encrypted PDF")
 async def test_an_encrypted_pdf_is_said_to_be_encrypted(
     bot: RunningBot, office: Chat, grace: User
 ) -> None:
@@ -175,6 +178,7 @@ async def test_an_encrypted_pdf_is_said_to_be_encrypted(
     assert "password" in told or "encrypted" in told
 
 
+@pytest.mark.bad_input("a zip bomb in a docx")
 async def test_a_zip_bomb_is_refused(bot: RunningBot, office: Chat, grace: User) -> None:
     told = await hand_in(bot, office, grace, "bomb.docx", zip_bomb())
 
@@ -182,6 +186,7 @@ async def test_a_zip_bomb_is_refused(bot: RunningBot, office: Chat, grace: User)
     assert bot.count(DocumentRow) == 0
 
 
+@pytest.mark.bad_input("invalid UTF-8")
 async def test_text_that_is_not_utf8_is_read_all_the_same(
     bot: RunningBot, office: Chat, grace: User
 ) -> None:

@@ -188,6 +188,7 @@ async def test_a_rating_that_a_crash_left_counts(
     assert again.ratings(reply) == {ada.id: Rating.UP}
 
 
+@pytest.mark.bad_input("an update that comes twice")
 async def test_an_update_that_comes_twice_is_handled_once(
     bot: RunningBot, api: BotApi, chat: Chat, ada: User
 ) -> None:

@@ -63,6 +63,7 @@ async def test_the_message_ends_with_the_outcome_and_without_a_button(
     assert office.message(shown.id).labels == ()
 
 
+@pytest.mark.bad_input("two /train at once")
 @pytest.mark.parametrize("running", [False, True], ids=["queued", "running"])
 async def test_a_second_wish_is_told_of_the_run_there_is(
     bot: RunningBot, office: Chat, grace: User, running: bool

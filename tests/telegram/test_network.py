@@ -306,6 +306,7 @@ def test_the_webhooks_secret_is_compared_in_constant_time(
     assert compared == [(SECRET.encode(), b"guess"), (SECRET.encode(), SECRET.encode())]
 
 
+@pytest.mark.bad_input("a forged webhook call")
 async def test_a_webhook_receives_updates_and_refuses_who_does_not_know_the_secret(
     start: Start, api: BotApi, chat: Chat, ada: User
 ) -> None:

@@ -29,6 +29,7 @@ def replies(chat: Chat) -> int:
     return len([message for message in chat.bot_messages if message.buttons])
 
 
+@pytest.mark.bad_input("a flood of messages")
 async def test_more_messages_in_a_minute_than_the_quota_are_not_answered(
     start: Start, chat: Chat, ada: User
 ) -> None:

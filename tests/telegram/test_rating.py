@@ -26,6 +26,7 @@ async def test_a_thumb_is_recorded_answered_and_shown(
     assert chat.message(reply.id).labels == ("👍 ✓", "👎", "🔄", "✏️", "✖")
 
 
+@pytest.mark.bad_input("a double tap")
 async def test_a_thumb_tapped_twice_counts_once(bot: RunningBot, chat: Chat, ada: User) -> None:
     reply = await bot.ask(chat, ada, "hello")
 
@@ -124,6 +125,7 @@ async def test_an_earlier_reply_can_be_rated(bot: RunningBot, chat: Chat, ada: U
     assert (bot.ratings(first), bot.ratings(second)) == ({ada.id: DOWN}, {})
 
 
+@pytest.mark.bad_input("a button of a turn in another chat")
 async def test_a_turn_of_another_chat_cannot_be_rated(
     bot: RunningBot, api: BotApi, chat: Chat, ada: User, bob: User
 ) -> None:
@@ -137,6 +139,7 @@ async def test_a_turn_of_another_chat_cannot_be_rated(
     assert bot.count(FeedbackRow) == 0
 
 
+@pytest.mark.bad_input("a button that cannot be understood")
 @pytest.mark.parametrize(
     "data", ["up", "up:", "up:x", "up:-1", "sideways:1", "up:1:2", "up:" + "9" * 40, "forget:yes"]
 )
@@ -161,6 +164,7 @@ async def test_a_button_of_a_turn_that_is_gone_says_so(
     assert answer.text == "I no longer have that reply."
 
 
+@pytest.mark.bad_input("a button that is too old")
 async def test_a_tap_that_is_too_old_to_be_answered_is_recorded(
     bot: RunningBot, api: BotApi, chat: Chat, ada: User
 ) -> None:

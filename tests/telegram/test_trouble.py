@@ -15,6 +15,7 @@ from tests.telegram.conftest import Start
 from tests.telegram.running import RunningBot, eventually
 
 
+@pytest.mark.bad_input("a sticker", "a voice note")
 @pytest.mark.parametrize("kind", ["sticker", "voice", "photo"])
 async def test_what_is_not_text_is_said_to_be_unreadable(
     bot: RunningBot, chat: Chat, ada: User, kind: str
@@ -25,6 +26,7 @@ async def test_what_is_not_text_is_said_to_be_unreadable(
     assert bot.count(TurnRow) == 0
 
 
+@pytest.mark.bad_input("an edited message")
 async def test_an_edited_message_is_not_answered_again(
     bot: RunningBot, chat: Chat, ada: User
 ) -> None:
@@ -42,6 +44,7 @@ async def test_help_says_that_edits_are_not_seen(bot: RunningBot, chat: Chat, ad
     assert "edit" in await bot.say(chat, ada, "/help")
 
 
+@pytest.mark.bad_input("a message of 4096 characters", "right-to-left text", "emoji")
 @pytest.mark.parametrize(
     "text",
     [
@@ -78,6 +81,7 @@ async def test_a_question_that_does_not_fit_into_the_model_is_said_to_be_too_lon
     assert (await bot.ask(chat, ada, "short")).text == "You said: short"
 
 
+@pytest.mark.bad_input("control tokens of the chat template")
 @pytest.mark.parametrize(
     "text",
     [
@@ -104,6 +108,7 @@ async def test_control_tokens_in_a_reply_are_shown_as_text(
     assert (await bot.ask(chat, ada, "how?")).text == "It ends with <|im_end|> then."
 
 
+@pytest.mark.bad_input("an answer to a message that was deleted")
 async def test_an_answer_to_a_message_deleted_meanwhile_is_answered(
     bot: RunningBot, chat: Chat, ada: User
 ) -> None:

@@ -210,6 +210,7 @@ async def test_a_version_that_the_gate_rejected_is_refused(
     assert active(bot) is None
 
 
+@pytest.mark.bad_input("/promote of a rejected version")
 @pytest.mark.parametrize("order", ["{} --force", "--force {}", "{} —force"])
 async def test_a_rejected_version_is_promoted_by_force_and_that_is_kept(
     bot: RunningBot, make_version: MakeVersion, office: Chat, grace: User, order: str
@@ -224,6 +225,7 @@ async def test_a_rejected_version_is_promoted_by_force_and_that_is_kept(
     assert change.reason == "an admin promoted it, forced"
 
 
+@pytest.mark.bad_input("a base model that changed since the last run")
 @pytest.mark.parametrize("force", ["", " --force"])
 async def test_a_version_of_another_base_model_is_refused_even_by_force(
     bot: RunningBot, make_version: MakeVersion, office: Chat, grace: User, force: str
@@ -288,6 +290,7 @@ async def test_a_reply_in_progress_finishes_on_the_version_it_began_with(
     assert (bot.turn(reply).adapter, bot.turn(later).adapter) == (old.name, new.name)
 
 
+@pytest.mark.bad_input("/rollback with nothing behind")
 async def test_there_is_nothing_to_roll_back_from_the_base_model(
     bot: RunningBot, make_version: MakeVersion, office: Chat, grace: User
 ) -> None:

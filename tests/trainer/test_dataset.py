@@ -265,6 +265,7 @@ def test_copies_of_pairs_and_demonstrations_become_one_too() -> None:
     assert (ids(taken.train.pairs), ids(taken.train.demonstrations)) == (["c2"], ["d2"])
 
 
+@pytest.mark.bad_input("empty replies")
 def test_an_empty_reply_teaches_nothing() -> None:
     taken = snapshot(unpaired=(rated(1, False, reply=" \n"), *ENOUGH))
 
@@ -362,6 +363,7 @@ def test_of_a_label_that_outnumbers_the_other_only_some_are_kept(label: bool) ->
     assert kept[-1] == common[-1]
 
 
+@pytest.mark.bad_input("ratings of one kind")
 @pytest.mark.parametrize(("label", "missing"), [(True, "0 👎"), (False, "0 👍")])
 def test_ratings_of_one_kind_are_nothing_to_learn_from(label: bool, missing: str) -> None:
     with pytest.raises(NothingToLearn, match=missing) as raised:
@@ -385,6 +387,7 @@ def test_thumbs_of_one_kind_are_left_out_of_a_run_that_has_enough_else() -> None
     assert taken.train.every == PAIRS
 
 
+@pytest.mark.bad_input("three ratings")
 def test_three_ratings_are_nothing_to_learn_from() -> None:
     with pytest.raises(NothingToLearn, match="There are 3 examples") as raised:
         snapshot(unpaired=thumbs(3))
@@ -557,6 +560,7 @@ def test_nobody_has_more_than_their_share_of_what_is_measured_on() -> None:
     assert 0 < theirs <= 0.25 * len(snapshot.held_out.unpaired)
 
 
+@pytest.mark.bad_input("500 identical ratings of one person")
 def test_however_often_somebody_rates_the_same_they_have_one_vote() -> None:
     same = [rated(number, question="q", reply="r") for number in range(1, 30)]
     up = [replace(each, raters=(number,)) for number, each in enumerate(same[:3])]

@@ -1,6 +1,7 @@
 """Training makes an adapter that serves, the same one each time, and leaves the base as it was."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from store.adapters import hash_adapter
 from store.domain import Example, Examples
 from tests.trainer.examples import asked, candidate, demonstration, pair, rated, recipe
 from trainer.errors import RunCancelled, TrainingFailed
-from trainer.finetune import CLIFF, WALK_BACK, Judge, Point, Report, Verdict, finetune
+from trainer.finetune import CLIFF, ROOM, WALK_BACK, Judge, Point, Report, Verdict, finetune
 from trainer.recipe import Recipe
 
 REPOSITORY = Path(__file__).parents[2]
@@ -32,8 +33,8 @@ QUICK = recipe(
     rank=4, alpha=8, learning_rate=1e-2, epochs=2, batch_size=4, max_length=128, checkpoints=2
 )
 
-WITHIN, BEYOND, OVER = 0.5, 1.5, 2 * CLIFF
-"""Strains: one that is fine, one beyond the limits, one over the cliff."""
+ROOMY, WITHIN, BEYOND, OVER = 0.4, 0.9, 1.5, 2 * CLIFF
+"""Strains: one that leaves room, one that is fine, one beyond the limits, one over the cliff."""
 
 LIKED, DISLIKED = "because", "no idea"
 
@@ -329,6 +330,37 @@ def test_an_update_that_is_walked_back_counts_less(tiny_weights: Weights, tmp_pa
         torch.testing.assert_close(less[name], whole[name] * share)
 
 
+def test_an_end_that_leaves_room_is_followed_further(tiny_weights: Weights, tmp_path: Path) -> None:
+    judge = Judging([(1.0, ROOMY), (1.0, ROOMY), (1.0, WITHIN)])
+
+    folder = finetuned(tiny_weights, KINDS["kto"], tmp_path, judge=judge)
+
+    end, beyond = judge.seen[1:]
+    for name in end:
+        share = math.sqrt(ROOM / ROOMY) if "lora_B" in name else 1.0
+        torch.testing.assert_close(beyond[name], end[name] * share)
+    assert is_as_written(beyond, folder)
+
+
+@pytest.mark.parametrize("found", [(9.0, BEYOND), (0.5, WITHIN)], ids=["too far", "liked less"])
+def test_an_end_is_kept_where_further_on_is_worse(
+    tiny_weights: Weights, tmp_path: Path, found: tuple[float, float]
+) -> None:
+    judge = Judging([(1.0, ROOMY), (1.0, ROOMY), found])
+
+    folder = finetuned(tiny_weights, KINDS["kto"], tmp_path, judge=judge)
+
+    assert [is_as_written(seen, folder) for seen in judge.seen] == [False, True, False]
+
+
+def test_an_end_that_is_not_the_best_is_not_followed(tiny_weights: Weights, tmp_path: Path) -> None:
+    judge = Judging([(3.0, ROOMY), (1.0, ROOMY)])
+
+    folder = finetuned(tiny_weights, KINDS["kto"], tmp_path, judge=judge)
+
+    assert [is_as_written(seen, folder) for seen in judge.seen] == [True, False]
+
+
 def test_the_best_checkpoint_within_the_limits_wins(tiny_weights: Weights, tmp_path: Path) -> None:
     judge = Judging([(1.0, WITHIN), (3.0, WITHIN), (2.0, WITHIN)])
 
@@ -450,6 +482,7 @@ def test_examples_that_are_all_too_long_are_a_failure_that_says_so(
         finetuned(tiny_weights, train, tmp_path)
 
 
+@pytest.mark.bad_input("replies longer than the context")
 def test_what_is_longer_than_the_models_context_is_left_out(
     train_once: Callable[[str], Trained], tiny_weights: Weights, tmp_path: Path
 ) -> None:

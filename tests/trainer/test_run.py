@@ -146,6 +146,7 @@ def rated(sqlite: Database) -> None:
     import_ratings(sqlite, preferences(60))
 
 
+@pytest.mark.bad_input("three ratings")
 def test_a_run_with_too_little_to_learn_from_is_skipped(learned: Learn, sqlite: Database) -> None:
     rate_turns(sqlite, 3)
 
@@ -288,6 +289,7 @@ def test_the_smaller_share_is_the_last_one_that_is_tried(
     assert "which went too far) did not pass the gate: drift." in run.outcome
 
 
+@pytest.mark.bad_input("a flood of corrections")
 @pytest.mark.usefixtures("rated")
 def test_who_floods_is_held_back_and_the_run_goes_on_without_them(
     learned: Learn, sqlite: Database, adapters: Adapters
@@ -344,6 +346,7 @@ def test_a_rehearsal_is_nothing_to_learn_from_where_no_example_fits(
     assert "RATCHET_TRAIN_MAX_LENGTH" in run.outcome
 
 
+@pytest.mark.bad_input("a full disk")
 @pytest.mark.usefixtures("rated")
 def test_a_full_disk_fails_the_run_and_nothing_goes_live(
     learned: Learn, adapters: Adapters, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

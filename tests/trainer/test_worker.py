@@ -151,6 +151,7 @@ def test_a_run_ends_as_its_process_says_and_keeps_its_log(
     assert run.log == "looked at 3 examples\n"
 
 
+@pytest.mark.bad_input("a run that is killed in the middle")
 def test_a_run_whose_process_is_killed_has_failed_by_that_signal(
     hand: Worker, runs: Runs, play: Play
 ) -> None:
@@ -342,6 +343,7 @@ def test_what_a_killed_run_left_on_disk_is_removed(
     assert list((tmp_path / "runs").iterdir()) == []
 
 
+@pytest.mark.bad_input("a run that is killed in the middle")
 def test_what_a_killed_run_made_stays_out_of_use(
     hand: Worker, runs: Runs, play: Play, sqlite: Database, tmp_path: Path, tiny_model: Path
 ) -> None:
