@@ -54,8 +54,10 @@ def addressed_text(message: Message) -> str | None:
 def is_for_us(update: Update) -> bool:
     """Whether the bot may read it: of a group's talk, only what is said to the bot."""
     user, message = update.effective_user, update.message
-    # An edit that Telegram still had in its queue is not asked for, and not answered.
-    if user is None or user.is_bot or update.edited_message is not None:
+    # An edit or a post that Telegram still had in its queue is not asked for, and not answered.
+    if user is None or user.is_bot:
+        return False
+    if not (message or update.callback_query or update.message_reaction):
         return False
     return message is None or addressed_text(message) is not None
 

@@ -90,8 +90,10 @@ async def _download(attached: Attached) -> bytes:
         try:
             file = await attached.get_file()
             return bytes(await file.download_as_bytearray(read_timeout=DOWNLOAD_SECONDS))
-        except BadRequest:
-            raise
+        except BadRequest as error:
+            raise BotError(
+                f"Telegram does not give me that file ({error.message}). Please send it again."
+            ) from error
         except NetworkError as error:
             logger.warning("a download failed: %s", error)
             await asyncio.sleep(attempt)

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from store.database import Database
 from store.domain import Message, Rating
@@ -201,3 +203,33 @@ def test_an_export_has_a_line_of_messages_for_each_example(sqlite: Database) -> 
         {"prompt": prompt, "chosen": said("It is so."), "rejected": said("because")},
         {"prompt": prompt, "completion": said("It is so.")},
     ]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ("prompt", "completion", "label", "chosen", "rejected", "role", "content")
+            )
+            | st.text(max_size=5),
+            inner,
+            max_size=5,
+        )
+    ),
+    max_leaves=12,
+)
+LINES = st.lists(JSON.map(json.dumps) | st.text(max_size=40), max_size=4).map("\n".join)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(content=st.binary(max_size=200) | LINES.map(lambda text: text.encode(errors="replace")))
+def test_any_file_is_read_or_refused_with_its_name(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    refused = ""
+    try:
+        taken = read_preferences(path)
+    except PreferencesUnreadable as error:
+        taken, refused = (), str(error)
+    assert taken or refused.startswith(str(path))

@@ -1,10 +1,15 @@
 """Settings: what is read, what is refused and how, and that `.env.example` tells of each."""
 
+import os
 import re
 import traceback
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 from pydantic import SecretStr, ValidationError
 
 from store.errors import SettingsError
@@ -260,3 +265,19 @@ def test_an_env_file_in_another_encoding_is_refused_in_a_line(
 
     with pytest.raises(SettingsError, match=r"\.env is not UTF-8 text"):
         load_settings()
+
+
+VALUES = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)
+ODD = ("0", "-1", "1e999", "nan", "true", "http://", "http://[", "https://x:1:2", "9" * 30, " ")
+
+
+@given(name=st.sampled_from(sorted(Settings.model_fields)), value=VALUES | st.sampled_from(ODD))
+@hypothesis_settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_value_is_taken_or_refused_in_one_line(folder: Path, name: str, value: str) -> None:
+    variable, refused = f"RATCHET_{name.upper()}", ""
+    with patch.dict(os.environ, {variable: value}):
+        try:
+            load_settings()
+        except SettingsError as error:
+            refused = str(error)
+    assert not refused or (variable in refused and "\n" not in refused)
