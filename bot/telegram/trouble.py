@@ -9,7 +9,7 @@ from telegram.ext import ContextTypes
 
 from bot.engine.errors import EngineBusy
 from bot.errors import BotError, ReplyFailed
-from store.errors import DocumentError
+from store.errors import DatabaseUnavailable, DocumentError
 
 logger = logging.getLogger(__name__)
 
@@ -20,6 +20,9 @@ def explain(error: BaseException) -> str:
         return f"I am busy, with {error.waiting} replies to write first. Please try again soon."
     if isinstance(error, BotError | DocumentError) and not isinstance(error, ReplyFailed):
         return str(error)
+    if isinstance(error, DatabaseUnavailable):
+        logger.error("%s", error)
+        return "My database is away. Please try again in a minute."
     error_id = secrets.token_hex(4)
     logger.error("error %s", error_id, exc_info=error)
     return f"Something went wrong (error {error_id}). Please try again."
