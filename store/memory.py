@@ -59,6 +59,9 @@ class MemoryBook:
         answered again. `floor` is the least cosine similarity of two questions. Closest first.
         Raises `IndexInUse`, `IndexUnavailable` or `EmbedderNotFound`.
         """
+        with self._database.reading() as session:
+            if session.scalar(_worth_remembering().limit(1)) is None:
+                return ()  # before the index is opened, which takes a while
         self._catch_up()
         if self._index.count() == 0:
             return ()

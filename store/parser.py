@@ -7,30 +7,16 @@ Cutting the text for the index is `store.chunker`'s.
 """
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from pkgutil import resolve_name
 from urllib.parse import unquote
 
 from store.errors import DocumentTooLarge, EmptyDocument, UnsupportedDocument
 from store.parsers.draft import MAX_TEXT, Draft, Section, one_line
 from store.parsers.magic import check_contents
-from store.parsers.markdown import read_markdown, read_text
-from store.parsers.pdf import MAX_PAGES, read_pdf
-from store.parsers.records import read_csv, read_json, read_jsonl
-from store.parsers.web import read_html
-from store.parsers.word import MAX_UNPACKED_BYTES, read_docx
 
-__all__ = [
-    "MAX_BYTES",
-    "MAX_PAGES",
-    "MAX_TEXT",
-    "MAX_UNPACKED_BYTES",
-    "SUFFIXES",
-    "ParsedDocument",
-    "Section",
-    "parse",
-]
+__all__ = ["MAX_BYTES", "MAX_TEXT", "SUFFIXES", "ParsedDocument", "Section", "parse"]
 
 MAX_BYTES = 25_000_000
 """Bytes of one file. Telegram hands a bot 20 MB at most; `ratchet ingest` may take a little more,
@@ -51,23 +37,28 @@ class ParsedDocument:
 @dataclass(frozen=True, kw_only=True)
 class _FileType:
     media_type: str
-    read: Callable[[Draft, bytes], None]
+    reader: str
+    """Where it is; imported when the first such file comes, or every start would wait for all."""
+
+    def read(self, draft: Draft, data: bytes) -> None:
+        """Put what is in a file into the draft."""
+        resolve_name(f"store.parsers.{self.reader}")(draft, data)
 
 
-_HTML = _FileType(media_type="text/html", read=read_html)
+_HTML = _FileType(media_type="text/html", reader="web:read_html")
 _TYPES = {
-    ".txt": _FileType(media_type="text/plain", read=read_text),
-    ".md": _FileType(media_type="text/markdown", read=read_markdown),
-    ".pdf": _FileType(media_type="application/pdf", read=read_pdf),
+    ".txt": _FileType(media_type="text/plain", reader="markdown:read_text"),
+    ".md": _FileType(media_type="text/markdown", reader="markdown:read_markdown"),
+    ".pdf": _FileType(media_type="application/pdf", reader="pdf:read_pdf"),
     ".docx": _FileType(
         media_type="application/vnd.openxmlformats-officedocument.wordprocessingml.document",
-        read=read_docx,
+        reader="word:read_docx",
     ),
     ".html": _HTML,
     ".htm": _HTML,
-    ".csv": _FileType(media_type="text/csv", read=read_csv),
-    ".json": _FileType(media_type="application/json", read=read_json),
-    ".jsonl": _FileType(media_type="application/jsonl", read=read_jsonl),
+    ".csv": _FileType(media_type="text/csv", reader="records:read_csv"),
+    ".json": _FileType(media_type="application/json", reader="records:read_json"),
+    ".jsonl": _FileType(media_type="application/jsonl", reader="records:read_jsonl"),
 }
 
 SUFFIXES = frozenset(_TYPES)
