@@ -4,8 +4,9 @@ SQLite runs in WAL mode with foreign keys on, so that readers never wait for the
 are for threads: coroutines call repositories through `asyncio.to_thread`.
 """
 
+import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -89,10 +90,8 @@ class Database:
         """
         if self.alone:
             connection = self.engine.raw_connection()  # a transaction would keep the log as it is
-            try:
+            with closing(connection), suppress(sqlite3.OperationalError):
                 connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").close()
-            finally:
-                connection.close()
 
     @property
     def alone(self) -> bool:
