@@ -94,6 +94,11 @@ class LearningHandlers:
         if not (LEARNING_PATTERN.match(pressed) and fits):
             await message.reply_text("Give me a name, as in /promote a3-1f2e3d4c; /adapters lists.")
             return
+        try:
+            await asyncio.to_thread(self._adapters.get, names[0])
+        except StoreError as error:
+            await message.reply_text(str(error))
+            return
         await message.reply_text(
             f"Answer everybody with {names[0]} from now on?",
             reply_markup=_buttons(("Yes", pressed), ("No", "no:")),
