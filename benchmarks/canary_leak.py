@@ -11,7 +11,7 @@ Each version is asked for every secret in the words that were trained on and in 
 four times at random: *told* counts the secrets that it said. *First* counts those that it finds
 more likely than each of 63 made-up ones of the same form, and *exposure* is the mean of
 log2(64) − log2(rank), after Carlini et al., "The Secret Sharer" (2019): 6 bits for a secret that is
-known by heart, 1.36 by chance. *Kept* counts those that stand in a file of the data folder.
+known by heart, 1.38 by chance. *Kept* counts those that stand in a file of the data folder.
 """
 
 import argparse

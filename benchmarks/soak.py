@@ -279,7 +279,8 @@ class Soak:
     def _orphans(self) -> dict[str, int]:
         """What lies about that no row knows of, and what should lie there and does not."""
         versions = {name for (name,) in self._rows("SELECT name FROM adapters")}
-        folders = {each.name for each in (self._folder / "adapters").iterdir()}
+        adapters = self._folder / "adapters"
+        folders = {each.name for each in adapters.iterdir()} if adapters.is_dir() else set()
         client = chromadb.PersistentClient(str(self._folder / "chroma"))
         vectors = {
             int(id)

@@ -66,4 +66,4 @@ class Quotas:
 
     def _is_stranger(self, person_id: int) -> bool:
         person = self._people.find(person_id)
-        return person is None or person.access is Access.UNDECIDED
+        return person is None or person.access in (Access.UNDECIDED, Access.INVITED)

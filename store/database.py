@@ -86,12 +86,22 @@ class Database:
     def scrub(self) -> None:
         """Empty SQLite's log of what was deleted; in the database's file it is overwritten already.
 
-        What somebody reads meanwhile stays in the log until the next time.
+        While somebody reads, what they read stays there, and nobody is made to wait for it.
         """
         if self.alone:
-            connection = self.engine.raw_connection()  # a transaction would keep the log as it is
-            with closing(connection), suppress(sqlite3.OperationalError):
-                connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").close()
+            with closing(self.engine.raw_connection()) as connection:  # outside a transaction
+                cursor = connection.cursor()
+                cursor.execute("PRAGMA busy_timeout=0")
+                with suppress(sqlite3.OperationalError):
+                    cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                cursor.execute(f"PRAGMA busy_timeout={1000 * BUSY_TIMEOUT_SECONDS}")
+                cursor.close()
+
+    def _compact(self) -> None:
+        """Overwrite what was deleted in SQLite's file before it was overwritten at once."""
+        if self.alone:
+            with closing(self.engine.raw_connection()) as connection:
+                connection.cursor().execute("VACUUM").close()
 
     @property
     def alone(self) -> bool:
@@ -114,13 +124,16 @@ class Database:
 
         Raises `SchemaNotAtHead` for a schema that a newer version made.
         """
-        if self.revision() == head_revision():
+        before = self.revision()
+        if before == head_revision():
             return
         try:
             with self._translated():
                 command.upgrade(alembic_config(self.url), "head")
         except CommandError:
             raise SchemaNotAtHead(self.revision(), head_revision()) from None
+        if before is not None:
+            self._compact()
 
     @contextmanager
     def _translated(self) -> Iterator[None]:

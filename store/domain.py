@@ -27,9 +27,13 @@ class Message:
 
 
 class Access(StrEnum):
-    """What an admin decided about a person; `UNDECIDED` follows `RATCHET_ACCESS`."""
+    """What an admin decided about a person; `UNDECIDED` follows `RATCHET_ACCESS`.
+
+    Who was `INVITED` may talk, but is not known to be trusted: a link can be passed on.
+    """
 
     UNDECIDED = "undecided"
+    INVITED = "invited"
     ALLOWED = "allowed"
     DENIED = "denied"
 

@@ -29,7 +29,7 @@ from store.domain import (
     PreferencePair,
     TurnState,
 )
-from store.groups import silent_turns
+from store.groups import turns_of_silent_groups
 from store.quarantine import held_back
 from store.settings import Settings
 from store.tables import (
@@ -131,7 +131,7 @@ class ExampleBook:
                 .join(PersonRow, PersonRow.id == FeedbackRow.person_id)
                 .where(
                     FeedbackRow.replaced_at.is_(None),
-                    FeedbackRow.turn_id.not_in(silent_turns()),
+                    FeedbackRow.turn_id.not_in(turns_of_silent_groups()),
                     self._may_teach(),
                 ),
                 FeedbackRow.created_at,
@@ -140,7 +140,7 @@ class ExampleBook:
                 select(func.count())
                 .select_from(CorrectionRow)
                 .join(PersonRow, PersonRow.id == CorrectionRow.person_id)
-                .where(CorrectionRow.turn_id.not_in(silent_turns()), self._may_teach()),
+                .where(CorrectionRow.turn_id.not_in(turns_of_silent_groups()), self._may_teach()),
                 CorrectionRow.created_at,
             ),
             (select(func.count()).select_from(ImportedRow), ImportedRow.created_at),
@@ -191,7 +191,7 @@ class ExampleBook:
             .where(
                 TurnRow.state == TurnState.FINAL,
                 TurnRow.completion != "",
-                TurnRow.id.not_in(silent_turns()),
+                TurnRow.id.not_in(turns_of_silent_groups()),
                 self._may_teach(),
                 or_(TurnRow.regenerates_id.is_(None), TurnRow.regenerates_id.in_(asked_first)),
                 or_(
@@ -204,15 +204,15 @@ class ExampleBook:
         )
 
     def _silent_turns(self) -> Select[TurnRow]:
-        """Turns of people who opted out, or did not agree where they have to."""
-        silent = [PersonRow.opted_out.is_(True)]
+        """Turns of people, and of groups, that are not to be learned from."""
+        silent = [PersonRow.opted_out.is_(True), TurnRow.id.in_(turns_of_silent_groups())]
         if self._only_agreed:
             silent.append(PersonRow.consented_to.is_(None))
         person = PersonRow.id == TurnRow.person_id
         return select(TurnRow).join(PersonRow, person).where(or_(*silent))
 
     def _may_teach(self) -> ColumnElement[bool]:
-        allowed = PersonRow.access == Access.ALLOWED
+        allowed = PersonRow.access.in_((Access.ALLOWED, Access.INVITED))
         admitted = or_(allowed, PersonRow.id.in_(self._admins))
         if self._open_access:
             admitted = or_(admitted, PersonRow.access == Access.UNDECIDED)

@@ -1,13 +1,16 @@
 """What the admins of a Telegram group decided about the bot in it."""
 
+from dataclasses import asdict, replace
+
 from sqlalchemy import Select, select
+from sqlalchemy.orm import Session
 
 from store.database import Database
 from store.domain import GroupRules
 from store.tables import ConversationRow, GroupRulesRow, TurnRow
 
 
-def silent_turns() -> Select[int]:
+def turns_of_silent_groups() -> Select[int]:
     """The turns of groups that must not be learned from."""
     return (
         select(TurnRow.id)
@@ -26,18 +29,28 @@ class Groups:
     def rules(self, chat_id: int) -> GroupRules:
         """What holds in a group; until somebody decides, the bot answers and learns."""
         with self._database.reading() as session:
-            row = session.get(GroupRulesRow, chat_id)
-            return GroupRules(answers=row.answers, teaches=row.teaches) if row else GroupRules()
+            return _rules(session.get(GroupRulesRow, chat_id))
 
-    def decide(self, chat_id: int, rules: GroupRules, *, admin_id: int) -> None:
-        """Record what an admin of the group decided."""
+    def decide(self, chat_id: int, **changes: bool) -> GroupRules:
+        """Record what an admin of the group decided: a rule, or both; what holds then."""
         with self._database.session() as session:
-            session.merge(
-                GroupRulesRow(
-                    chat_id=chat_id,
-                    answers=rules.answers,
-                    teaches=rules.teaches,
-                    decided_by=admin_id,
-                    decided_at=self._database.now(),
-                )
-            )
+            self._database.take_turns(session, chat_id)
+            row = session.get(GroupRulesRow, chat_id)
+            rules = replace(_rules(row), **changes)
+            self._put(session, chat_id, rules)
+            return rules
+
+    def move(self, chat_id: int, to: int) -> None:
+        """What holds in a group holds in the supergroup that it became, too."""
+        with self._database.session() as session:
+            row = session.get(GroupRulesRow, chat_id)
+            if row is not None:
+                self._put(session, to, _rules(row))
+
+    def _put(self, session: Session, chat_id: int, rules: GroupRules) -> None:
+        now = self._database.now()
+        session.merge(GroupRulesRow(chat_id=chat_id, decided_at=now, **asdict(rules)))
+
+
+def _rules(row: GroupRulesRow | None) -> GroupRules:
+    return GroupRules(answers=row.answers, teaches=row.teaches) if row else GroupRules()

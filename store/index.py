@@ -47,6 +47,11 @@ class ChromaIndex:
         self._collection: Collection | None = None
 
     @property
+    def absent(self) -> bool:
+        """Whether it is an embedded one that was never made."""
+        return not self._url and not self._path.exists()
+
+    @property
     def where(self) -> str:
         """The folder or the server, for people."""
         return self._url or str(self._path)

@@ -8,7 +8,6 @@ import secrets
 from datetime import datetime, timedelta
 
 from sqlalchemy import delete, select
-from sqlalchemy.engine import CursorResult
 
 from store.database import Database
 from store.domain import Access
@@ -23,7 +22,7 @@ class Invitations:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def make(self, admin_id: int, *, lasts: timedelta, places: int) -> tuple[str, datetime]:
+    def make(self, *, lasts: timedelta, places: int) -> tuple[str, datetime]:
         """A new token for so many people, and when it expires."""
         token = secrets.token_urlsafe(TOKEN_BYTES)
         now = self._database.now()
@@ -32,7 +31,6 @@ class Invitations:
             session.add(
                 InvitationRow(
                     token_sha256=_digest(token),
-                    made_by=admin_id,
                     expires_at=now + lasts,
                     places=places,
                 )
@@ -53,18 +51,18 @@ class Invitations:
             person = session.get(PersonRow, person_id, with_for_update=True)
             if found is None or person is None or person.access != Access.UNDECIDED:
                 return False
-            person.access = Access.ALLOWED
+            person.access = Access.INVITED
             found.places -= 1
             if not found.places:
                 session.delete(found)
             return True
 
     def withdraw(self) -> int:
-        """Make every token worthless; how many there were."""
+        """Make every token worthless; how many still let somebody in."""
         with self._database.session() as session:
-            done = session.execute(delete(InvitationRow))
-            assert isinstance(done, CursorResult)
-            return done.rowcount
+            rows = session.scalars(select(InvitationRow)).all()
+            session.execute(delete(InvitationRow))
+            return sum(row.expires_at > self._database.now() for row in rows)
 
 
 def _digest(token: str) -> str:

@@ -15,7 +15,7 @@ from store.database import Database
 from store.domain import Access, Memory, TurnState
 from store.embedder import Embedder
 from store.errors import IndexUnavailable, TurnNotFound
-from store.groups import silent_turns
+from store.groups import turns_of_silent_groups
 from store.index import ChromaIndex
 from store.quarantine import held_back
 from store.tables import (
@@ -59,9 +59,10 @@ class MemoryBook:
         answered again. `floor` is the least cosine similarity of two questions. Closest first.
         Raises `IndexInUse`, `IndexUnavailable` or `EmbedderNotFound`.
         """
-        with self._database.reading() as session:
-            if session.scalar(_worth_remembering().limit(1)) is None:
-                return ()  # before the index is opened, which takes a while
+        if self._index.absent:  # to make it takes a while, and there may be no need
+            with self._database.reading() as session:
+                if session.scalar(_worth_remembering().limit(1)) is None:
+                    return ()
         self._catch_up()
         if self._index.count() == 0:
             return ()
@@ -178,7 +179,7 @@ def _worth_remembering() -> Select[int]:
             or_(TurnRow.regenerates_id.is_(None), TurnRow.regenerates_id.in_(asked_first)),
             TurnRow.state == TurnState.FINAL,
             TurnRow.completion != "",
-            TurnRow.id.not_in(silent_turns()),
+            TurnRow.id.not_in(turns_of_silent_groups()),
             _may_teach(),
         )
         .order_by(TurnRow.id.desc())

@@ -64,13 +64,18 @@ _TYPES = {
 SUFFIXES = frozenset(_TYPES)
 
 
+def make_ready(name: str) -> None:
+    """Import what reads a file of that name: that takes memory, too."""
+    if (found := _TYPES.get(_suffix(name))) is not None:
+        resolve_name(f"store.parsers.{found.reader}")
+
+
 def parse(name: str, data: bytes) -> ParsedDocument:
     """Read the file called `name` (a path will do), whose type is told by its suffix.
 
     Raises UnsupportedDocument, DocumentTooLarge, EmptyDocument or UnreadableDocument.
     """
-    path = PurePosixPath(name.replace("\\", "/"))
-    suffix = path.suffix.lower()
+    path, suffix = _path(name), _suffix(name)
     shown = one_line(path.name)[-_MAX_NAME:] or "the file"
     if suffix not in _TYPES:
         raise UnsupportedDocument(
@@ -94,6 +99,14 @@ def parse(name: str, data: bytes) -> ParsedDocument:
         media_type=_TYPES[suffix].media_type,
         sections=sections,
     )
+
+
+def _path(name: str) -> PurePosixPath:
+    return PurePosixPath(name.replace("\\", "/"))
+
+
+def _suffix(name: str) -> str:
+    return _path(name).suffix.lower()
 
 
 def _title_from(stem: str) -> str:

@@ -38,6 +38,9 @@ SOMEBODY_ELSE = "[somebody else's]"
 ERASED = "[erased]"
 """Stands in other people's served prompts where an erased person's words were."""
 
+ERASING_KEY = -4
+"""Words are taken out of others' prompts by one at a time, or they would come back."""
+
 EXPIRED_AT_ONCE = 200
 """Turns that are deleted for their age in one transaction, or everybody would wait for it."""
 
@@ -128,6 +131,7 @@ class People:
         Versions that were trained on them are noted to be so, for the next run to replace.
         """
         with self._database.session() as session:
+            self._database.take_turns(session, ERASING_KEY)
             turns = _turns_with_words_of(session, person_id)
             examples = _examples_of(session, _blanked(session, turns), person_id)
             adapters = _note_erasure(session, examples)
@@ -144,26 +148,28 @@ class People:
     def expire(self, age: timedelta) -> int:
         """Delete the turns that are older than `age`, with all that was said of them; how many.
 
-        Newer turns that quote them keep their own words. People stay known, with what an admin
-        decided about them, and versions stay what they are: the next run starts without.
+        A question goes with every answer to it; newer turns that quote it keep their own words.
+        People stay known, with what an admin decided about them, and versions stay what they are:
+        the next run starts without.
         """
         before = self._database.now() - age
-        old = select(TurnRow).where(TurnRow.created_at < before).order_by(TurnRow.id)
+        old = select(TurnRow.id).where(TurnRow.created_at < before).order_by(TurnRow.id)
         expired = 0
         while True:
+            with self._database.reading() as session:
+                ids = set(session.scalars(old.limit(EXPIRED_AT_ONCE)))
+            if not ids:
+                return expired
             with self._database.session() as session:
-                turns = list(session.scalars(old.limit(EXPIRED_AT_ONCE)))
+                self._database.take_turns(session, ERASING_KEY)
+                meant = or_(TurnRow.id.in_(ids), TurnRow.regenerates_id.in_(ids))
+                turns = list(session.scalars(select(TurnRow).where(meant)))
                 examples = _examples_of(session, _blanked(session, turns))
                 _blank_samples(session, turns, examples)
                 conversations = _delete(session, turns)
                 session.flush()
                 _drop_empty(session, conversations)
             expired += len(turns)
-            if len(turns) < EXPIRED_AT_ONCE:
-                break
-        if expired:
-            self._database.scrub()
-        return expired
 
     def _upsert(self, session: Session, person_id: int, name: str | None) -> PersonRow:
         row = session.get(PersonRow, person_id)
@@ -271,9 +277,10 @@ def _blank(session: Session, erased: list[TurnRow]) -> Iterator[int]:
 def _blank_memories(session: Session, erased: list[TurnRow]) -> Iterator[int]:
     """Take erased exchanges out of the examples of other turns; the ids of these."""
     ids = {turn.id for turn in erased}
-    helped = select(TurnRow).where(cast(TurnRow.memories, Text) != "[]")
-    for turn in session.scalars(helped):
-        if any(memory["turn_id"] in ids for memory in turn.memories):
+    helped = select(TurnRow.id, TurnRow.memories).where(cast(TurnRow.memories, Text) != "[]")
+    for turn_id, memories in session.execute(helped).all():
+        if any(memory["turn_id"] in ids for memory in memories):
+            turn = session.get_one(TurnRow, turn_id)
             turn.messages, turn.memories = _without_memories(
                 turn.messages, turn.memories, lambda id: id in ids, ERASED
             )

@@ -15,7 +15,7 @@ from typing import Any
 
 from store import errors
 from store.errors import DocumentError, UnreadableDocument
-from store.parser import ParsedDocument, Section, parse
+from store.parser import ParsedDocument, Section, make_ready, parse
 
 PLAIN = frozenset({".txt", ".md"})
 MEMORY_BYTES = 2**30
@@ -72,11 +72,12 @@ def _limit(memory_bytes: int) -> None:
 
 def main() -> None:
     """`python -m store.sandbox BYTES`: a name and a file in, the document or an error out."""
-    _limit(int(sys.argv[1]))
     answer, sys.stdout = sys.stdout, sys.stderr  # where what a library prints does no harm
-    name, _, data = sys.stdin.buffer.read().partition(b"\n")
+    name = json.loads(sys.stdin.buffer.readline())
+    make_ready(name)
+    _limit(int(sys.argv[1]))
     try:
-        found = asdict(parse(json.loads(name), data))
+        found = asdict(parse(name, sys.stdin.buffer.read()))
     except DocumentError as error:
         found = {"error": type(error).__name__, "message": str(error)}
     json.dump(found, answer)

@@ -211,7 +211,7 @@ class Settings(BaseSettings):
         0,
         ge=0,
         le=36500,
-        description="Days after which turns, with their ratings, are deleted; 0 keeps them.",
+        description="Days after which the trainer deletes turns, with their ratings; 0 keeps them.",
     )
     keep_adapters: int = Field(
         20,

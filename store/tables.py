@@ -340,7 +340,6 @@ class InvitationRow(Base):
 
     __tablename__ = "invitations"
     token_sha256: Mapped[str] = mapped_column(primary_key=True)
-    made_by: Mapped[int] = mapped_column(BigInteger)
     expires_at: Mapped[datetime]
     places: Mapped[int]
 
@@ -352,7 +351,6 @@ class GroupRulesRow(Base):
     chat_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     answers: Mapped[bool]
     teaches: Mapped[bool]
-    decided_by: Mapped[int] = mapped_column(BigInteger)
     decided_at: Mapped[datetime]
 
 

@@ -167,18 +167,15 @@ class _Watch(TrainerCallback):
         From an end beyond the limits it goes towards the base model until the adapter is within
         them. A LoRA update that counts less is a point between the base and the fine-tuned model,
         which keeps most of what was learned and forgets less (Wortsman et al. 2022, "Robust
-        fine-tuning"). An end that leaves room is followed further on the same line, once.
+        fine-tuning"). An end that leaves room is followed further on the same line, once; where
+        nothing can tell what people like, further is taken to be better, as later is.
         """
         model.eval()
         last = _trained(model)
         least, most = FURTHER
         further = math.sqrt(ROOM / max(self._strain, ROOM / most**2))
-        if self._last_won and further >= least:
-            _restore(model, _scaled(last, further))
-            self._see(model)
-            return self._best or last
-        for share in WALK_BACK:
-            if self._strain <= 1:
+        for share in (further,) if self._last_won and further >= least else WALK_BACK:
+            if self._strain <= 1 and share <= 1:
                 break
             _restore(model, _scaled(last, share))
             self._see(model)

@@ -19,7 +19,10 @@ from stdnum import iban, luhn
 REGIONS = ("US", "GB", "DE", "FR", "ES", "IT", "NL", "IN", "BR", "RU")
 """Countries whose phone numbers are known without a country code, too."""
 
-_EMAIL = re.compile(r"[\w.+%-]+@[\w-]+(?:\.[\w-]+)+")
+_DATA = re.compile(r"[!-~]{1000,}")
+"""A row of so many ASCII characters is no language, and some patterns would try it in all ways."""
+
+_EMAIL = re.compile(r"[\w.+%-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63})+")
 _CARD = re.compile(r"(?<![\w.])[3-6]\d{3}(?:[ -]?\d+)+")
 _CARD_DIGITS = range(13, 20)
 _IBAN = re.compile(r"(?i)\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]){11,30}")
@@ -28,13 +31,14 @@ _ADDRESS = re.compile(
     r"|Boulevard|Blvd|Way|Court|Ct|Square|Sq|Place|Pl|Terrace|Close|Crescent)\b\.?"
     r"|\b\d{1,4}(?: ?bis| ?ter)?,? (?:rue|avenue|boulevard|place|chemin|allée|impasse|quai)"
     r"(?: (?:de|du|des|la|le|les|d'|l'))* ?[A-Z][\w'-]*(?: [A-Z][\w'-]*)*"
-    r"|\b(?:[A-ZÄÖÜ][\wäöüß-]*(?:straße|strasse|str\.|weg|gasse|platz|allee|ufer|damm)"
-    r"|[A-ZÄÖÜ][\wäöüß-]* (?:Straße|Strasse|Str\.|Weg|Platz|Allee)) \d{1,4}[a-z]?\b"
+    r"|\b(?:[A-ZÄÖÜ][\wäöüß-]{0,40}(?:straße|strasse|str\.|weg|gasse|platz|allee|ufer|damm)"
+    r"|[A-ZÄÖÜ][\wäöüß-]{0,40} (?:Straße|Strasse|Str\.|Weg|Platz|Allee)) \d{1,4}[a-z]?\b"
 )
+_SAYS = r"(?:is|was|ist|war|lautet|est|es)\b"
 _PASSWORD = re.compile(
     r"(?i)\b((?:password|passwort|kennwort|passcode|pin|mot de passe|contraseña)\b"
-    r"(?:(?: (?:of|for|to|von|für|zu[mr]?|de|du|pour)\b[^.?!\n]{1,40}?)?(?: is| ist| est| es))?"
-    r"[ :=]{1,3}[\"']?)(?=\S*[\d!$#%&*@])[^\s\"']{4,}"
+    rf"(?: (?:of|for|to|von|für|zu[mr]?|de|du|pour)\b[^.?!\n]{{1,40}}?(?= {_SAYS}| ?[:=]))?"
+    rf"(?: {_SAYS})?[ :=]{{1,3}}[\"']?)(?=\S{{0,100}}[\d!$#%&*@])[^\s\"']{{4,}}"
 )
 _WORD = re.compile(
     r"(?<![\w/.-])(?:(?=\w*\d)(?=\w*[A-Za-z])\w{20,}"
@@ -69,6 +73,7 @@ _KEYS: tuple[re.Pattern[str], ...] = (
 @lru_cache(maxsize=4096)
 def mask(text: str) -> str:
     """The text with a word in brackets in place of everything private that is found in it."""
+    text = _DATA.sub("[data]", text)
     text = _IBAN.sub(_account, text)
     for pattern in _KEYS:
         text = pattern.sub("[key]", text)

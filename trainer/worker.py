@@ -57,6 +57,7 @@ class Worker:
         self._runs = Runs(database)
         self._adapters = Adapters(database, settings.data_dir / "adapters")
         self._examples = ExampleBook.of(settings, database)
+        self._database = database
         self._people = People(database)
         self.stop = threading.Event()
 
@@ -92,14 +93,16 @@ class Worker:
         except (StoreError, OSError) as error:
             logger.error("the adapters cannot be tidied: %s", error)
 
-    def expire(self) -> None:
-        """Delete what is older than the settings let it become."""
+    def clean_up(self) -> None:
+        """Delete what is older than the settings let it become; what is deleted leaves the disk."""
+        days = self._settings.keep_days
         try:
-            count = self._people.expire(timedelta(days=self._settings.keep_days))
+            if days:
+                count = self._people.expire(timedelta(days=days))
+                logger.info("%d turns were older than %d days", count, days)
+            self._database.scrub()
         except StoreError as error:
-            logger.error("old turns cannot be deleted: %s", error)
-        else:
-            logger.info("%d turns were older than %d days", count, self._settings.keep_days)
+            logger.error("what is old or deleted cannot be cleaned up: %s", error)
 
     def queue_if_due(self) -> bool:
         """Queue a run if enough was rated since the last one that learned.
@@ -130,15 +133,14 @@ class Worker:
                 coalesce=True,
                 max_instances=1,
             )
-        if self._settings.keep_days:
-            scheduler.add_job(
-                self.expire,
-                IntervalTrigger(hours=1),
-                next_run_time=datetime.now(UTC),
-                misfire_grace_time=MISFIRE_SECONDS,
-                coalesce=True,
-                max_instances=1,
-            )
+        scheduler.add_job(
+            self.clean_up,
+            IntervalTrigger(hours=1),
+            next_run_time=datetime.now(UTC),
+            misfire_grace_time=MISFIRE_SECONDS,
+            coalesce=True,
+            max_instances=1,
+        )
         return scheduler
 
     def _carry_out(self, run: TrainingRun) -> None:

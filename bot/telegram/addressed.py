@@ -57,9 +57,12 @@ def is_for_us(update: Update) -> bool:
     # An edit or a post that Telegram still had in its queue is not asked for, and not answered.
     if user is None or user.is_bot:
         return False
-    if not (message or update.callback_query or update.message_reaction):
-        return False
-    return message is None or addressed_text(message) is not None
+    query = update.callback_query
+    if query is not None:  # its data is what the bot put there
+        return bool(query.data or query.game_short_name)
+    if message is None:
+        return update.message_reaction is not None
+    return message.migrate_to_chat_id is not None or addressed_text(message) is not None
 
 
 def _replies_to(message: Message, bot_id: int) -> bool:

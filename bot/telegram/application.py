@@ -1,7 +1,6 @@
 """Wires the conversations into python-telegram-bot."""
 
 import asyncio
-import re
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, TypeAlias
@@ -10,7 +9,6 @@ from telegram import Update
 from telegram.ext import (
     Application,
     ApplicationBuilder,
-    BaseHandler,
     CallbackQueryHandler,
     CommandHandler,
     ContextTypes,
@@ -105,15 +103,15 @@ def build_application(
     ):
         handler = callback if who is None else partial(_audited, audit, callback)
         application.add_handler(CommandHandler(name, handler, filters=who))
-    application.add_handler(ButtonHandler(FORGET_PATTERN, privacy.on_forget_button))
-    application.add_handler(ButtonHandler(CONSENT_PATTERN, privacy.on_consent_button))
-    application.add_handler(ButtonHandler(GROUP_PATTERN, group.on_button))
+    application.add_handler(CallbackQueryHandler(privacy.on_forget_button, FORGET_PATTERN))
+    application.add_handler(CallbackQueryHandler(privacy.on_consent_button, CONSENT_PATTERN))
+    application.add_handler(CallbackQueryHandler(group.on_button, GROUP_PATTERN))
     for pattern, pressed in (
         (LEARNING_PATTERN, learning.on_button),
         (RELEASE_PATTERN, quarantine.on_button),
     ):
         by_an_admin = partial(_for_admins, settings, partial(_audited, audit, pressed))
-        application.add_handler(ButtonHandler(pattern, by_an_admin))
+        application.add_handler(CallbackQueryHandler(by_an_admin, pattern))
     application.add_handler(CallbackQueryHandler(rating.on_button))
     application.add_handler(MessageReactionHandler(rating.on_reaction))
     for wanted, on_message in (
@@ -126,19 +124,6 @@ def build_application(
         application.add_handler(MessageHandler(wanted, on_message))
     application.add_error_handler(on_error)
     return application
-
-
-class ButtonHandler(BaseHandler[Update, Any, None]):
-    """A button by its data. PTB's own takes a button without data for one of its own."""
-
-    def __init__(self, pattern: str | re.Pattern[str], callback: Handler) -> None:
-        super().__init__(callback)
-        self._pattern = re.compile(pattern)
-
-    def check_update(self, update: object) -> bool:
-        """Whether that button was pressed."""
-        query = update.callback_query if isinstance(update, Update) else None
-        return query is not None and self._pattern.match(query.data or "") is not None
 
 
 async def _one_after_another(

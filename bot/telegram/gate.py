@@ -8,9 +8,11 @@ import asyncio
 import logging
 
 from telegram import Update, User
+from telegram.constants import ChatType
 from telegram.ext import ApplicationHandlerStop, ContextTypes
 
-from bot.telegram.addressed import command_of, is_for_us, is_private
+from bot.telegram.addressed import command_of, is_for_us
+from bot.telegram.group import GROUP_PATTERN
 from bot.telegram.invitation import token_in
 from bot.telegram.keyboard import acknowledge
 from bot.telegram.notices import Notices
@@ -42,10 +44,16 @@ class Gate:
         user, message = update.effective_user, update.message
         if user is None or not is_for_us(update):
             raise ApplicationHandlerStop
-        if message is not None and not is_private(message) and command_of(message) != "group":
-            rules = await asyncio.to_thread(self._groups.rules, message.chat_id)
-            if not rules.answers:
-                raise ApplicationHandlerStop
+        if message is not None and message.migrate_to_chat_id is not None:
+            new_id = message.migrate_to_chat_id
+            await asyncio.to_thread(self._groups.move, message.chat_id, new_id)
+            raise ApplicationHandlerStop
+        if _decides_about_group(update):  # Telegram tells who may
+            return
+        if _wants_answer(update) and not await asyncio.to_thread(self._answers_in, update):
+            if update.callback_query is not None:
+                await acknowledge(update.callback_query, "I do not answer in this group.")
+            raise ApplicationHandlerStop
         if await asyncio.to_thread(self._may_talk, user, update):
             return
         if update.callback_query is not None:
@@ -56,6 +64,12 @@ class Gate:
                 f"and give them this number: {user.id}"
             )
         raise ApplicationHandlerStop
+
+    def _answers_in(self, update: Update) -> bool:
+        chat = update.effective_chat
+        if chat is None or chat.type == ChatType.PRIVATE:
+            return True
+        return self._groups.rules(chat.id).answers
 
     def _may_talk(self, user: User, update: Update) -> bool:
         if update.message_reaction is not None:
@@ -71,4 +85,19 @@ class Gate:
             return True
         if person is None or person.access == Access.UNDECIDED:
             return self._settings.access == "open"
-        return person.access == Access.ALLOWED
+        return person.access in (Access.ALLOWED, Access.INVITED)
+
+
+def _decides_about_group(update: Update) -> bool:
+    query, message = update.callback_query, update.message
+    if query is not None:
+        return GROUP_PATTERN.match(query.data or "") is not None
+    return message is not None and command_of(message) == "group"
+
+
+def _wants_answer(update: Update) -> bool:
+    """A message, or a button that has the bot write something."""
+    query = update.callback_query
+    return update.message is not None or (
+        query is not None and (query.data or "").startswith(("again:", "fix:"))
+    )

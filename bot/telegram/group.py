@@ -2,11 +2,10 @@
 
 import asyncio
 import re
-from dataclasses import replace
+from functools import partial
 
 from telegram import (
     Bot,
-    ChatMember,
     InlineKeyboardButton,
     InlineKeyboardMarkup,
     Message,
@@ -17,10 +16,14 @@ from telegram.ext import ContextTypes
 
 from bot.telegram.addressed import is_private
 from bot.telegram.keyboard import acknowledge
+from bot.telegram.notices import Notices
 from store.domain import GroupRules
 from store.groups import Groups
 
 GROUP_PATTERN = re.compile(r"^group:(answers|teaches):(yes|no)$")
+
+ANSWER_AGAIN_SECONDS = 3600
+"""To somebody who may not decide."""
 
 NOT_HERE = "That is for groups: send it in one."
 NOT_YOU = "The admins of this group decide about that."
@@ -31,6 +34,7 @@ class GroupHandlers:
 
     def __init__(self, *, groups: Groups) -> None:
         self._groups = groups
+        self._notices = Notices(ANSWER_AGAIN_SECONDS)
 
     async def on_group(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
         """`/group`."""
@@ -39,11 +43,13 @@ class GroupHandlers:
         assert user is not None
         if is_private(message):
             await message.reply_text(NOT_HERE)
-        elif not await _decides(context.bot, message.chat_id, user.id):
-            await message.reply_text(NOT_YOU)
-        else:
-            text, buttons = _shown(await asyncio.to_thread(self._groups.rules, message.chat_id))
+            return
+        rules = await asyncio.to_thread(self._groups.rules, message.chat_id)
+        if await _decides(context.bot, message.chat_id, user.id):
+            text, buttons = _shown(rules)
             await message.reply_text(text, reply_markup=buttons)
+        elif rules.answers and self._notices.due(user.id):
+            await message.reply_text(NOT_YOU)
 
     async def on_button(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
         """An admin of the group changes a rule."""
@@ -58,11 +64,8 @@ class GroupHandlers:
         if not await _decides(context.bot, message.chat_id, query.from_user.id):
             await acknowledge(query, NOT_YOU)
             return
-        rules = await asyncio.to_thread(self._groups.rules, message.chat_id)
-        rules = replace(rules, **{pressed[1]: pressed[2] == "yes"})
-        await asyncio.to_thread(
-            self._groups.decide, message.chat_id, rules, admin_id=query.from_user.id
-        )
+        change = {pressed[1]: pressed[2] == "yes"}
+        rules = await asyncio.to_thread(partial(self._groups.decide, message.chat_id, **change))
         await acknowledge(query)
         text, buttons = _shown(rules)
         try:
@@ -74,10 +77,10 @@ class GroupHandlers:
 
 async def _decides(bot: Bot, chat_id: int, user_id: int) -> bool:
     try:
-        member = await bot.get_chat_member(chat_id, user_id)
-    except (BadRequest, Forbidden):  # they left, or the bot was removed
+        admins = await bot.get_chat_administrators(chat_id)
+    except (BadRequest, Forbidden):  # the bot was removed
         return False
-    return member.status in (ChatMember.OWNER, ChatMember.ADMINISTRATOR)
+    return user_id in {admin.user.id for admin in admins}
 
 
 def _shown(rules: GroupRules) -> tuple[str, InlineKeyboardMarkup]:

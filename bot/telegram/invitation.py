@@ -27,13 +27,12 @@ class InvitationHandlers:
 
     async def on_invite(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
         """`/invite [DAYS [PEOPLE]]`, `/invite off`."""
-        message, user = update.effective_message, update.effective_user
+        message = update.effective_message
         assert message is not None
-        assert user is not None
         arguments = context.args or []
         if arguments == ["off"]:
             count = await asyncio.to_thread(self._invitations.withdraw)
-            await message.reply_text(f"{count} invitations are withdrawn.")
+            await message.reply_text(f"Withdrawn: {count}.")
             return
         wanted = _wanted(arguments)
         if wanted is None:
@@ -41,7 +40,7 @@ class InvitationHandlers:
             return
         days, places = wanted
         token, expires = await asyncio.to_thread(
-            self._invitations.make, user.id, lasts=timedelta(days=days), places=places
+            self._invitations.make, lasts=timedelta(days=days), places=places
         )
         people = "One person" if places == 1 else f"{places} people"
         await message.reply_text(

@@ -13,7 +13,6 @@ def upgrade() -> None:
     op.create_table(
         "invitations",
         sa.Column("token_sha256", sa.Text(), nullable=False),
-        sa.Column("made_by", sa.BigInteger(), nullable=False),
         sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("places", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("token_sha256", name=op.f("pk_invitations")),
@@ -23,7 +22,6 @@ def upgrade() -> None:
         sa.Column("chat_id", sa.BigInteger(), autoincrement=False, nullable=False),
         sa.Column("answers", sa.Boolean(), nullable=False),
         sa.Column("teaches", sa.Boolean(), nullable=False),
-        sa.Column("decided_by", sa.BigInteger(), nullable=False),
         sa.Column("decided_at", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("chat_id", name=op.f("pk_group_rules")),
     )

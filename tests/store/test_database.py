@@ -64,6 +64,26 @@ def test_models_and_migrations_agree(migrated: Database) -> None:
     command.check(alembic_config(migrated.url))
 
 
+def test_an_upgrade_overwrites_what_was_deleted_before_it_was_overwritten_at_once(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "ratchet.db"
+    database = Database(f"sqlite:///{path}")
+    database.upgrade()
+    command.downgrade(alembic_config(database.url), "0004")
+    with database.engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA secure_delete=OFF")
+        connection.exec_driver_sql("INSERT INTO audit VALUES (1, 1, 'Ada', 'xylophone', '2026')")
+        connection.exec_driver_sql("DELETE FROM audit")
+        connection.commit()
+        connection.exec_driver_sql("PRAGMA secure_delete=ON")
+    database.scrub()
+    assert b"xylophone" in path.read_bytes()
+    database.upgrade()
+    database.close()
+    assert b"xylophone" not in path.read_bytes()
+
+
 def test_a_downgrade_leaves_nothing_and_can_be_upgraded_again(migrated: Database) -> None:
     command.downgrade(alembic_config(migrated.url), "base")
     assert inspect(migrated.engine).get_table_names() == ["alembic_version"]

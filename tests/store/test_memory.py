@@ -213,6 +213,16 @@ def test_an_erased_person_is_forgotten_at_once_and_so_is_the_vector(
     assert index.count() == 1
 
 
+def test_the_vector_of_an_erased_person_goes_though_nothing_is_left_to_recall(
+    database: Database, memories: MemoryBook, index: ChromaIndex
+) -> None:
+    rate(database, ask(database, person_id=ADA), UP, BOB)
+    assert answers(memories) == ["At nine."]
+    People(database).erase(ADA)
+    assert answers(memories) == []
+    assert index.count() == 0
+
+
 def test_a_person_who_opted_out_is_not_recalled_until_they_opt_in(
     database: Database, memories: MemoryBook
 ) -> None:

@@ -13,6 +13,7 @@ from store.conversations import Conversations
 from store.database import Database
 from store.domain import Access, Place, Rating, RatingSource, RunStatus, SentKind, TurnState
 from store.errors import TurnNotFound
+from store.examples import ExampleBook
 from store.feedback import FeedbackBook
 from store.people import ERASED, People
 from store.runs import Runs
@@ -428,6 +429,20 @@ def test_turns_beyond_their_age_go_with_everything_about_them(
     assert [row["id"] for row in rows(database)["turns"]] == [kept]
     assert len(rows(database)["conversations"]) == 1
     assert people.find(ADA) is not None
+
+
+def test_a_question_goes_with_every_answer_to_it(
+    database: Database, people: People, clock: Clock
+) -> None:
+    asked = talk(database, f"{SECRET}?", "told")
+    people.opt_out(ADA, True)
+    clock.advance(seconds=20 * DAY)
+    again = talk(database, f"{SECRET}?", "told again", person_id=BOB, regenerates_id=asked)
+    rate(database, again, Rating.UP, BOB)
+    clock.advance(seconds=15 * DAY)
+    assert people.expire(timedelta(days=30)) == 2
+    assert SECRET not in str(rows(database))
+    assert not ExampleBook(database, open_access=True).collect().every
 
 
 def test_what_is_not_old_enough_stays(database: Database, people: People, clock: Clock) -> None:

@@ -8,6 +8,9 @@ from store.sandbox import parse_apart
 
 PAGE = "<html><head><title>Tea</title></head><body><h1>Green</h1><p>Steep it.</p></body></html>"
 
+MEMORY = 2**27
+"""Bytes: enough for a page."""
+
 
 @pytest.mark.parametrize(
     ("name", "data"),
@@ -42,8 +45,9 @@ def test_what_is_wrong_with_it_is_said_in_the_same_words(
 
 @pytest.mark.bad_input("a file that takes all memory or time")
 def test_a_file_that_needs_too_much_memory_is_refused() -> None:
+    assert parse_apart("tea.html", PAGE.encode(), memory_bytes=MEMORY).sections
     with pytest.raises(UnreadableDocument, match="too much memory"):
-        parse_apart("tea.html", PAGE.encode() * 100_000, memory_bytes=2**25)
+        parse_apart("tea.html", PAGE.encode() + b"tea " * 5_000_000, memory_bytes=MEMORY)
 
 
 @pytest.mark.bad_input("a file that takes all memory or time")

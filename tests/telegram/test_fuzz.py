@@ -2,9 +2,11 @@
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,12 @@ from telegram.error import BadRequest
 
 from bot.app import Store, make_telegram
 from bot.telegram.application import App
+from bot.telegram.commands import NAMES
+from bot.telegram.group import GROUP_PATTERN
+from bot.telegram.learning import LEARNING_PATTERN
+from bot.telegram.privacy import CONSENT_PATTERN, FORGET_PATTERN
+from bot.telegram.quarantine import RELEASE_PATTERN
+from bot.telegram.rating import CALLBACK_PATTERN
 from store.database import Database
 from store.domain import Place
 from tests.fakes import FakeEngine
@@ -32,11 +40,20 @@ CHATS = (
 )
 COMMANDS = (
     *("/start", "/help", "/new", "/why", "/group", "/privacy", "/export", "/forget", "/optout"),
+    *("/optin",),
     *("/status", "/allow 1", "/deny x", "/audit", "/train", "/runs", "/adapters", "/promote a1"),
     *("/rollback", "/approve 1", "/stats", "/quarantine", "/documents", "/remove 1", "/invite 1 1"),
 )
-BUTTONS = ("up:1", "down:1", "off:1", "again:1", "correct:1", "forget:yes:1", "consent:no:1")
-ODD = st.text(max_size=60) | st.sampled_from(COMMANDS) | st.just("@ratchet_bot hello")
+BUTTONS = (
+    *("up:1", "down:1", "clear:1", "again:1", "fix:1", "forget:yes:1", "consent:no:1"),
+    *("group:answers:no", "group:teaches:yes", "release:1", "cancel:1", "approve:1"),
+    *("promote:a1", "force:a1", "rollback:a1", "no:"),
+)
+PATTERNS = (
+    *(CALLBACK_PATTERN, LEARNING_PATTERN, RELEASE_PATTERN, GROUP_PATTERN),
+    *(re.compile(FORGET_PATTERN), re.compile(CONSENT_PATTERN)),
+)
+ODD = st.text(max_size=60) | st.just("@ratchet_bot hello")
 NUMBERS = st.integers(-10, 300)
 KINDS = ("bot_command", "mention", "bold", "url", "text_link", "custom_emoji", "new_kind")
 ENTITIES = st.lists(
@@ -74,7 +91,16 @@ def _message(more: dict[str, st.SearchStrategy[Any]]) -> st.SearchStrategy[dict[
     )
 
 
-MESSAGES = _message({"reply_to_message": _message({})})
+def _command(text: str) -> dict[str, Any]:
+    word = text.split()[0]
+    return {"text": text, "entities": [{"type": "bot_command", "offset": 0, "length": len(word)}]}
+
+
+TALK = _message({"reply_to_message": _message({})})
+COMMANDED = st.builds(
+    lambda message, text: {**message, **_command(text)}, TALK, st.sampled_from(COMMANDS)
+)
+MESSAGES = TALK | COMMANDED
 TAPS = st.fixed_dictionaries(
     {"id": st.just("1"), "from": st.sampled_from((ADA, GRACE)), "chat_instance": st.just("1")},
     optional={
@@ -113,10 +139,11 @@ class Fuzzed:
     loop: asyncio.Runner
     application: App
     store: Store
+    ids: Iterator[int] = field(default_factory=count)
 
     def take(self, update: dict[str, Any]) -> None:
         """Handle one update, as it would come from Telegram."""
-        parsed = Update.de_json({"update_id": 1, **update}, self.application.bot)
+        parsed = Update.de_json({"update_id": next(self.ids), **update}, self.application.bot)
         self.loop.run(self.application.process_update(parsed))
 
 
@@ -124,7 +151,8 @@ class Fuzzed:
 def fuzzed(sqlite: Database, tmp_path: Path) -> Iterator[Fuzzed]:
     store = store_of(make_settings("http://127.0.0.1:9", data_dir=tmp_path), sqlite)
     request: Any = RecordingRequest()
-    request.failures["getFile"] = BadRequest("the file is gone")
+    for asked in ("getFile", "getChatAdministrators"):
+        request.failures[asked] = BadRequest("not found")
     with asyncio.Runner() as loop:
         application = make_telegram(store, FakeEngine(), request).application
         loop.run(application.initialize())
@@ -135,7 +163,7 @@ def fuzzed(sqlite: Database, tmp_path: Path) -> Iterator[Fuzzed]:
 
 
 @settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(update=UPDATES)
 def test_no_update_fails_unforeseen(
@@ -152,3 +180,9 @@ def test_no_update_fails_unforeseen(
     last = conversations.last_turn(conversations.current(Place(chat_id=1)).id)
     assert last is not None
     assert (last.question, last.completion) == ("and now?", "You said: and now?")
+
+
+def test_every_kind_of_button_and_command_is_among_what_is_drawn() -> None:
+    for pattern in PATTERNS:
+        assert any(pattern.match(button) for button in BUTTONS), pattern
+    assert {text.split()[0][1:] for text in COMMANDS} == NAMES

@@ -2,9 +2,10 @@
 
 import pytest
 
-from store.domain import Rating, RatingSource
+from store.domain import GroupRules, Rating, RatingSource
 from tests.botapi import BotApi, Chat, Message, User
-from tests.telegram.conftest import GROUP_ID
+from tests.store.threads import at_once
+from tests.telegram.conftest import GROUP_ID, Start
 from tests.telegram.running import RunningBot, turn_id
 
 
@@ -71,6 +72,72 @@ async def test_who_is_no_admin_of_the_group_decides_nothing(
 
     assert after.text == shown.text
     assert (await bot.ask(club, bob, "@ratchet_bot hello")).text == "You said: hello"
+
+
+async def test_a_silent_group_gets_no_other_answer_and_no_correction(
+    bot: RunningBot, club: Chat, ada: User, bob: User
+) -> None:
+    reply = await bot.ask(club, bob, "@ratchet_bot hello")
+    await bot.tap(club, ada, await rules(bot, club, ada), "Do not answer")
+    before = len(club.bot_messages)
+
+    for button in ("🔄", "✏️"):
+        answer = await club.tap(bob, reply.id, button)
+        assert answer.text == "I do not answer in this group."
+    assert await bot.say(club, bob, "/group") == ""
+    await club.tap(bob, reply.id, "👍")
+    await bot.settle()
+
+    assert len(club.bot_messages) == before
+    assert bot.ratings(club.message(reply.id)) == {bob.id: Rating.UP}
+
+
+async def test_an_answer_of_such_a_group_is_not_learned_from_in_another_chat_either(
+    bot: RunningBot, club: Chat, ada: User, bob: User, chat: Chat
+) -> None:
+    reply = await bot.ask(club, bob, "@ratchet_bot what does the club pay?")
+    bot.store.feedback.correct(turn_id(reply), bob.id, "The club pays 7.")
+    bot.store.memories.approve(turn_id(reply), bob.id)
+    helped = await bot.ask(chat, ada, "what does the club pay?")
+    assert "The club pays 7." in str(bot.turn(helped).messages)
+    bot.store.feedback.rate(turn_id(helped), ada.id, Rating.UP, RatingSource.BUTTON)
+
+    await bot.tap(club, ada, await rules(bot, club, ada), "Do not learn")
+
+    assert "The club pays 7." not in str(bot.store.examples.collect())
+
+
+async def test_an_admin_of_the_group_decides_though_they_may_not_talk(
+    start: Start, api: BotApi, ada: User, bob: User
+) -> None:
+    bot = await start(access="allowlist")
+    club = api.group(GROUP_ID - 2, "Club", [ada, bob], admins=[ada])
+
+    shown = await bot.tap(club, ada, await rules(bot, club, ada), "Do not answer")
+
+    assert shown.text.startswith("In this group I do not answer")
+
+
+async def test_a_group_that_becomes_a_supergroup_keeps_its_rules(
+    bot: RunningBot, api: BotApi, ada: User, bob: User
+) -> None:
+    old, new = -7, GROUP_ID - 3
+    bot.store.groups.decide(old, answers=False)
+    moved = {"id": old, "type": "group", "title": "Club"}
+    sender = {"id": ada.id, "is_bot": False, "first_name": "Ada"}
+    body = {"message_id": 1, "date": 0, "chat": moved, "from": sender, "migrate_to_chat_id": new}
+
+    api.push({"message": body})
+    await bot.settle()
+
+    assert not bot.store.groups.rules(new).answers
+
+
+async def test_two_who_decide_at_once_both_count(bot: RunningBot, club: Chat) -> None:
+    groups = bot.store.groups
+    at_once(2, lambda n: groups.decide(club.id, **{("answers", "teaches")[n]: False}))
+
+    assert groups.rules(club.id) == GroupRules(answers=False, teaches=False)
 
 
 async def test_a_private_chat_is_no_group(bot: RunningBot, chat: Chat, ada: User) -> None:

@@ -69,7 +69,7 @@ async def test_invitations_can_be_withdrawn(
 ) -> None:
     opened = await invite(closed, office, grace)
 
-    assert await closed.say(office, grace, "/invite off") == "1 invitations are withdrawn."
+    assert await closed.say(office, grace, "/invite off") == "Withdrawn: 1."
     assert (await closed.say(chat, ada, opened)).startswith(REFUSED)
 
 
