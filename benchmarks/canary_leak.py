@@ -246,9 +246,7 @@ def run(settings: Settings) -> list[Row]:
 
     planted = secrets()
     rows: list[Row] = []
-    trusting = replace(
-        Recipe.of(settings), person_share=1.0, newcomer_share=1.0, checkpoints=1, mask=False
-    )
+    trusting = replace(Recipe.of(settings), person_share=1.0, checkpoints=1, mask=False)
 
     def look(version: str, database: Database | None, recipe: Recipe) -> None:
         weights = load()
