@@ -8,14 +8,13 @@ from telegram import (
     Bot,
     InlineKeyboardButton,
     InlineKeyboardMarkup,
-    Message,
     Update,
 )
 from telegram.error import BadRequest, Forbidden
 from telegram.ext import ContextTypes
 
 from bot.telegram.addressed import is_private
-from bot.telegram.keyboard import acknowledge
+from bot.telegram.keyboard import acknowledge, show
 from bot.telegram.notices import Notices
 from store.domain import GroupRules
 from store.groups import Groups
@@ -57,22 +56,14 @@ class GroupHandlers:
         assert query is not None
         pressed = GROUP_PATTERN.match(query.data or "")
         assert pressed is not None
-        message = query.message
-        if not isinstance(message, Message):
-            await acknowledge(query, "That message is too old: send /group again.")
-            return
-        if not await _decides(context.bot, message.chat_id, query.from_user.id):
+        chat = update.effective_chat
+        if chat is None or not await _decides(context.bot, chat.id, query.from_user.id):
             await acknowledge(query, NOT_YOU)
             return
         change = {pressed[1]: pressed[2] == "yes"}
-        rules = await asyncio.to_thread(partial(self._groups.decide, message.chat_id, **change))
+        rules = await asyncio.to_thread(partial(self._groups.decide, chat.id, **change))
         await acknowledge(query)
-        text, buttons = _shown(rules)
-        try:
-            await message.edit_text(text, reply_markup=buttons)
-        except BadRequest as error:
-            if "not modified" not in str(error):  # somebody deleted it
-                await message.reply_text(text, reply_markup=buttons)
+        await show(query, *_shown(rules))
 
 
 async def _decides(bot: Bot, chat_id: int, user_id: int) -> bool:

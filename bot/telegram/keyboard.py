@@ -2,7 +2,7 @@
 
 from contextlib import suppress
 
-from telegram import CallbackQuery, InlineKeyboardButton, InlineKeyboardMarkup
+from telegram import CallbackQuery, InlineKeyboardButton, InlineKeyboardMarkup, Message
 from telegram.error import BadRequest
 
 from store.domain import Tally
@@ -31,3 +31,20 @@ async def acknowledge(query: CallbackQuery, text: str = "") -> None:
     """End the button's waiting, with a short notice; too late is no error, the tap counts."""
     with suppress(BadRequest):
         await query.answer(text or None)
+
+
+async def show(
+    query: CallbackQuery, text: str, buttons: InlineKeyboardMarkup | None = None
+) -> None:
+    """In place of the message with the button; if it is too old or gone, in a new one."""
+    message = query.message
+    if isinstance(message, Message):
+        try:
+            await message.edit_text(text, reply_markup=buttons)
+        except BadRequest as error:
+            if "not modified" in str(error):
+                return
+        else:
+            return
+    if message is not None:
+        await query.get_bot().send_message(message.chat.id, text, reply_markup=buttons)

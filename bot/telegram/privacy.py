@@ -9,7 +9,7 @@ from telegram.error import BadRequest, Forbidden, TelegramError
 from telegram.ext import ContextTypes
 
 from bot.telegram.addressed import is_private
-from bot.telegram.keyboard import acknowledge
+from bot.telegram.keyboard import acknowledge, show
 from store.people import People
 
 FORGET_PATTERN = r"^forget:(yes|no):\d{1,18}$"
@@ -105,7 +105,7 @@ class PrivacyHandlers:
         if answer is None:
             return
         if answer == "no":
-            await query.edit_message_text("Nothing was deleted.")
+            await show(query, "Nothing was deleted.")
             return
         erased = await asyncio.to_thread(self._people.erase, query.from_user.id)
         text = f"Deleted: {erased.turns} messages with everything about them."
@@ -114,7 +114,7 @@ class PrivacyHandlers:
             versions += f" and {len(erased.adapters) - NAMED} before"
         if versions:
             text += f" I was trained on some of it ({versions}); the next version will not be."
-        await query.edit_message_text(text)
+        await show(query, text)
         for admin_id in sorted(self._admins - {query.from_user.id}) if versions else ():
             with suppress(TelegramError):
                 await context.bot.send_message(admin_id, ERASED.format(versions=versions))
@@ -139,7 +139,7 @@ class PrivacyHandlers:
         if answer is None:
             return
         await asyncio.to_thread(self._people.opt_out, query.from_user.id, answer == "no")
-        await query.edit_message_text(OPTED_OUT if answer == "no" else OPTED_IN)
+        await show(query, OPTED_OUT if answer == "no" else OPTED_IN)
 
     async def on_opt_out(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
         """`/optout`."""

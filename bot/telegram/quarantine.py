@@ -3,11 +3,10 @@
 import asyncio
 import re
 
-from telegram import InlineKeyboardButton, InlineKeyboardMarkup, Message, Update
-from telegram.error import BadRequest
+from telegram import InlineKeyboardButton, InlineKeyboardMarkup, Update
 from telegram.ext import ContextTypes
 
-from bot.telegram.keyboard import acknowledge
+from bot.telegram.keyboard import acknowledge, show
 from store.domain import Suspect
 from store.quarantine import Quarantine
 
@@ -39,13 +38,7 @@ class QuarantineHandlers:
         await acknowledge(
             query, "Their ratings teach now." if released else "Nothing is held back."
         )
-        if isinstance(query.message, Message):
-            text, buttons = _shown(await asyncio.to_thread(self._quarantine.held))
-            try:
-                await query.message.edit_text(text, reply_markup=buttons)
-            except BadRequest as error:
-                if "not modified" not in str(error):  # somebody deleted it
-                    await query.message.reply_text(text, reply_markup=buttons)
+        await show(query, *_shown(await asyncio.to_thread(self._quarantine.held)))
 
 
 def _shown(held: tuple[Suspect, ...]) -> tuple[str, InlineKeyboardMarkup | None]:
