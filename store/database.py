@@ -4,6 +4,7 @@ SQLite runs in WAL mode with foreign keys on, so that readers never wait for the
 are for threads: coroutines call repositories through `asyncio.to_thread`.
 """
 
+import logging
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
@@ -23,6 +24,8 @@ from sqlalchemy.exc import ArgumentError, DatabaseError, IntegrityError, NoSuchM
 from sqlalchemy.orm import Session, sessionmaker
 
 from store.errors import DatabaseUnavailable, SchemaNotAtHead
+
+logger = logging.getLogger(__name__)
 
 BUSY_TIMEOUT_SECONDS = 30
 """How long a writer waits for another before the database counts as locked."""
@@ -101,7 +104,10 @@ class Database:
         """Overwrite what was deleted in SQLite's file before it was overwritten at once."""
         if self.alone:
             with closing(self.engine.raw_connection()) as connection:
-                connection.cursor().execute("VACUUM").close()
+                try:
+                    connection.cursor().execute("VACUUM").close()
+                except sqlite3.OperationalError as error:  # no room, or somebody else has it
+                    logger.warning("what was deleted before may still be in the file: %s", error)
 
     @property
     def alone(self) -> bool:
