@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from alembic import command
+from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, text
 
 from store.database import Database, alembic_config, head_revision
@@ -58,6 +59,12 @@ def test_a_schema_of_another_version_is_refused_and_named(migrated: Database) ->
         session.execute(text("UPDATE alembic_version SET version_num = '0000'"))
     with pytest.raises(SchemaNotAtHead, match=f"at 0000, this version needs {head_revision()}"):
         migrated.check_at_head()
+
+
+def test_the_newest_revision_is_alembics_head() -> None:
+    script = ScriptDirectory.from_config(alembic_config(""))
+
+    assert head_revision() == script.get_current_head()
 
 
 def test_models_and_migrations_agree(migrated: Database) -> None:
