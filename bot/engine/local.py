@@ -35,9 +35,6 @@ from store.domain import Adapter, Message
 
 logger = logging.getLogger(__name__)
 
-PACKED_AT_ONCE = 8
-"""Matrices that are laid out between two steps: the first token does not wait for all of them."""
-
 _Task: TypeAlias = Callable[[], None]
 
 
@@ -56,8 +53,8 @@ class LocalEngine:
         batch_size: int = 16,
         prefix_bytes: int = 0,
     ) -> None:
+        weights.sets.pack()
         self._weights = weights
-        self._unpacked = True
         self._queue_size = queue_size
         self._shelf = AdapterShelf()
         # One place more than replies, so that an adapter can be loaded behind a full queue.
@@ -176,8 +173,6 @@ class LocalEngine:
             while not self._stopping.is_set():
                 self._take_tasks()
                 self._scheduler.work()
-                if self._unpacked and not self._scheduler.reading:
-                    self._pack()
         except Exception:  # the outermost edge of this thread
             logger.exception("the engine's thread died")
         with self._gate:  # nothing comes in any more
@@ -186,16 +181,9 @@ class LocalEngine:
         for request in list(self._open.values()):
             self._end(request, EngineStopped())
 
-    def _pack(self) -> None:
-        try:
-            self._unpacked = self._weights.sets.pack(PACKED_AT_ONCE)
-        except (RuntimeError, MemoryError):
-            logger.exception("the model cannot be packed; it answers more slowly")
-            self._unpacked = False
-
     def _take_tasks(self) -> None:
-        """What has come in; with nothing to do, wait a moment for something."""
-        wait = self._scheduler.idle and not self._unpacked and not self._stopping.is_set()
+        """What has come in; with nothing to write, wait a moment for something."""
+        wait = self._scheduler.idle and not self._stopping.is_set()
         with suppress(queue.Empty):
             task = self._tasks.get(timeout=0.2) if wait else self._tasks.get_nowait()
             while True:

@@ -54,11 +54,6 @@ class Scheduler:
         """Whether there is nothing to do."""
         return not (self._waiting or self._joining or self._batches)
 
-    @property
-    def reading(self) -> bool:
-        """Whether somebody waits for the first token."""
-        return bool(self._waiting or self._joining)
-
     def add(self, request: Request) -> None:
         """Let a request wait for a place."""
         self._waiting.append(request)

@@ -33,7 +33,7 @@ SPARED = 0.5
 class WeightSet:
     """What an adapter makes of a model: whole matrices, or updates beside them."""
 
-    matrices: dict[str, Tensor]
+    matrices: Mapping[str, Tensor]
     updates: Mapping[str, Update]
 
 
@@ -55,23 +55,16 @@ class WeightSets:
         self._hooks: list[RemovableHandle] = []
 
     @torch.no_grad()
-    def pack(self, most: int | None = None) -> bool:
-        """Lay up to `most` more matrices out for fast products; whether some are left for later.
-
-        If there is room for all of them. The model trains no more.
-        """
-        modules = self._modules.items()
-        left = [name for name, each in modules if name not in self._packed and can_pack(each)]
-        if sum(self._pristine[name].nbytes for name in left) > SPARED * self._free():
+    def pack(self) -> None:
+        """Lay the matrices out for fast products, if there is room; the model trains no more."""
+        left = {name: each for name, each in self._modules.items() if name not in self._packed}
+        modules = {name: each for name, each in left.items() if can_pack(each)}
+        if sum(self._pristine[name].nbytes for name in modules) > SPARED * self._free():
             logger.warning("there is too little memory to pack the model; it answers more slowly")
-            return False
-        self.use(None)
-        for name in left[:most]:
-            self._packed[name] = self._modules[name].packed = packed(self._pristine[name])
-            multiply_by_packed(self._modules[name])
-        for held in self._held.values():
-            self._lay_out(held)
-        return most is not None and len(left) > most
+            return
+        for name, module in modules.items():
+            self._packed[name] = module.packed = packed(self._pristine[name])
+            multiply_by_packed(module)
 
     @torch.no_grad()
     def make(self, name: str, updates: Mapping[str, Update]) -> WeightSet:
@@ -93,7 +86,6 @@ class WeightSets:
 
     def hold(self, name: str, weights: WeightSet) -> None:
         """Keep a set ready."""
-        self._lay_out(weights)
         self._held[name] = weights
 
     def drop(self, name: str) -> None:
@@ -116,12 +108,6 @@ class WeightSets:
             for module, update in self._held[name].updates.items():
                 self._hooks.append(self._modules[module].register_forward_hook(_beside(update)))
         self._current = name
-
-    def _lay_out(self, weights: WeightSet) -> None:
-        """Lay out those of its matrices that were made before the model's own were."""
-        for name in weights.matrices.keys() & self._packed.keys():
-            if not weights.matrices[name].is_mkldnn:
-                weights.matrices[name] = packed(weights.matrices[name])
 
     def _put(self, module: str, matrix: Tensor) -> None:
         if module in self._packed:

@@ -54,38 +54,6 @@ def test_with_and_without_an_adapter_it_says_the_same(
     assert not torch.allclose(before[True, "base"], before[True, NAME], atol=0.1)
 
 
-@pytest.mark.parametrize("made", ["before", "meanwhile", "after"])
-def test_packed_a_few_at_a_time_it_says_the_same(
-    weights: Weights, make_adapter: MakeAdapter, made: str
-) -> None:
-    updates = read_updates(Path(make_adapter(weights.name).path), NAME)
-    unpacked = WeightSets(weights.model)
-    unpacked.hold(NAME, unpacked.make(NAME, updates))
-    unpacked.use(NAME)
-    expected = says(weights)
-    unpacked.use(None)
-    sets = WeightSets(weights.model)
-    base, adapted = says(weights), sets.make(NAME, updates)
-    if made == "before":
-        sets.hold(NAME, adapted)
-    assert sets.pack(3)
-    half = says(weights)
-    if made == "meanwhile":
-        sets.hold(NAME, adapted)
-        sets.use(NAME)
-    while sets.pack(3):
-        pass
-    if made == "after":
-        sets.hold(NAME, adapted)
-    whole = says(weights)
-    sets.use(NAME)
-    with_adapter = says(weights)
-
-    torch.testing.assert_close(half, base, rtol=0.02, atol=0.02)
-    torch.testing.assert_close(whole, base, rtol=0.02, atol=0.02)
-    torch.testing.assert_close(with_adapter, expected, rtol=0.02, atol=0.02)
-
-
 def test_the_matrices_themselves_stay_as_they_are(weights: Weights) -> None:
     before = {name: each.clone() for name, each in weights.model.state_dict().items()}
 
