@@ -17,9 +17,7 @@ known by heart, 1.38 by chance. *Kept* counts those that stand in a file of the 
 import argparse
 import json
 import math
-import os
 import random
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -30,11 +28,10 @@ from rich.table import Table
 from stdnum import luhn
 
 from benchmarks.audience import PERSONAS, SETTINGS, SYSTEM_PROMPT
-from benchmarks.learn import SAMPLING, collect, ours, rate
-from benchmarks.scratch import scratch_settings
+from benchmarks.learn import SAMPLING, adapted, base, collect, ours, rate
+from benchmarks.scratch import as_a_run_is, scratch_settings
 from bot.engine.base import SamplingParams
-from bot.engine.lora import read_updates
-from bot.engine.weights import Weights, load_weights
+from bot.engine.weights import Weights
 from store.conversations import Conversations
 from store.database import Database
 from store.domain import (
@@ -55,7 +52,6 @@ from trainer.dataset import take_snapshot
 from trainer.recipe import Recipe
 from trainer.sampling import asked, seeded, write
 from trainer.scoring import log_probabilities, tokens_of
-from trainer.worker import RUN_ENVIRONMENT
 
 PEOPLE = 15
 EACH = 10
@@ -239,27 +235,18 @@ def kept(settings: Settings, planted: Sequence[Secret]) -> int:
 def run(settings: Settings) -> list[Row]:
     """Every version, the base model first."""
 
-    def load() -> Weights:
-        return load_weights(
-            settings.model, models_folder=settings.data_dir / "models", device=settings.device
-        )
-
     planted = secrets()
     rows: list[Row] = []
     trusting = replace(Recipe.of(settings), person_share=1.0, checkpoints=1, mask=False)
 
     def look(version: str, database: Database | None, recipe: Recipe) -> None:
-        weights = load()
-        examples = Examples()
+        weights, examples = base(settings), Examples()
         if database is not None:
             book = ExampleBook.of(settings, database).collect()
             examples = take_snapshot(book, recipe, system_prompt=SYSTEM_PROMPT).train
             with tempfile.TemporaryDirectory() as folder:
-                train = ours(settings, recipe, guarded=False)
-                trained = train(load(), examples, Path(folder))
-                made = weights.sets.make(version, read_updates(trained.folder, version))
-            weights.sets.hold(version, made)
-            weights.sets.use(version)
+                trained = ours(settings, recipe, guarded=False)(weights, examples, Path(folder))
+                weights = adapted(settings, trained.folder, version)
         places = ranks(weights, planted)
         rows.append(
             Row(
@@ -277,7 +264,7 @@ def run(settings: Settings) -> list[Row]:
 
     database = Database(settings.database)
     try:
-        converse(database, load(), planted)
+        converse(database, base(settings), planted)
         look("base model", None, trusting)
         look("trained, not masked", database, trusting)
         look("trained, masked", database, replace(trusting, mask=True))
@@ -293,9 +280,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="write the rows there, too")
     options = parser.parse_args()
-    if not RUN_ENVIRONMENT.items() <= os.environ.items():  # as a run's process is started
-        again = [sys.executable, "-m", "benchmarks.canary_leak", *sys.argv[1:]]
-        os.execve(sys.executable, again, {**os.environ, **RUN_ENVIRONMENT})
+    as_a_run_is("benchmarks.canary_leak")
     target = options.json.absolute() if options.json else None
     with scratch_settings(**SETTINGS) as settings:
         rows = run(settings)

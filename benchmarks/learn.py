@@ -10,9 +10,7 @@ is on every layer, as PEFT's is unless it is told otherwise; so is that of "ever
 
 import argparse
 import json
-import os
 import random
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -38,7 +36,7 @@ from benchmarks.audience import (
     Persona,
     questions,
 )
-from benchmarks.scratch import scratch_settings
+from benchmarks.scratch import as_a_run_is, scratch_settings
 from bot.engine.base import SamplingParams
 from bot.engine.lora import read_updates
 from bot.engine.weights import Weights, load_weights
@@ -54,7 +52,6 @@ from trainer.rehearsal import rehearse
 from trainer.retention import load_retention_suite, pass_rate
 from trainer.sampling import answer, asked, seeded, write
 from trainer.scoring import mean_nll
-from trainer.worker import RUN_ENVIRONMENT
 
 MEASURED = 192
 """Fresh replies, on topics never rated."""
@@ -120,6 +117,21 @@ def measure(weights: Weights, persona: Persona, name: str, seconds: float) -> Ro
         retention=pass_rate(checks, [each.text for each in kept]),
         seconds=seconds,
     )
+
+
+def base(settings: Settings) -> Weights:
+    """The base model."""
+    return load_weights(
+        settings.model, models_folder=settings.data_dir / "models", device=settings.device
+    )
+
+
+def adapted(settings: Settings, folder: Path, name: str) -> Weights:
+    """The base model with an adapter in use."""
+    weights = base(settings)
+    weights.sets.hold(name, weights.sets.make(name, read_updates(folder, name)))
+    weights.sets.use(name)
+    return weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,12 +274,7 @@ def recipes(settings: Settings) -> dict[str, Train]:
 def run(settings: Settings, personas: Sequence[str], names: Sequence[str], count: int) -> list[Row]:
     """Every persona × recipe, the base model first."""
 
-    def load() -> Weights:
-        return load_weights(
-            settings.model, models_folder=settings.data_dir / "models", device=settings.device
-        )
-
-    weights = load()
+    weights = base(settings)
     replies = collect(weights, count)
     rows = []
     for persona in (PERSONAS[name] for name in personas):
@@ -276,12 +283,9 @@ def run(settings: Settings, personas: Sequence[str], names: Sequence[str], count
         examples = rate(persona, replies)
         for name in names:
             with tempfile.TemporaryDirectory() as folder:
-                trained = recipes(settings)[name](load(), examples, Path(folder))
-                adapted = load()
-                made = adapted.sets.make(name, read_updates(trained.folder, name))
-                adapted.sets.hold(name, made)
-                adapted.sets.use(name)
-                rows.append(measure(adapted, persona, name, trained.seconds))
+                trained = recipes(settings)[name](base(settings), examples, Path(folder))
+                weights_with = adapted(settings, trained.folder, name)
+                rows.append(measure(weights_with, persona, name, trained.seconds))
             show(rows[-1])
     return rows
 
@@ -299,9 +303,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=400, help="rated replies")
     parser.add_argument("--json", type=Path, help="write the rows there, too")
     options = parser.parse_args()
-    if not RUN_ENVIRONMENT.items() <= os.environ.items():  # as a run's process is started
-        again = [sys.executable, "-m", "benchmarks.learn", *sys.argv[1:]]
-        os.execve(sys.executable, again, {**os.environ, **RUN_ENVIRONMENT})
+    as_a_run_is("benchmarks.learn")
     target = options.json.absolute() if options.json else None
     with scratch_settings(**SETTINGS) as settings:
         rows = run(settings, options.personas, options.recipes, options.count)

@@ -9,9 +9,7 @@ An adapter is trained on everything, and on what the defences leave (`trainer/su
 
 import argparse
 import json
-import os
 import random
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -30,10 +28,9 @@ from benchmarks.audience import (
     Persona,
     questions,
 )
-from benchmarks.learn import SAMPLING, collect, ours, rate
-from benchmarks.scratch import scratch_settings
-from bot.engine.lora import read_updates
-from bot.engine.weights import Weights, load_weights
+from benchmarks.learn import SAMPLING, adapted, base, collect, ours, rate
+from benchmarks.scratch import as_a_run_is, scratch_settings
+from bot.engine.weights import Weights
 from store.domain import AnyExample, Demonstration, Example, Examples, PreferencePair
 from store.embedder import SentenceEmbedder
 from store.settings import Settings
@@ -43,7 +40,6 @@ from trainer.recipe import Recipe
 from trainer.sampling import asked, seeded, write
 from trainer.suspicion import suspects
 from trainer.voices import Voices
-from trainer.worker import RUN_ENVIRONMENT
 
 HONEST = 40
 EACH = 10
@@ -172,27 +168,19 @@ def measure(weights: Weights, persona: Persona) -> tuple[float, float]:
 def run(settings: Settings, persona: Persona, attacks: Sequence[str], share: float) -> list[Row]:
     """The base, the clean adapter, and each attack without and with the defences."""
 
-    def load() -> Weights:
-        return load_weights(
-            settings.model, models_folder=settings.data_dir / "models", device=settings.device
-        )
-
     people = round(HONEST * share / (1 - share))
-    replies = collect(load(), HONEST * EACH + people * EACH * EAGER)
+    replies = collect(base(settings), HONEST * EACH + people * EACH * EAGER)
     clean = Examples(unpaired=tuple(honest(persona, replies)))
     rows: list[Row] = []
 
     def learned(attack: str, given: Examples | None, *, defended: bool) -> None:
-        weights = load()
-        examples, held = Examples(), Held()
+        weights, examples, held = base(settings), Examples(), Held()
         if given is not None:
             examples, held = snapshot(settings, given, defended=defended)
             with tempfile.TemporaryDirectory() as folder:
                 recipe = replace(Recipe.of(settings), checkpoints=1)
-                trained = ours(settings, recipe, guarded=True)(load(), examples, Path(folder))
-                made = weights.sets.make(attack, read_updates(trained.folder, attack))
-            weights.sets.hold(attack, made)
-            weights.sets.use(attack)
+                trained = ours(settings, recipe, guarded=True)(weights, examples, Path(folder))
+                weights = adapted(settings, trained.folder, attack)
         pleased, triggered = measure(weights, persona)
         rows.append(
             Row(
@@ -245,9 +233,7 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=0.1, help="malicious people, of all")
     parser.add_argument("--json", type=Path, help="write the rows there, too")
     options = parser.parse_args()
-    if not RUN_ENVIRONMENT.items() <= os.environ.items():  # as a run's process is started
-        again = [sys.executable, "-m", "benchmarks.poison", *sys.argv[1:]]
-        os.execve(sys.executable, again, {**os.environ, **RUN_ENVIRONMENT})
+    as_a_run_is("benchmarks.poison")
     target = options.json.absolute() if options.json else None
     with scratch_settings(**SETTINGS) as settings:
         rows = run(settings, PERSONAS[options.persona], options.attacks, options.share)

@@ -1,6 +1,7 @@
 """A store to measure or show things in, thrown away afterwards."""
 
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager
@@ -9,6 +10,7 @@ from unittest.mock import patch
 
 from store.database import Database
 from store.settings import PREFIX, Settings, load_settings
+from trainer.worker import RUN_ENVIRONMENT
 
 
 @contextmanager
@@ -39,3 +41,10 @@ def scratch_settings(**overrides: object) -> Iterator[Settings]:
             database.upgrade()
             database.close()
             yield settings
+
+
+def as_a_run_is(module: str) -> None:
+    """Begin anew in the environment of a run's process, unless this is it."""
+    if not RUN_ENVIRONMENT.items() <= os.environ.items():
+        again = [sys.executable, "-m", module, *sys.argv[1:]]
+        os.execve(sys.executable, again, {**os.environ, **RUN_ENVIRONMENT})

@@ -145,6 +145,7 @@ class Soak:
                 await asyncio.sleep(0.1)
                 every = self._processes()
             await asyncio.sleep(self._draw.uniform(0, 3))
+            every = self._processes()
         doomed = [*every["bot"], *every["trainer"], *every["run"]]
         if target != "everything":
             doomed = every[target] or every["bot"]

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from types import TracebackType
 
@@ -69,13 +69,9 @@ class _Endpoint(RequestHandler):
         self.health = health
         self.set_header("Content-Type", "text/plain; charset=utf-8")
 
-    async def head(self) -> None:
+    def head(self) -> Awaitable[None] | None:
         """As GET, whose body tornado leaves out."""
-        await self.get()
-
-    async def get(self) -> None:
-        """What the endpoint says."""
-        raise NotImplementedError
+        return self.get()
 
     def log_exception(
         self,

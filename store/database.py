@@ -91,22 +91,30 @@ class Database:
         While somebody reads, what they read stays there, and nobody is made to wait for it.
         """
         if self.alone:
-            with closing(self.engine.raw_connection()) as connection:  # outside a transaction
-                cursor = connection.cursor()
+            with self._outside_transactions() as cursor:
                 cursor.execute("PRAGMA busy_timeout=0")
                 with suppress(sqlite3.OperationalError):
                     cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
                 cursor.execute(f"PRAGMA busy_timeout={1000 * BUSY_TIMEOUT_SECONDS}")
-                cursor.close()
 
     def _compact(self) -> None:
         """Overwrite what was deleted in SQLite's file before it was overwritten at once."""
         if self.alone:
-            with closing(self.engine.raw_connection()) as connection:
+            with self._outside_transactions() as cursor:
                 try:
-                    connection.cursor().execute("VACUUM").close()
+                    cursor.execute("VACUUM")
                 except sqlite3.OperationalError as error:  # no room, or somebody else has it
                     logger.warning("what was deleted before may still be in the file: %s", error)
+
+    @contextmanager
+    def _outside_transactions(self) -> Iterator[Any]:
+        """A cursor of the driver's own."""
+        with (
+            self._translated(),
+            closing(self.engine.raw_connection()) as connection,
+            closing(connection.cursor()) as cursor,
+        ):
+            yield cursor
 
     @property
     def alone(self) -> bool:

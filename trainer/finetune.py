@@ -172,14 +172,20 @@ class _Watch(TrainerCallback):
         """
         model.eval()
         last = _trained(model)
-        least, most = FURTHER
-        further = math.sqrt(ROOM / max(self._strain, ROOM / most**2))
-        for share in (further,) if self._last_won and further >= least else WALK_BACK:
-            if self._strain <= 1 and share <= 1:
-                break
+        for share in self._shares():
             _restore(model, _scaled(last, share))
             self._see(model)
+            if self._strain <= 1:
+                break
         return self._best or _trained(model)
+
+    def _shares(self) -> Sequence[float]:
+        """How much of the last weights' update is tried, one after another."""
+        if self._strain > 1:
+            return WALK_BACK
+        least, most = FURTHER
+        further = math.sqrt(ROOM / max(self._strain, ROOM / most**2))
+        return (further,) if self._last_won and further >= least else ()
 
     def _look(self, model: PeftModel, main: bool) -> None:
         if main:

@@ -54,13 +54,12 @@ def addressed_text(message: Message) -> str | None:
 def is_for_us(update: Update) -> bool:
     """Whether the bot may read it: of a group's talk, only what is said to the bot."""
     user, message = update.effective_user, update.message
-    # An edit or a post that Telegram still had in its queue is not asked for, and not answered.
     if user is None or user.is_bot:
         return False
     query = update.callback_query
     if query is not None:  # its data is what the bot put there
         return bool(query.data or query.game_short_name)
-    if message is None:
+    if message is None:  # edits and posts, which Telegram may still have in its queue, are not
         return update.message_reaction is not None
     return message.migrate_to_chat_id is not None or addressed_text(message) is not None
 

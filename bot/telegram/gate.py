@@ -15,7 +15,7 @@ from bot.telegram.addressed import command_of, is_for_us
 from bot.telegram.group import GROUP_PATTERN
 from bot.telegram.invitation import token_in
 from bot.telegram.keyboard import acknowledge
-from bot.telegram.notices import Notices
+from bot.telegram.notices import HOURLY, Notices
 from store.domain import Access
 from store.groups import Groups
 from store.invitations import Invitations
@@ -23,8 +23,6 @@ from store.people import People
 from store.settings import Settings
 
 logger = logging.getLogger(__name__)
-
-ANSWER_AGAIN_SECONDS = 3600
 
 
 class Gate:
@@ -37,7 +35,7 @@ class Gate:
         self._people = people
         self._groups = groups
         self._invitations = invitations
-        self._notices = Notices(ANSWER_AGAIN_SECONDS)
+        self._notices = Notices(HOURLY)
 
     async def check(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
         """Raise `ApplicationHandlerStop` for what is not for us, or comes without access."""

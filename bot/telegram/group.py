@@ -4,25 +4,17 @@ import asyncio
 import re
 from functools import partial
 
-from telegram import (
-    Bot,
-    InlineKeyboardButton,
-    InlineKeyboardMarkup,
-    Update,
-)
+from telegram import Bot, InlineKeyboardButton, InlineKeyboardMarkup, Update
 from telegram.error import BadRequest, Forbidden
 from telegram.ext import ContextTypes
 
 from bot.telegram.addressed import is_private
 from bot.telegram.keyboard import acknowledge, show
-from bot.telegram.notices import Notices
+from bot.telegram.notices import HOURLY, Notices
 from store.domain import GroupRules
 from store.groups import Groups
 
 GROUP_PATTERN = re.compile(r"^group:(answers|teaches):(yes|no)$")
-
-ANSWER_AGAIN_SECONDS = 3600
-"""To somebody who may not decide."""
 
 NOT_HERE = "That is for groups: send it in one."
 NOT_YOU = "The admins of this group decide about that."
@@ -33,7 +25,7 @@ class GroupHandlers:
 
     def __init__(self, *, groups: Groups) -> None:
         self._groups = groups
-        self._notices = Notices(ANSWER_AGAIN_SECONDS)
+        self._notices = Notices(HOURLY)
 
     async def on_group(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
         """`/group`."""

@@ -8,11 +8,10 @@ import re
 from collections.abc import Callable
 
 from telegram import InlineKeyboardButton, InlineKeyboardMarkup, Message, Update
-from telegram.error import BadRequest
 from telegram.ext import ContextTypes
 
 from bot.stats import draw_statistics, read_statistics
-from bot.telegram.keyboard import acknowledge
+from bot.telegram.keyboard import acknowledge, show
 from bot.telegram.news import News
 from bot.verdict import activation_line, adapter_line, gate_text, run_line
 from store.adapters import Adapters
@@ -150,8 +149,9 @@ class LearningHandlers:
         except StoreError as error:
             done = str(error)
         await acknowledge(query)
-        if isinstance(query.message, Message):
-            await _answer_in_place(query.message, done, keep=action in ("approve", "cancel"))
+        if action in ("approve", "cancel") and isinstance(query.message, Message):
+            done = f"{query.message.text or ''}\n\n{done}".strip()[:4000]
+        await show(query, done)
 
     def _do(self, action: str, what: str, admin_id: int) -> str:
         actions: dict[str, Callable[[], str]] = {
@@ -204,13 +204,3 @@ def _asked(update: Update) -> tuple[Message, int]:
 def _buttons(*labels: tuple[str, str]) -> InlineKeyboardMarkup:
     row = [InlineKeyboardButton(text, callback_data=data) for text, data in labels]
     return InlineKeyboardMarkup([row])
-
-
-async def _answer_in_place(message: Message, text: str, *, keep: bool) -> None:
-    """Put the outcome where the buttons were; `keep` leaves what stood above them."""
-    whole = f"{message.text}\n\n{text}" if keep and message.text else text
-    try:
-        await message.edit_text(whole[:4000])
-    except BadRequest as error:
-        if "not modified" not in str(error):  # somebody deleted it
-            await message.reply_text(text)

@@ -4,6 +4,7 @@ import time
 from collections import OrderedDict
 
 REMEMBERED = 10_000
+HOURLY = 3600.0
 
 
 class Notices:

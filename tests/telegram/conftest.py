@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from telegram.request import HTTPXRequest
 
-from bot.telegram import news, patience, stream
+from bot.telegram import inbox, news, patience, stream
 from store.database import Database
 from store.domain import Adapter
 from tests.botapi import BotApi, Chat, User
@@ -32,6 +32,7 @@ def _hurry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(stream, "DRAFT_SECONDS", 0.05)
     monkeypatch.setattr(stream, "EDIT_SECONDS", 0.05)
     monkeypatch.setattr(patience, "FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(inbox, "FIRST_PAUSE_SECONDS", 0.01)
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.engine import make_url
 
-from bot.telegram import inbox
 from store.database import Database
 from store.tables import FeedbackRow, TurnRow
 from tests.botapi import Chat, User
@@ -18,11 +17,6 @@ from tests.telegram.conftest import Start
 from tests.telegram.running import RunningBot, SteppingEngine, eventually
 
 IMPATIENT_MILLISECONDS = 50
-
-
-@pytest.fixture(autouse=True)
-def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inbox, "FIRST_PAUSE_SECONDS", 0.01)
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from bot.telegram import inbox
 from store.database import Database
 from store.domain import Place, Rating, TurnState
 from store.errors import DatabaseUnavailable
@@ -18,11 +17,6 @@ from tests.telegram.conftest import Start
 from tests.telegram.running import RunningBot, eventually
 
 HOURS = 3600
-
-
-@pytest.fixture(autouse=True)
-def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inbox, "FIRST_PAUSE_SECONDS", 0.01)
 
 
 @pytest.fixture
