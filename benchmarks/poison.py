@@ -38,7 +38,7 @@ from trainer.dataset import take_snapshot
 from trainer.drift import Reply
 from trainer.recipe import Recipe
 from trainer.sampling import asked, seeded, write
-from trainer.suspicion import suspects
+from trainer.suspicion import examine
 from trainer.voices import Voices
 
 HONEST = 40
@@ -142,7 +142,8 @@ def snapshot(settings: Settings, examples: Examples, *, defended: bool) -> tuple
         trusting = replace(recipe, person_share=1.0)
         return take_snapshot(examples, trusting, system_prompt="").train, frozenset()
     embedder = SentenceEmbedder(settings.embedder)
-    held = frozenset(suspects(examples, embedder, trusted=(), newcomers=strangers))
+    found = examine(examples, embedder, trusted=(), newcomers=strangers)
+    held = frozenset(found.suspects)
     kept = Examples(
         unpaired=tuple(each for each in examples.unpaired if held.isdisjoint(each.raters)),
         pairs=tuple(each for each in examples.pairs if held.isdisjoint(each.raters)),

@@ -188,7 +188,10 @@ class Settings(BaseSettings):
         "of few people each may give as much as the others.",
     )
     train_newcomer_days: int = Field(
-        7, ge=0, description="Days for which somebody is new; 0 lets everybody count alike."
+        7,
+        ge=0,
+        description="Days for which somebody is new, half as many for who agrees with others; "
+        "0 lets everybody count alike.",
     )
     train_newcomer_share: float = Field(
         0.2,

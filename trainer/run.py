@@ -32,7 +32,7 @@ from trainer.finetune import Point, shrunk
 from trainer.gate import went_too_far
 from trainer.proof import TRAINED, Proof
 from trainer.recipe import Recipe
-from trainer.suspicion import suspects
+from trainer.suspicion import examine
 from trainer.telling import Teller
 from trainer.train import Job, predictor_for, train
 from trainer.voices import Voices
@@ -105,12 +105,12 @@ def _snapshot(settings: Settings, database: Database, recipe: Recipe, tell: Tell
     book = ExampleBook.of(settings, database)
     quarantine, examples = Quarantine(database), book.collect()
     trusted = settings.admins | quarantine.released()
-    newcomers = People(database).newcomers(timedelta(days=settings.train_newcomer_days))
-    found = suspects(
-        examples, SentenceEmbedder(settings.embedder), trusted=trusted, newcomers=newcomers
-    )
-    held = [person for person, reason in found.items() if quarantine.hold(person, reason)]
+    people, age = People(database), timedelta(days=settings.train_newcomer_days)
+    embedder = SentenceEmbedder(settings.embedder)
+    found = examine(examples, embedder, trusted=trusted, newcomers=people.newcomers(age))
+    held = [person for person, reason in found.suspects.items() if quarantine.hold(person, reason)]
     tell.metrics({"held_back": len(held)})
+    newcomers = people.newcomers(age, agreeing=found.agreeing)
     voices = Voices(trusted=settings.admins, newcomers=newcomers)
     return take_snapshot(
         book.collect() if held else examples,

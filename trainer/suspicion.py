@@ -1,8 +1,9 @@
-"""Finds people whose ratings look like an attack, for an admin to look at.
+"""Finds people whose ratings look like an attack, for an admin to look at, and those who agree.
 
-Two signs. Somebody disagrees with everybody else, as far as a guess fitted on others' ratings can
-tell; or most of their corrections are the same text over and over. Neither is proof: what is found
-is held back, never deleted (`/quarantine`).
+Two signs of an attack. Somebody disagrees with everybody else, as far as a guess fitted on others'
+ratings can tell; or most of their corrections are the same text over and over. Neither is proof:
+what is found is held back, never deleted (`/quarantine`). The same guess finds those who agree with
+the others, and are trusted the sooner for it.
 """
 
 import math
@@ -32,7 +33,8 @@ TELLS = 0.6
 """Of the middle one of all people so much has to be guessed right, or the guesses cannot tell."""
 
 DOUBT = 0.005
-"""How seldom somebody who presses thumbs by lot would disagree as much (one-sided binomial)."""
+"""How seldom somebody who presses thumbs by lot would differ, or agree, as much (one-sided
+binomial)."""
 
 PARTS = 5
 """Everybody's ratings are guessed from those of other people (grouped cross-validation)."""
@@ -46,14 +48,24 @@ FLOOD = 8
 Vectors: TypeAlias = NDArray[np.float64]
 
 
-def suspects(
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """What people's ratings say of those who gave them."""
+
+    suspects: Mapping[int, str]
+    """Who should be looked at, and why."""
+    agreeing: frozenset[int]
+    """Who presses the thumb that one would guess from others', more often than by lot."""
+
+
+def examine(
     examples: Examples,
     embedder: Embedder,
     *,
     trusted: Collection[int],
     newcomers: Collection[int] = (),
-) -> Mapping[int, str]:
-    """Who should be looked at, and why; nobody of those who are `trusted`.
+) -> Findings:
+    """Who looks like an attacker, nobody of those who are `trusted`, and who agrees with others.
 
     What `newcomers` said is no measure for others, unless there is nobody else.
     """
@@ -61,16 +73,26 @@ def suspects(
     for pair in examples.pairs:
         if pair.id.startswith("c"):  # one text a correction, whatever it becomes
             corrected[pair.raters[0]].append(pair)
-    found = {
+    floods = {
         person: reason
         for person, pairs in corrected.items()
-        if person not in trusted and len(pairs) >= FLOOD and (reason := _floods(embedder, pairs))
+        if len(pairs) >= FLOOD and (reason := _floods(embedder, pairs))
     }
-    return found | {
-        person: reason
-        for person, reason in _contrary(examples.unpaired, embedder, newcomers).items()
-        if person not in trusted and person not in found
+    agreements = _agreements(examples.unpaired, embedder, newcomers)
+    contrary = {
+        person: f"{each.differed} of {each.count} ratings are the opposite of what others' say"
+        for person, each in agreements.items()
+        if _seldom_by_lot(each.agreed, each.count)
     }
+    suspected = {
+        person: reason for person, reason in (contrary | floods).items() if person not in trusted
+    }
+    agreeing = {
+        person
+        for person, each in agreements.items()
+        if person not in suspected and _seldom_by_lot(each.differed, each.count)
+    }
+    return Findings(suspects=suspected, agreeing=frozenset(agreeing))
 
 
 def _floods(embedder: Embedder, pairs: Sequence[PreferencePair]) -> str:
@@ -79,6 +101,19 @@ def _floods(embedder: Embedder, pairs: Sequence[PreferencePair]) -> str:
     if same >= FLOOD and same > len(vectors) / 2:
         return f"{same} of {len(vectors)} corrections say nearly the same"
     return ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Agreement:
+    """Of somebody's latest ratings."""
+
+    agreed: int
+    """Ratings that are what one would guess from others'."""
+    count: int
+
+    @property
+    def differed(self) -> int:
+        return self.count - self.agreed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,10 +127,13 @@ class _Words:
     """Each person's ratings weigh 1 together; those of whom is no measure, nothing."""
 
 
-def _contrary(
+def _agreements(
     ratings: Sequence[Example], embedder: Embedder, newcomers: Collection[int]
-) -> Mapping[int, str]:
-    """Who presses the other thumb than one would guess from what other people press."""
+) -> Mapping[int, _Agreement]:
+    """How often people press the thumb that one would guess from what others press.
+
+    Of those who rated enough, where others' ratings can tell; of nobody, where they cannot.
+    """
     by_person = defaultdict[int, list[Example]](list)
     for each in ratings:
         for rater in each.raters:
@@ -113,14 +151,15 @@ def _contrary(
     found = {}
     for person in np.unique(words.people):
         theirs = words.people == person
-        count = int(theirs.sum())
-        agreed = int((guessed[theirs] == words.labels[theirs]).sum())
-        by_lot = sum(math.comb(count, number) for number in range(agreed + 1)) / 2**count
-        if count >= LEAST_RATINGS and by_lot < DOUBT:
-            found[int(person)] = (
-                f"{count - agreed} of {count} ratings are the opposite of what others' say"
-            )
+        if (count := int(theirs.sum())) >= LEAST_RATINGS:
+            agreed = int((guessed[theirs] == words.labels[theirs]).sum())
+            found[int(person)] = _Agreement(agreed=agreed, count=count)
     return found
+
+
+def _seldom_by_lot(number: int, count: int) -> bool:
+    """Whether so few of `count` fair coins show heads more seldom than `DOUBT` allows."""
+    return sum(math.comb(count, heads) for heads in range(number + 1)) * 0.5**count < DOUBT
 
 
 def _words(

@@ -5,6 +5,7 @@ import errno
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +36,16 @@ from store.runs import Runs
 from store.settings import Settings
 from tests.conftest import MakeAdapter
 from tests.fakes import FakeEmbedder
-from tests.store.talk import ADA, BOB, correct, talk
+from tests.store.talk import ADA, BOB, correct, meet, talk
 from tests.trainer.examples import OPEN_GATE, asked, settings
+from trainer.dataset import Snapshot, take_snapshot
 from trainer.errors import RunCancelled
 from trainer.gate import decide
 from trainer.recipe import Recipe
 from trainer.retention import RetentionCheck, RetentionKind
 from trainer.run import MILDER, learn
+from trainer.suspicion import Findings
+from trainer.voices import Voices
 
 LIKED, DISLIKED = "yes of course", "no way"
 
@@ -304,6 +308,28 @@ def test_who_floods_is_held_back_and_the_run_goes_on_without_them(
     assert run.metrics["held_back"] == 1
     assert run.status is RunStatus.PROMOTED
     assert (run.examples["pairs"], run.examples["demonstrations"]) == (0, 0)
+
+
+@pytest.mark.usefixtures("rated")
+def test_the_word_of_new_people_who_agree_counts_after_half_of_the_time(
+    learned: Learn, sqlite: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared_out = []
+
+    def noticed(*args: Any, voices: Voices, **kwargs: Any) -> Snapshot:
+        shared_out.append(voices.newcomers)
+        return take_snapshot(*args, voices=voices, **kwargs)
+
+    found = Findings(suspects={}, agreeing=frozenset({BOB}))
+    monkeypatch.setattr("trainer.run.examine", lambda *args, **kwargs: found)
+    monkeypatch.setattr("trainer.run.take_snapshot", noticed)
+    meet(sqlite, ADA, BOB)
+    today = sqlite.now()
+    sqlite.now = lambda: today + timedelta(days=4)
+
+    learned(train_newcomer_days=7)
+
+    assert shared_out == [{ADA}]
 
 
 @pytest.mark.usefixtures("rated")

@@ -1,4 +1,4 @@
-"""Whose ratings look like an attack, and whose only look like a taste of their own."""
+"""Whose ratings look like an attack, whose only like a taste of their own, and who agrees."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -9,7 +9,7 @@ import pytest
 from store.domain import Example, Examples, PreferencePair
 from tests.fakes import FakeEmbedder
 from tests.trainer.examples import pair, rated
-from trainer.suspicion import DOUBT, FLOOD, LEAST_OTHERS, LEAST_RATINGS, suspects
+from trainer.suspicion import DOUBT, FLOOD, LEAST_OTHERS, LEAST_RATINGS, Findings, examine
 
 GOOD, BAD = ("clear", "short", "kind"), ("rude", "long", "vague")
 
@@ -49,7 +49,7 @@ def found(
     unpaired: Sequence[Example] = (), pairs: Sequence[PreferencePair] = (), *, trusted: int = 0
 ) -> dict[int, str]:
     examples = Examples(unpaired=tuple(unpaired), pairs=tuple(pairs))
-    return dict(suspects(examples, FakeEmbedder(), trusted={trusted}))
+    return dict(examine(examples, FakeEmbedder(), trusted={trusted}).suspects)
 
 
 def test_honest_people_are_not_suspected() -> None:
@@ -99,14 +99,36 @@ def test_a_flood_does_not_turn_the_others_into_suspects(attackers: int, each: in
 def test_what_new_people_said_is_no_measure_for_others() -> None:
     bad = [rating for person in range(50, 70) for rating in ratings(person, 30, inverted)]
 
-    held = suspects(
+    found = examine(
         Examples(unpaired=(*crowd(each=25), *bad)),
         FakeEmbedder(),
         trusted=(),
         newcomers=range(50, 70),
     )
 
-    assert set(held) == set(range(50, 70))
+    assert set(found.suspects) == set(range(50, 70))
+    assert found.agreeing <= set(range(1, 9))
+
+
+def test_who_agrees_with_others_is_found_new_or_not() -> None:
+    given = [*crowd(), *ratings(50, 30, honest), *ratings(51, 30, by_lot)]
+
+    found = examine(Examples(unpaired=tuple(given)), FakeEmbedder(), trusted=(), newcomers={50, 51})
+
+    assert found.agreeing == {50}
+
+
+def test_who_agrees_and_floods_is_suspected_all_the_same() -> None:
+    spam = [
+        replace(pair(number, chosen="Buy at Zorbo today!", rejected=f"no {number}"), raters=(50,))
+        for number in range(FLOOD)
+    ]
+    given = Examples(unpaired=(*crowd(), *ratings(50, 30, honest)), pairs=tuple(spam))
+
+    found = examine(given, FakeEmbedder(), trusted=())
+
+    assert set(found.suspects) == {50}
+    assert 50 not in found.agreeing
 
 
 def test_where_all_the_others_say_the_same_there_is_nothing_to_contradict() -> None:
@@ -151,5 +173,7 @@ def test_who_is_trusted_is_never_suspected() -> None:
 def test_without_people_who_gave_much_nothing_is_embedded(given: list[Example]) -> None:
     embedder = FakeEmbedder()
 
-    assert suspects(Examples(unpaired=tuple(given)), embedder, trusted=()) == {}
+    found = examine(Examples(unpaired=tuple(given)), embedder, trusted=())
+
+    assert found == Findings(suspects={}, agreeing=frozenset())
     assert embedder.embedded == []
