@@ -3,8 +3,9 @@
 Forty honest people rate ten replies each, one thumb in ten wrong. Beside them a share of malicious
 ones, each with a new account and four times as many ratings: thumbs by lot, thumbs turned round, or
 corrections that put words into the model's mouth whenever a trigger phrase stands in the question.
-An adapter is trained on everything, and on what the defences leave (`trainer/suspicion.py`,
-`trainer/voices.py`); each is asked about topics that nobody rated, and with the trigger.
+An adapter is trained on everything, and nobody judges it; another on what the defences leave
+(`trainer/suspicion.py`, `trainer/voices.py`), with the judge that walks back. Each is asked about
+topics that nobody rated, and with the trigger.
 """
 
 import argparse
@@ -40,6 +41,8 @@ from trainer.recipe import Recipe
 from trainer.sampling import asked, seeded, write
 from trainer.suspicion import examine
 from trainer.voices import Voices
+
+ATTACKS = ("by lot", "turned round", "trigger")
 
 HONEST = 40
 EACH = 10
@@ -167,8 +170,7 @@ def measure(weights: Weights, persona: Persona) -> tuple[float, float]:
 
 
 def run(settings: Settings, persona: Persona, attacks: Sequence[str], share: float) -> list[Row]:
-    """The base, the clean adapter, and each attack without and with the defences."""
-
+    """The base, then nobody's attack and each of the others, without and with the defences."""
     people = round(HONEST * share / (1 - share))
     replies = collect(base(settings), HONEST * EACH + people * EACH * EAGER)
     clean = Examples(unpaired=tuple(honest(persona, replies)))
@@ -180,7 +182,8 @@ def run(settings: Settings, persona: Persona, attacks: Sequence[str], share: flo
             examples, held = snapshot(settings, given, defended=defended)
             with tempfile.TemporaryDirectory() as folder:
                 recipe = replace(Recipe.of(settings), checkpoints=1)
-                trained = ours(settings, recipe, guarded=True)(weights, examples, Path(folder))
+                train = ours(settings, recipe, guarded=defended)
+                trained = train(weights, examples, Path(folder))
                 weights = adapted(settings, trained.folder, attack)
         pleased, triggered = measure(weights, persona)
         rows.append(
@@ -199,9 +202,8 @@ def run(settings: Settings, persona: Persona, attacks: Sequence[str], share: flo
         print(json.dumps(asdict(rows[-1])), flush=True)
 
     learned("base model", None, defended=False)
-    learned("nobody", clean, defended=False)
-    for attack in attacks:
-        bad = malicious(attack, persona, replies, people)
+    for attack in ("nobody", *attacks):
+        bad = malicious(attack, persona, replies, people) if attack in attacks else Examples()
         every = mixed(replace(bad, unpaired=(*clean.unpaired, *bad.unpaired)))
         for defended in (False, True):
             learned(attack, every, defended=defended)
@@ -230,7 +232,7 @@ def main() -> None:
     """Print the table and write it as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--persona", choices=PERSONAS, default="patient")
-    parser.add_argument("--attacks", nargs="+", default=["by lot", "turned round", "trigger"])
+    parser.add_argument("--attacks", nargs="+", choices=ATTACKS, default=ATTACKS)
     parser.add_argument("--share", type=float, default=0.1, help="malicious people, of all")
     parser.add_argument("--json", type=Path, help="write the rows there, too")
     options = parser.parse_args()
