@@ -150,7 +150,10 @@ class Settings(BaseSettings):
         0.5, gt=0, le=1, description="Share of the layers that is adapted, from the last one."
     )
     train_learning_rate: float = Field(
-        8e-4, gt=0, le=1, description="The highest learning rate; it rises to it, then falls to 0."
+        1.2e-3,
+        gt=0,
+        le=1,
+        description="The highest learning rate; it rises to it, then falls to 0.",
     )
     train_beta: float = Field(
         0.2, gt=0, description="How strongly kto and dpo hold on to the base model."
@@ -169,10 +172,10 @@ class Settings(BaseSettings):
         description="Everyday questions rehearsed in a run, so that they are not forgotten.",
     )
     train_rehearsal_weight: float = Field(
-        1.5, ge=0.0, le=100.0, description="How much rehearsal counts beside what is learned."
+        4.0, ge=0.0, le=100.0, description="How much rehearsal counts beside what is learned."
     )
     train_drift_kl: float = Field(
-        0.014,
+        0.012,
         gt=0,
         description="How far an update may go from the base on everyday questions, nats a token; "
         "one that goes further is walked back.",

@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 ADAPTER_FOLDER = "adapter"
 
-ANCHORED = 0.75
+ANCHORED = 1.5
 """Rehearsed answers in a step, as a share of its examples: with fewer, more is forgotten."""
 
 CLIFF = 8.0
