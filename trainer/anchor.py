@@ -3,6 +3,9 @@
 What is never trained on is forgotten first (Robins 1995, "Catastrophic forgetting, rehearsal and
 pseudorehearsal"). Showing the base's answers as good ones is not enough; matching its whole
 distribution over them is (Li & Hoiem 2016, "Learning without forgetting"): docs/experiments.md.
+
+What is held on to are the base's odds made a little sharper. Pushing 👎 down flattens them, so that
+replies get unlikelier than any taste asks for; that is taken back here, and costs no knowledge.
 """
 
 import random
@@ -21,6 +24,10 @@ from trainer.scoring import Scored, reply_log_probs, tokens_of
 LIKELIEST = 64
 """Tokens that are told apart at each place; all others count as one."""
 
+SHARPER = 1.05
+"""Power to which the base's odds are raised to be held on to; what the model answers greedily stays
+the same."""
+
 LEAST_PROBABILITY = 1e-6
 """Of all others together, or the logarithm of nothing would be asked for."""
 
@@ -38,11 +45,17 @@ class Anchor:
     """The distance of a model from the base, over a few of the base's answers at a time.
 
     Made while the weights are still the base's. Of several processes each takes its own order, by
-    the `seed`.
+    the `seed`. A model with the base's odds raised to the power of `sharper` is at no distance.
     """
 
     def __init__(
-        self, weights: Weights, replies: Sequence[Reply], *, batch_size: int, seed: int
+        self,
+        weights: Weights,
+        replies: Sequence[Reply],
+        *,
+        batch_size: int,
+        seed: int,
+        sharper: float = SHARPER,
     ) -> None:
         assert replies, "an anchor needs something to hold on to"
         rows = [tokens_of(weights, each.prompt, each.text, each.finished) for each in replies]
@@ -53,10 +66,11 @@ class Anchor:
         ]
         random.Random(seed).shuffle(batches)
         self._batches = cycle(batches)
+        self._sharper = sharper
 
     def distance(self, model: Any) -> Tensor:
-        """KL(base ‖ model) a token, in nats, over the next batch: a lower bound, a scalar."""
-        total, count = divergence(model, next(self._batches))
+        """The divergence a token, in nats, over the next batch: a lower bound, a scalar."""
+        [total], count = divergence(model, next(self._batches), sharper=[self._sharper])
         return total / count
 
 
@@ -68,17 +82,29 @@ def hold(model: Any, rows: Sequence[Scored]) -> Held:
     return Held(rows=rows, tokens=tokens, log_probs=log_probs)
 
 
-def divergence(model: Any, held: Held) -> tuple[Tensor, Tensor]:
-    """KL(base ‖ model) in nats over all tokens of a batch, a lower bound; and their number.
+def divergence(
+    model: Any, held: Held, *, sharper: Sequence[float]
+) -> tuple[Sequence[Tensor], Tensor]:
+    """KL(base ‖ model) in nats over all tokens of a batch, lower bounds; and the tokens' number.
 
-    Joining the unlikely tokens into one can only lower a divergence (data processing).
+    One for each power of `sharper` that the model's odds are taken to have been raised to: that
+    much they are flattened before they are compared. Joining the unlikely tokens into one can only
+    lower a divergence (data processing).
     """
     ours, counts = reply_log_probs(model, held.rows)
-    log_q = ours.gather(-1, held.tokens)
-    log_p, p = held.log_probs, held.log_probs.exp()
+    totals = []
+    for power in sharper:
+        flat = ours / power
+        log_q = flat.gather(-1, held.tokens) - flat.logsumexp(dim=-1, keepdim=True)
+        totals.append((_divergences(held.log_probs, log_q) * counts).sum())
+    return totals, counts.sum()
+
+
+def _divergences(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """KL at each place, shapes (rows, tokens, likeliest) to (rows, tokens)."""
+    p = log_p.exp()
     others_p, others_q = _others(p), _others(log_q.exp())
-    found = (p * (log_p - log_q)).sum(dim=-1) + others_p * (others_p / others_q).log()
-    return (found * counts).sum(), counts.sum()
+    return (p * (log_p - log_q)).sum(dim=-1) + others_p * (others_p / others_q).log()
 
 
 def _others(likeliest: Tensor) -> Tensor:

@@ -34,6 +34,9 @@ JUDGED_PROMPTS = 128
 DRIFT_CHECKS = 96
 """Questions over which the divergence is taken; of twice as many it is the same within a few %."""
 
+POWERS = (1.0, 1.05, 1.1, 1.15, 1.2, 1.25, 1.3)
+"""To which the base's odds may have been raised in training: `trainer/anchor.py`."""
+
 T = TypeVar("T")
 
 
@@ -88,10 +91,14 @@ class CheckpointJudge:
 
     @torch.no_grad()
     def _drift(self, model: PeftModel) -> float:
-        """KL(base ‖ model) in nats a token, over the base's answers; 0 if it has none."""
-        found = [divergence(model, each) for each in self._held]
+        """KL(base ‖ model) in nats a token, over the base's answers; 0 if it has none.
+
+        Odds that are only sharper are no drift: the power that explains most is taken out.
+        """
+        found = [divergence(model, each, sharper=POWERS) for each in self._held]
         count = sum(int(tokens) for _, tokens in found)
-        return sum(float(total) for total, _ in found) / count if count else 0.0
+        totals = [sum(map(float, each)) for each in zip(*(each for each, _ in found), strict=True)]
+        return min(totals) / count if count else 0.0
 
 
 def _strain(lost: float, limit: float) -> float:

@@ -18,7 +18,7 @@ REPLIES = [
 
 @pytest.fixture
 def anchor(tiny_weights: Weights) -> Anchor:
-    return Anchor(tiny_weights, REPLIES, batch_size=len(REPLIES), seed=0)
+    return Anchor(tiny_weights, REPLIES, batch_size=len(REPLIES), seed=0, sharper=1.0)
 
 
 def moved(weights: Weights, *, by: float) -> None:
@@ -80,6 +80,18 @@ def test_going_down_its_slope_leads_back(anchor: Anchor, tiny_weights: Weights) 
         optimiser.step()
 
     assert anchor.distance(tiny_weights.model).item() < first / 2
+
+
+def test_a_model_whose_odds_are_as_sharp_as_wanted_is_at_no_distance(
+    tiny_weights: Weights,
+) -> None:
+    anchor = Anchor(tiny_weights, REPLIES, batch_size=len(REPLIES), seed=0, sharper=3.0)
+    as_it_was = anchor.distance(tiny_weights.model).item()
+
+    tiny_weights.model.lm_head.register_forward_hook(lambda module, inputs, output: output * 3.0)
+
+    assert as_it_was > 1e-3
+    assert anchor.distance(tiny_weights.model).item() == pytest.approx(0, abs=1e-5)
 
 
 def test_small_batches_take_turns(tiny_weights: Weights) -> None:

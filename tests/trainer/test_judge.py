@@ -105,6 +105,31 @@ def test_an_update_of_nothing_strains_nothing(
     assert judge(changed(adapted, by=0.0)).strain == pytest.approx(0.0, abs=1e-3)
 
 
+def test_odds_that_are_only_sharper_are_no_drift(
+    tiny_weights: Weights, judge: CheckpointJudge, adapted: PeftModel
+) -> None:
+    changed(adapted, by=0.0)
+    sharpen = Sharpen()
+    tiny_weights.model.lm_head.register_forward_hook(sharpen)
+
+    sharpen.power = 1.2
+    within = judge(adapted).strain
+    sharpen.power = 2.0
+    beyond = judge(adapted).strain
+
+    assert within == pytest.approx(0.0, abs=1e-3)
+    assert beyond > 1
+
+
+class Sharpen:
+    """Raises the odds of the tokens to a power."""
+
+    power = 1.0
+
+    def __call__(self, module: object, inputs: object, logits: torch.Tensor) -> torch.Tensor:
+        return logits * self.power
+
+
 def test_the_further_an_update_goes_the_more_it_strains(
     judge: CheckpointJudge, adapted: PeftModel
 ) -> None:
