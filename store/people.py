@@ -5,7 +5,7 @@ people's turns in a group keep their own words; what an erased person wrote is b
 prompts that those turns were served with.
 """
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from itertools import pairwise
 from typing import Any
@@ -76,21 +76,14 @@ class People:
             row.access = access
             return _person(row)
 
-    def newcomers(self, age: timedelta, *, agreeing: Collection[int] = ()) -> frozenset[int]:
-        """Those who were first seen less than `age` ago and whom no admin has let in.
-
-        Who is `agreeing` with others is new for half as long.
-        """
-        now = self._database.now()
+    def newcomers(self, age: timedelta) -> frozenset[int]:
+        """Those who were first seen less than `age` ago and whom no admin has let in."""
+        since = self._database.now() - age
         with self._database.reading() as session:
-            new = select(PersonRow.id, PersonRow.first_seen).where(
-                PersonRow.first_seen > now - age, PersonRow.access != Access.ALLOWED
+            new = select(PersonRow.id).where(
+                PersonRow.first_seen > since, PersonRow.access != Access.ALLOWED
             )
-            return frozenset(
-                person_id
-                for person_id, first_seen in session.execute(new)
-                if person_id not in agreeing or first_seen > now - age / 2
-            )
+            return frozenset(session.scalars(new))
 
     def opt_out(self, person_id: int, opted_out: bool) -> Person:
         """Keep what they write and rate out of training, or let it in: they agree to it, then."""

@@ -4,8 +4,8 @@ What is never trained on is forgotten first (Robins 1995, "Catastrophic forgetti
 pseudorehearsal"). Showing the base's answers as good ones is not enough; matching its whole
 distribution over them is (Li & Hoiem 2016, "Learning without forgetting"): docs/experiments.md.
 
-What is held on to are the base's odds made a little sharper. Pushing 👎 down flattens them, so that
-replies get unlikelier than any taste asks for; that is taken back here, and costs no knowledge.
+What is held on to are the base's odds made a little sharper: what 👎 pushes down makes room for
+replies that are unlikely to the base model, and that takes some of it back (docs/experiments.md).
 """
 
 import random
@@ -45,17 +45,11 @@ class Anchor:
     """The distance of a model from the base, over a few of the base's answers at a time.
 
     Made while the weights are still the base's. Of several processes each takes its own order, by
-    the `seed`. A model with the base's odds raised to the power of `sharper` is at no distance.
+    the `seed`. A model with the base's odds raised to the power of `SHARPER` is at no distance.
     """
 
     def __init__(
-        self,
-        weights: Weights,
-        replies: Sequence[Reply],
-        *,
-        batch_size: int,
-        seed: int,
-        sharper: float = SHARPER,
+        self, weights: Weights, replies: Sequence[Reply], *, batch_size: int, seed: int
     ) -> None:
         assert replies, "an anchor needs something to hold on to"
         rows = [tokens_of(weights, each.prompt, each.text, each.finished) for each in replies]
@@ -66,12 +60,11 @@ class Anchor:
         ]
         random.Random(seed).shuffle(batches)
         self._batches = cycle(batches)
-        self._sharper = sharper
 
     def distance(self, model: Any) -> Tensor:
         """The divergence a token, in nats, over the next batch: a lower bound, a scalar."""
-        [total], count = divergence(model, next(self._batches), sharper=[self._sharper])
-        return total / count
+        totals, count = divergence(model, next(self._batches), powers=[SHARPER])
+        return totals.sum() / count
 
 
 @torch.no_grad()
@@ -82,22 +75,20 @@ def hold(model: Any, rows: Sequence[Scored]) -> Held:
     return Held(rows=rows, tokens=tokens, log_probs=log_probs)
 
 
-def divergence(
-    model: Any, held: Held, *, sharper: Sequence[float]
-) -> tuple[Sequence[Tensor], Tensor]:
+def divergence(model: Any, held: Held, *, powers: Sequence[float]) -> tuple[Tensor, Tensor]:
     """KL(base ‖ model) in nats over all tokens of a batch, lower bounds; and the tokens' number.
 
-    One for each power of `sharper` that the model's odds are taken to have been raised to: that
-    much they are flattened before they are compared. Joining the unlikely tokens into one can only
-    lower a divergence (data processing).
+    One for each power, shape (powers,), of a model whose odds are flattened by it before they are
+    compared, and with them whatever else it has come to think. Joining the unlikely tokens into one
+    can only lower a divergence (data processing).
     """
     ours, counts = reply_log_probs(model, held.rows)
     totals = []
-    for power in sharper:
+    for power in powers:
         flat = ours / power
         log_q = flat.gather(-1, held.tokens) - flat.logsumexp(dim=-1, keepdim=True)
         totals.append((_divergences(held.log_probs, log_q) * counts).sum())
-    return totals, counts.sum()
+    return torch.stack(totals), counts.sum()
 
 
 def _divergences(log_p: Tensor, log_q: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from bot.engine.errors import NotNumbers
 from bot.engine.weights import Weights
 from store.domain import Examples
 from store.settings import Settings
-from trainer.anchor import divergence, hold
+from trainer.anchor import SHARPER, divergence, hold
 from trainer.drift import Reply
 from trainer.finetune import Verdict
 from trainer.predictor import RatingPredictor
@@ -34,8 +34,9 @@ JUDGED_PROMPTS = 128
 DRIFT_CHECKS = 96
 """Questions over which the divergence is taken; of twice as many it is the same within a few %."""
 
-POWERS = (1.0, 1.05, 1.1, 1.15, 1.2, 1.25, 1.3)
-"""To which the base's odds may have been raised in training: `trainer/anchor.py`."""
+POWERS = (1.0, SHARPER, SHARPER**2)
+"""To which an update may have raised the base's odds, as it is told to; the last, if it counts for
+more."""
 
 T = TypeVar("T")
 
@@ -95,10 +96,11 @@ class CheckpointJudge:
 
         Odds that are only sharper are no drift: the power that explains most is taken out.
         """
-        found = [divergence(model, each, sharper=POWERS) for each in self._held]
-        count = sum(int(tokens) for _, tokens in found)
-        totals = [sum(map(float, each)) for each in zip(*(each for each, _ in found), strict=True)]
-        return min(totals) / count if count else 0.0
+        if not self._held:
+            return 0.0
+        found = [divergence(model, each, powers=POWERS) for each in self._held]
+        totals = torch.stack([total for total, _ in found]).sum(dim=0)
+        return float(totals.min()) / sum(int(tokens) for _, tokens in found)
 
 
 def _strain(lost: float, limit: float) -> float:

@@ -106,12 +106,12 @@ def _snapshot(settings: Settings, database: Database, recipe: Recipe, tell: Tell
     quarantine, examples = Quarantine(database), book.collect()
     trusted = settings.admins | quarantine.released()
     people, age = People(database), timedelta(days=settings.train_newcomer_days)
-    embedder = SentenceEmbedder(settings.embedder)
-    found = examine(examples, embedder, trusted=trusted, newcomers=people.newcomers(age))
+    new, embedder = people.newcomers(age), SentenceEmbedder(settings.embedder)
+    found = examine(examples, embedder, trusted=trusted, newcomers=new)
     held = [person for person, reason in found.suspects.items() if quarantine.hold(person, reason)]
     tell.metrics({"held_back": len(held)})
-    newcomers = people.newcomers(age, agreeing=found.agreeing)
-    voices = Voices(trusted=settings.admins, newcomers=newcomers)
+    still_new = (new - found.agreeing) | people.newcomers(age / 2)
+    voices = Voices(trusted=settings.admins, newcomers=still_new)
     return take_snapshot(
         book.collect() if held else examples,
         recipe,

@@ -33,8 +33,7 @@ TELLS = 0.6
 """Of the middle one of all people so much has to be guessed right, or the guesses cannot tell."""
 
 DOUBT = 0.005
-"""How seldom somebody who presses thumbs by lot would differ, or agree, as much (one-sided
-binomial)."""
+"""How seldom somebody who does not look would differ, or agree, as much (one-sided binomial)."""
 
 PARTS = 5
 """Everybody's ratings are guessed from those of other people (grouped cross-validation)."""
@@ -55,7 +54,8 @@ class Findings:
     suspects: Mapping[int, str]
     """Who should be looked at, and why."""
     agreeing: frozenset[int]
-    """Who presses the thumb that one would guess from others', more often than by lot."""
+    """Who presses the thumb that one would guess from others', more often than somebody would who
+    does not look; nobody, while all who rated are new."""
 
 
 def examine(
@@ -73,26 +73,21 @@ def examine(
     for pair in examples.pairs:
         if pair.id.startswith("c"):  # one text a correction, whatever it becomes
             corrected[pair.raters[0]].append(pair)
-    floods = {
+    found = {
         person: reason
         for person, pairs in corrected.items()
-        if len(pairs) >= FLOOD and (reason := _floods(embedder, pairs))
+        if person not in trusted and len(pairs) >= FLOOD and (reason := _floods(embedder, pairs))
     }
-    agreements = _agreements(examples.unpaired, embedder, newcomers)
-    contrary = {
-        person: f"{each.differed} of {each.count} ratings are the opposite of what others' say"
-        for person, each in agreements.items()
-        if _seldom_by_lot(each.agreed, each.count)
-    }
-    suspected = {
-        person: reason for person, reason in (contrary | floods).items() if person not in trusted
-    }
-    agreeing = {
-        person
-        for person, each in agreements.items()
-        if person not in suspected and _seldom_by_lot(each.differed, each.count)
-    }
-    return Findings(suspects=suspected, agreeing=frozenset(agreeing))
+    compared = _compared(examples.unpaired, embedder, newcomers)
+    for person, each in compared.items():
+        if person not in trusted and person not in found and each.contrary:
+            found[person] = (
+                f"{each.count - each.agreed} of {each.count} ratings are the opposite of what "
+                "others' say"
+            )
+    all_new = set(compared) <= set(newcomers)
+    agreeing = {person for person, each in compared.items() if each.agrees and not all_new}
+    return Findings(suspects=found, agreeing=frozenset(agreeing - set(found)))
 
 
 def _floods(embedder: Embedder, pairs: Sequence[PreferencePair]) -> str:
@@ -104,16 +99,36 @@ def _floods(embedder: Embedder, pairs: Sequence[PreferencePair]) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Agreement:
-    """Of somebody's latest ratings."""
+class _Comparison:
+    """Somebody's latest ratings beside what one would guess from others'."""
 
-    agreed: int
-    """Ratings that are what one would guess from others'."""
-    count: int
+    thumbs: NDArray[np.bool_]
+    guessed: NDArray[np.bool_]
+    alone: NDArray[np.bool_]
+    """Rated by nobody else: of what several rated only the majority is known."""
 
     @property
-    def differed(self) -> int:
-        return self.count - self.agreed
+    def count(self) -> int:
+        return len(self.thumbs)
+
+    @property
+    def agreed(self) -> int:
+        return int((self.thumbs == self.guessed).sum())
+
+    @property
+    def contrary(self) -> bool:
+        """Whether somebody who presses thumbs by lot would seldom agree so little."""
+        return self.count >= LEAST_RATINGS and _at_most(self.agreed, self.count, 0.5) < DOUBT
+
+    @property
+    def agrees(self) -> bool:
+        """Whether somebody who presses as many 👍 without looking would seldom agree so much."""
+        thumbs, guessed = self.thumbs[self.alone], self.guessed[self.alone]
+        if len(thumbs) < LEAST_RATINGS:
+            return False
+        up, likely = thumbs.mean(), guessed.mean()
+        differs = float(up * (1 - likely) + (1 - up) * likely)
+        return _at_most(int((thumbs != guessed).sum()), len(thumbs), differs) < DOUBT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,18 +137,17 @@ class _Words:
 
     people: NDArray[np.int64]
     labels: NDArray[np.bool_]
+    alone: NDArray[np.bool_]
+    """Whether nobody else rated it."""
     vectors: Vectors
     weights: Vectors
     """Each person's ratings weigh 1 together; those of whom is no measure, nothing."""
 
 
-def _agreements(
+def _compared(
     ratings: Sequence[Example], embedder: Embedder, newcomers: Collection[int]
-) -> Mapping[int, _Agreement]:
-    """How often people press the thumb that one would guess from what others press.
-
-    Of those who rated enough, where others' ratings can tell; of nobody, where they cannot.
-    """
+) -> Mapping[int, _Comparison]:
+    """Everybody's ratings, where others' can tell; nobody's, where they cannot."""
     by_person = defaultdict[int, list[Example]](list)
     for each in ratings:
         for rater in each.raters:
@@ -151,15 +165,18 @@ def _agreements(
     found = {}
     for person in np.unique(words.people):
         theirs = words.people == person
-        if (count := int(theirs.sum())) >= LEAST_RATINGS:
-            agreed = int((guessed[theirs] == words.labels[theirs]).sum())
-            found[int(person)] = _Agreement(agreed=agreed, count=count)
+        found[int(person)] = _Comparison(
+            thumbs=words.labels[theirs], guessed=guessed[theirs], alone=words.alone[theirs]
+        )
     return found
 
 
-def _seldom_by_lot(number: int, count: int) -> bool:
-    """Whether so few of `count` fair coins show heads more seldom than `DOUBT` allows."""
-    return sum(math.comb(count, heads) for heads in range(number + 1)) * 0.5**count < DOUBT
+def _at_most(most: int, count: int, chance: float) -> float:
+    """How likely it is that no more than `most` of `count` happen (binomial)."""
+    return sum(
+        math.comb(count, number) * chance**number * (1 - chance) ** (count - number)
+        for number in range(most + 1)
+    )
 
 
 def _words(
@@ -174,6 +191,7 @@ def _words(
     return _Words(
         people=np.array([person for person, _, _ in rows]),
         labels=np.array([each.label for _, each, _ in rows], dtype=bool),
+        alone=np.array([len(each.raters) == 1 for _, each, _ in rows], dtype=bool),
         vectors=_embedded(embedder, [each.completion for _, each, _ in rows]),
         weights=np.array(
             [

@@ -330,17 +330,6 @@ def test_who_came_lately_is_new_unless_an_admin_let_them_in(
     assert people.newcomers(timedelta(0)) == frozenset()
 
 
-def test_who_agrees_with_others_is_new_for_half_as_long(people: People, clock: Clock) -> None:
-    people.see(ADA, "Ada")
-    clock.advance(seconds=timedelta(days=4).total_seconds())
-    people.see(BOB, "Bob")
-
-    week = timedelta(days=7)
-    assert people.newcomers(week) == {ADA, BOB}
-    assert people.newcomers(week, agreeing={ADA, BOB}) == {BOB}
-    assert people.newcomers(week, agreeing={BOB}) == {ADA, BOB}
-
-
 def adapter_of_a_run_on(database: Database, folder: Path, *examples: str) -> str:
     """A version that was trained on these examples."""
     runs = Runs(database)

@@ -1,11 +1,11 @@
-"""An anchor is nothing to a model that stands still, and pulls back one that moves."""
+"""An anchor is nothing to a model that is where it should be, and pulls back one that moves."""
 
 import pytest
 import torch
 
 from bot.engine.weights import Weights
 from tests.trainer.examples import asked
-from trainer.anchor import LIKELIEST, Anchor
+from trainer.anchor import LIKELIEST, SHARPER, Anchor
 from trainer.drift import Reply
 from trainer.scoring import reply_log_probs, tokens_of
 
@@ -18,7 +18,7 @@ REPLIES = [
 
 @pytest.fixture
 def anchor(tiny_weights: Weights) -> Anchor:
-    return Anchor(tiny_weights, REPLIES, batch_size=len(REPLIES), seed=0, sharper=1.0)
+    return Anchor(tiny_weights, REPLIES, batch_size=len(REPLIES), seed=0)
 
 
 def moved(weights: Weights, *, by: float) -> None:
@@ -41,7 +41,17 @@ def rows(weights: Weights) -> list[tuple[list[int], list[int]]]:
     return sorted(found, key=lambda row: len(row[0]) + len(row[1]))
 
 
-def test_a_model_that_stands_still_is_at_no_distance(anchor: Anchor, tiny_weights: Weights) -> None:
+def test_a_model_whose_odds_are_a_little_sharper_is_at_no_distance(
+    tiny_weights: Weights,
+) -> None:
+    times = 20.0  # or it would think all tokens as good as alike
+    tiny_weights.model.lm_head.register_forward_hook(lambda module, inputs, logits: logits * times)
+    anchor = Anchor(tiny_weights, REPLIES, batch_size=len(REPLIES), seed=0)
+    as_it_was = anchor.distance(tiny_weights.model).item()
+
+    times *= SHARPER
+
+    assert as_it_was > 1e-4
     assert anchor.distance(tiny_weights.model).item() == pytest.approx(0, abs=1e-5)
 
 
@@ -80,18 +90,6 @@ def test_going_down_its_slope_leads_back(anchor: Anchor, tiny_weights: Weights) 
         optimiser.step()
 
     assert anchor.distance(tiny_weights.model).item() < first / 2
-
-
-def test_a_model_whose_odds_are_as_sharp_as_wanted_is_at_no_distance(
-    tiny_weights: Weights,
-) -> None:
-    anchor = Anchor(tiny_weights, REPLIES, batch_size=len(REPLIES), seed=0, sharper=3.0)
-    as_it_was = anchor.distance(tiny_weights.model).item()
-
-    tiny_weights.model.lm_head.register_forward_hook(lambda module, inputs, output: output * 3.0)
-
-    assert as_it_was > 1e-3
-    assert anchor.distance(tiny_weights.model).item() == pytest.approx(0, abs=1e-5)
 
 
 def test_small_batches_take_turns(tiny_weights: Weights) -> None:

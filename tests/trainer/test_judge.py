@@ -11,6 +11,7 @@ from bot.engine.weights import Weights
 from store.domain import Examples
 from tests.fakes import FakeEmbedder
 from tests.trainer.examples import demonstration, settings
+from trainer.anchor import SHARPER
 from trainer.judge import CheckpointJudge, _strain, spread
 from trainer.predictor import RatingPredictor
 from trainer.scoring import merged
@@ -112,7 +113,7 @@ def test_odds_that_are_only_sharper_are_no_drift(
     sharpen = Sharpen()
     tiny_weights.model.lm_head.register_forward_hook(sharpen)
 
-    sharpen.power = 1.2
+    sharpen.power = SHARPER
     within = judge(adapted).strain
     sharpen.power = 2.0
     beyond = judge(adapted).strain

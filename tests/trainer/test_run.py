@@ -36,7 +36,7 @@ from store.runs import Runs
 from store.settings import Settings
 from tests.conftest import MakeAdapter
 from tests.fakes import FakeEmbedder
-from tests.store.talk import ADA, BOB, correct, meet, talk
+from tests.store.talk import ADA, BOB, CLEO, correct, meet, talk
 from tests.trainer.examples import OPEN_GATE, asked, settings
 from trainer.dataset import Snapshot, take_snapshot
 from trainer.errors import RunCancelled
@@ -314,22 +314,26 @@ def test_who_floods_is_held_back_and_the_run_goes_on_without_them(
 def test_the_word_of_new_people_who_agree_counts_after_half_of_the_time(
     learned: Learn, sqlite: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shared_out = []
+    new = []
+
+    def found(*args: Any, newcomers: frozenset[int], **kwargs: Any) -> Findings:
+        new.append(newcomers)
+        return Findings(suspects={}, agreeing=frozenset({BOB, CLEO}))
 
     def noticed(*args: Any, voices: Voices, **kwargs: Any) -> Snapshot:
-        shared_out.append(voices.newcomers)
+        new.append(voices.newcomers)
         return take_snapshot(*args, voices=voices, **kwargs)
 
-    found = Findings(suspects={}, agreeing=frozenset({BOB}))
-    monkeypatch.setattr("trainer.run.examine", lambda *args, **kwargs: found)
+    monkeypatch.setattr("trainer.run.examine", found)
     monkeypatch.setattr("trainer.run.take_snapshot", noticed)
-    meet(sqlite, ADA, BOB)
     today = sqlite.now()
+    meet(sqlite, ADA, BOB)
     sqlite.now = lambda: today + timedelta(days=4)
+    meet(sqlite, CLEO)
 
     learned(train_newcomer_days=7)
 
-    assert shared_out == [{ADA}]
+    assert new == [{ADA, BOB, CLEO}, {ADA, CLEO}]
 
 
 @pytest.mark.usefixtures("rated")

@@ -1,7 +1,7 @@
 """Whose ratings look like an attack, whose only like a taste of their own, and who agrees."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 import pytest
@@ -29,14 +29,18 @@ def by_lot(good: bool, draw: random.Random) -> bool:
     return draw.random() < 0.5
 
 
-def ratings(person: int, count: int, taste: Taste) -> list[Example]:
-    """Of replies that are good or bad by the words in them."""
+def always(good: bool, draw: random.Random) -> bool:
+    return True
+
+
+def ratings(person: int, count: int, taste: Taste, *, good: float = 0.5) -> list[Example]:
+    """Of replies that are good or bad by the words in them; a share of them is good."""
     draw = random.Random(person)
     made = []
     for number in range(count):
-        good = draw.random() < 0.5
-        words = [*draw.choices(GOOD if good else BAD, k=2), f"word{draw.randrange(10**6)}"]
-        example = rated(1000 * person + number, taste(good, draw), reply=" ".join(words))
+        is_good = draw.random() < good
+        words = [*draw.choices(GOOD if is_good else BAD, k=2), f"word{draw.randrange(10**6)}"]
+        example = rated(1000 * person + number, taste(is_good, draw), reply=" ".join(words))
         made.append(replace(example, raters=(person,)))
     return made
 
@@ -107,28 +111,54 @@ def test_what_new_people_said_is_no_measure_for_others() -> None:
     )
 
     assert set(found.suspects) == set(range(50, 70))
-    assert found.agreeing <= set(range(1, 9))
+
+
+def agreeing(*given: Example, newcomers: Collection[int] = ()) -> set[int]:
+    every = Examples(unpaired=given)
+    return set(examine(every, FakeEmbedder(), trusted=(), newcomers=newcomers).agreeing)
 
 
 def test_who_agrees_with_others_is_found_new_or_not() -> None:
-    given = [*crowd(), *ratings(50, 30, honest), *ratings(51, 30, by_lot)]
+    given = [*crowd(), *(each for person in (50, 51) for each in ratings(person, 40, honest))]
 
-    found = examine(Examples(unpaired=tuple(given)), FakeEmbedder(), trusted=(), newcomers={50, 51})
+    assert agreeing(*given, newcomers={50}) == {50, 51}
 
-    assert found.agreeing == {50}
+
+def test_where_everybody_is_new_agreeing_with_them_shows_nothing() -> None:
+    given = [*crowd(), *ratings(50, 40, honest)]
+
+    assert agreeing(*given) == {50}
+    assert agreeing(*given, newcomers={*range(1, 9), 50}) == set()
+
+
+@pytest.mark.parametrize("taste", [by_lot, always])
+def test_who_does_not_look_does_not_agree(taste: Taste) -> None:
+    praised = [rating for person in range(1, 9) for rating in ratings(person, 15, honest, good=0.8)]
+
+    found = [
+        seed for seed in range(50, 70) if agreeing(*praised, *ratings(seed, 40, taste, good=0.8))
+    ]
+
+    assert len(found) <= 1 + 20 * DOUBT
+
+
+def test_what_others_rated_too_is_no_agreement_of_ones_own() -> None:
+    shared = [replace(each, raters=(*each.raters, 50)) for each in crowd(each=10)]
+
+    assert 50 not in agreeing(*shared)
 
 
 def test_who_agrees_and_floods_is_suspected_all_the_same() -> None:
+    given = (*crowd(), *ratings(50, 40, honest))
     spam = [
         replace(pair(number, chosen="Buy at Zorbo today!", rejected=f"no {number}"), raters=(50,))
         for number in range(FLOOD)
     ]
-    given = Examples(unpaired=(*crowd(), *ratings(50, 30, honest)), pairs=tuple(spam))
 
-    found = examine(given, FakeEmbedder(), trusted=())
+    found = examine(Examples(unpaired=given, pairs=tuple(spam)), FakeEmbedder(), trusted=())
 
-    assert set(found.suspects) == {50}
-    assert 50 not in found.agreeing
+    assert agreeing(*given) == {50}
+    assert (set(found.suspects), found.agreeing) == ({50}, frozenset())
 
 
 def test_where_all_the_others_say_the_same_there_is_nothing_to_contradict() -> None:
