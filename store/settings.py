@@ -175,7 +175,7 @@ class Settings(BaseSettings):
         4.0, ge=0.0, le=100.0, description="How much rehearsal counts beside what is learned."
     )
     train_drift_kl: float = Field(
-        0.012,
+        0.014,
         gt=0,
         description="How far an update may go from the base on everyday questions, nats a token; "
         "one that goes further is walked back.",
