@@ -17,12 +17,12 @@ from bot.engine.base import Completion, Engine, SamplingParams
 from bot.engine.errors import AdapterRefused, EngineBusy, EngineError
 from bot.errors import ReplyFailed
 from bot.lanes import Lanes
-from bot.logs import TURN
 from bot.prompt import build_prompt
 from store.conversations import Conversations
 from store.domain import Adapter, FinishReason, Memory, Message, Passage, Place, Turn, TurnState
 from store.errors import StoreError
 from store.knowledge import Knowledge
+from store.logs import TURN
 from store.memory import MemoryBook
 from store.settings import Settings
 

@@ -19,11 +19,11 @@ from bot.engine.errors import EngineError
 from bot.errors import BotError, UsageError
 from bot.ingest import Ingested, ingest
 from bot.learning import adapters, feedback, generate, train, trainer
-from bot.logs import set_up_logging
 from bot.trainer import supervised_worker
 from store.database import Database
 from store.domain import Document
 from store.errors import IndexInUse, SettingsError, StoreError
+from store.logs import set_up_logging
 from store.settings import Settings, load_settings
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import click
 from rich.console import Console
 
 from bot.app import Store, open_store
-from bot.logs import set_up_logging
+from store.logs import set_up_logging
 from store.settings import load_settings
 
 out = Console(soft_wrap=True)

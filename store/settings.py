@@ -25,6 +25,7 @@ from store.errors import SettingsError
 
 PREFIX = "RATCHET_"
 ENV_FILE = ".env"
+TELEGRAM = "https://api.telegram.org"
 DEFAULT_SYSTEM_PROMPT = "You are a helpful assistant. Answer briefly and plainly."
 
 
@@ -271,7 +272,7 @@ class Settings(BaseSettings):
         None, description="From @BotFather; without it Ratchet talks in the terminal."
     )
     telegram_api_url: str = Field(
-        "https://api.telegram.org", description="A self-hosted Bot API server, if you run one."
+        TELEGRAM, description="A self-hosted Bot API server, if you run one."
     )
     telegram_file_url: str = Field(
         "", description="Where that server gives files; empty derives it from the API URL."
@@ -383,6 +384,15 @@ class Settings(BaseSettings):
     def _webhook_has_a_secret(self) -> "Settings":
         if self.webhook_url and self.webhook_secret is None:
             raise ValueError("RATCHET_WEBHOOK_SECRET must be set when RATCHET_WEBHOOK_URL is")
+        return self
+
+    @model_validator(mode="after")
+    def _webhook_is_one_that_telegram_posts_to(self) -> "Settings":
+        if self.webhook_url.startswith("http://") and self.telegram_api_url == TELEGRAM:
+            raise ValueError(
+                "RATCHET_WEBHOOK_URL must start with https://: only a Bot API server of your own "
+                "posts to http://"
+            )
         return self
 
     @property

@@ -25,6 +25,7 @@ from store.database import Database
 from store.domain import RunStatus, TrainingRun
 from store.errors import StoreError
 from store.examples import ExampleBook
+from store.logs import set_up_logging
 from store.people import People
 from store.runs import LOG_CHARS, Runs
 from store.settings import Settings, load_settings
@@ -230,13 +231,7 @@ def main() -> None:
     run_id: int | None = options.run
     try:
         settings = load_settings()
-        logging.basicConfig(
-            level=settings.log_level,
-            stream=sys.stderr,
-            format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        )
-        for name in ("apscheduler", "alembic"):
-            logging.getLogger(name).setLevel(logging.WARNING)
+        set_up_logging(settings.log_level, settings.log_format)
         Path(settings.data_dir).mkdir(parents=True, exist_ok=True)
         database = Database(settings.database)
         try:

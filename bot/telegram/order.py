@@ -9,11 +9,11 @@ from telegram.ext import BaseUpdateProcessor
 from bot.chat import Chat
 from bot.errors import ConversationBusy
 from bot.lanes import Lanes
-from bot.logs import UPDATE
 from bot.telegram.addressed import addressed_text, command_of, place_of
 from bot.telegram.inbox import InboxQueue
 from bot.telegram.keyboard import acknowledge
 from store.domain import Place
+from store.logs import UPDATE
 
 CONCURRENT_UPDATES = 256
 

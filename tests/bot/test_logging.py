@@ -8,11 +8,11 @@ from typing import Literal
 import pytest
 from telegram.ext import ApplicationBuilder
 
-from bot.logs import TURN, UPDATE, set_up_logging
 from store.conversations import Conversations
 from store.database import Database
 from store.domain import Place
 from store.errors import DatabaseUnavailable, StoreError
+from store.logs import QUIET, TURN, UPDATE, set_up_logging
 from tests.store.talk import ADA
 
 TOKEN = "42:very-secret"
@@ -20,11 +20,7 @@ TOKEN = "42:very-secret"
 
 @pytest.fixture
 def restored_levels() -> Iterator[None]:
-    names = (
-        *("telegram", "httpx", "httpcore", "alembic", "chromadb", "sentence_transformers"),
-        "tornado.access",
-    )
-    levels = {name: logging.getLogger(name).level for name in names}
+    levels = {name: logging.getLogger(name).level for name in ("telegram", *QUIET)}
     yield
     for name, level in levels.items():
         logging.getLogger(name).setLevel(level)

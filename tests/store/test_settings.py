@@ -217,6 +217,14 @@ def test_a_slash_at_the_end_of_a_url_does_not_matter() -> None:
     assert load_settings(chroma_url="http://127.0.0.1:8000/").chroma_url == "http://127.0.0.1:8000"
 
 
+def test_only_a_bot_api_server_of_ones_own_posts_to_http() -> None:
+    mine = {"webhook_url": "http://127.0.0.1:8443/hook", "webhook_secret": "s"}
+
+    with pytest.raises(SettingsError, match="RATCHET_WEBHOOK_URL must start with https://"):
+        load_settings(**mine)
+    load_settings(**mine, telegram_api_url="http://127.0.0.1:8081")
+
+
 def test_a_webhook_with_a_secret_is_taken() -> None:
     settings = load_settings(webhook_url="https://example.com/hook", webhook_secret="s")
     assert settings.webhook_url == "https://example.com/hook"

@@ -10,9 +10,9 @@ import pytest
 from telegram.request import HTTPXRequest
 
 from bot.errors import BotError
-from bot.logs import set_up_logging
 from bot.telegram import listener
 from store.database import Database
+from store.logs import set_up_logging
 from tests.botapi import (
     BotApi,
     Chat,

@@ -6,8 +6,8 @@ import logging
 import pytest
 
 from bot.engine.errors import EngineError
-from bot.logs import set_up_logging
 from store.domain import TurnState
+from store.logs import set_up_logging
 from store.tables import TurnRow
 from tests.botapi import Chat, User, any_message
 from tests.fakes import FakeEngine

@@ -17,6 +17,13 @@ TURN: ContextVar[int | None] = ContextVar("turn", default=None)
 """The turn that is being answered."""
 
 
+QUIET = (
+    *("httpx", "httpcore", "alembic", "apscheduler", "chromadb", "sentence_transformers"),
+    "tornado.access",
+)
+"""What logs more than anybody who runs a bot wants to read."""
+
+
 def set_up_logging(level: str, form: Literal["text", "json"] = "text") -> None:
     """Log to stderr. Telegram's request URLs carry the token, so httpx stays quiet."""
     handler = logging.StreamHandler(sys.stderr)
@@ -24,8 +31,7 @@ def set_up_logging(level: str, form: Literal["text", "json"] = "text") -> None:
     logging.basicConfig(level=level, handlers=[handler])
     # At DEBUG, python-telegram-bot would log the token and every message.
     logging.getLogger("telegram").setLevel(max(logging.INFO, logging.getLevelName(level)))
-    quiet = ("httpx", "httpcore", "alembic", "chromadb", "sentence_transformers", "tornado.access")
-    for name in quiet:
+    for name in QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
