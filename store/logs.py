@@ -16,7 +16,6 @@ UPDATE: ContextVar[int | None] = ContextVar("update", default=None)
 TURN: ContextVar[int | None] = ContextVar("turn", default=None)
 """The turn that is being answered."""
 
-
 QUIET = (
     *("httpx", "httpcore", "alembic", "apscheduler", "chromadb", "sentence_transformers"),
     "tornado.access",
