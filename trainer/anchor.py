@@ -34,11 +34,13 @@ LEAST_PROBABILITY = 1e-6
 
 @dataclass(frozen=True, kw_only=True)
 class Held:
-    """A batch of answers and what the base thinks of them; shapes (rows, tokens, likeliest)."""
+    """A batch of answers, and the odds that a model should have at each place of them."""
 
     rows: Sequence[Scored]
     tokens: Tensor
+    """The likeliest, shape (rows, tokens, likeliest)."""
     log_probs: Tensor
+    """Of these, the base's odds raised to each power: (powers, rows, tokens, likeliest)."""
 
 
 class Anchor:
@@ -55,7 +57,7 @@ class Anchor:
         rows = [tokens_of(weights, each.prompt, each.text, each.finished) for each in replies]
         rows.sort(key=lambda row: len(row[0]) + len(row[1]))
         batches = [
-            hold(weights.model, rows[start : start + batch_size])
+            hold(weights.model, rows[start : start + batch_size], powers=[SHARPER])
             for start in range(0, len(rows), batch_size)
         ]
         random.Random(seed).shuffle(batches)
@@ -63,36 +65,34 @@ class Anchor:
 
     def distance(self, model: Any) -> Tensor:
         """The divergence a token, in nats, over the next batch: a lower bound, a scalar."""
-        totals, count = divergence(model, next(self._batches), powers=[SHARPER])
+        totals, count = divergence(model, next(self._batches))
         return totals.sum() / count
 
 
 @torch.no_grad()
-def hold(model: Any, rows: Sequence[Scored]) -> Held:
-    """What a model, the base, thinks of a batch of answers."""
+def hold(model: Any, rows: Sequence[Scored], *, powers: Sequence[float]) -> Held:
+    """What a model, the base, thinks of a batch of answers, its odds raised to each power."""
     scores, _ = reply_log_probs(model, rows)
-    log_probs, tokens = scores.topk(min(LIKELIEST, scores.shape[-1]), dim=-1)
-    return Held(rows=rows, tokens=tokens, log_probs=log_probs)
+    likeliest, tokens = scores.topk(min(LIKELIEST, scores.shape[-1]), dim=-1)
+    raised = [
+        power * likeliest - (power * scores).logsumexp(dim=-1, keepdim=True) for power in powers
+    ]
+    return Held(rows=rows, tokens=tokens, log_probs=torch.stack(raised))
 
 
-def divergence(model: Any, held: Held, *, powers: Sequence[float]) -> tuple[Tensor, Tensor]:
-    """KL(base ‖ model) in nats over all tokens of a batch, lower bounds; and the tokens' number.
+def divergence(model: Any, held: Held) -> tuple[Tensor, Tensor]:
+    """KL(base's odds, raised ‖ model's) in nats over all tokens, shape (powers,); and their number.
 
-    One for each power, shape (powers,), of a model whose odds are flattened by it before they are
-    compared, and with them whatever else it has come to think. Joining the unlikely tokens into one
-    can only lower a divergence (data processing).
+    Lower bounds: joining the unlikely tokens into one can only lower a divergence (data
+    processing).
     """
-    ours, counts = reply_log_probs(model, held.rows)
-    totals = []
-    for power in powers:
-        flat = ours / power
-        log_q = flat.gather(-1, held.tokens) - flat.logsumexp(dim=-1, keepdim=True)
-        totals.append((_divergences(held.log_probs, log_q) * counts).sum())
-    return torch.stack(totals), counts.sum()
+    log_probs, counts = reply_log_probs(model, held.rows)
+    divergences = _divergences(held.log_probs, log_probs.gather(-1, held.tokens))
+    return (divergences * counts).sum(dim=(1, 2)), counts.sum()
 
 
 def _divergences(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """KL at each place, shapes (rows, tokens, likeliest) to (rows, tokens)."""
+    """KL at each place, shape (powers, rows, tokens)."""
     p = log_p.exp()
     others_p, others_q = _others(p), _others(log_q.exp())
     return (p * (log_p - log_q)).sum(dim=-1) + others_p * (others_p / others_q).log()

@@ -58,7 +58,8 @@ class CheckpointJudge:
         answers = answer(weights, checks, settings.system_prompt)
         rows = [tokens_of(weights, each.prompt, each.text, each.finished) for each in answers]
         self._held = [
-            hold(weights.model, batch) for batch in batches([row for row in rows if row[1]])
+            hold(weights.model, batch, powers=POWERS)
+            for batch in batches([row for row in rows if row[1]])
         ]
         self._seen = 0
         self._base_nll = mean_nll(weights, self._replies())
@@ -98,7 +99,7 @@ class CheckpointJudge:
         """
         if not self._held:
             return 0.0
-        found = [divergence(model, each, powers=POWERS) for each in self._held]
+        found = [divergence(model, each) for each in self._held]
         totals = torch.stack([total for total, _ in found]).sum(dim=0)
         return float(totals.min()) / sum(int(tokens) for _, tokens in found)
 
