@@ -19,7 +19,8 @@ from torch import Tensor
 
 from bot.engine.weights import Weights
 from trainer.drift import Reply
-from trainer.scoring import Scored, reply_log_probs, tokens_of
+from trainer.odds import log_probs_of
+from trainer.scoring import Scored, reply_logits, tokens_of
 
 LIKELIEST = 64
 """Tokens that are told apart at each place; all others count as one."""
@@ -72,11 +73,9 @@ class Anchor:
 @torch.no_grad()
 def hold(model: Any, rows: Sequence[Scored], *, powers: Sequence[float]) -> Held:
     """What a model, the base, thinks of a batch of answers, its odds raised to each power."""
-    scores, _ = reply_log_probs(model, rows)
-    likeliest, tokens = scores.topk(min(LIKELIEST, scores.shape[-1]), dim=-1)
-    raised = [
-        power * likeliest - (power * scores).logsumexp(dim=-1, keepdim=True) for power in powers
-    ]
+    logits, _ = reply_logits(model, rows)
+    tokens = logits.topk(min(LIKELIEST, logits.shape[-1]), dim=-1).indices
+    raised = [log_probs_of(tokens, power * logits.float()) for power in powers]
     return Held(rows=rows, tokens=tokens, log_probs=torch.stack(raised))
 
 
@@ -86,8 +85,8 @@ def divergence(model: Any, held: Held) -> tuple[Tensor, Tensor]:
     Lower bounds: joining the unlikely tokens into one can only lower a divergence (data
     processing).
     """
-    log_probs, counts = reply_log_probs(model, held.rows)
-    divergences = _divergences(held.log_probs, log_probs.gather(-1, held.tokens))
+    logits, counts = reply_logits(model, held.rows)
+    divergences = _divergences(held.log_probs, log_probs_of(held.tokens, logits))
     return (divergences * counts).sum(dim=(1, 2)), counts.sum()
 
 

@@ -23,7 +23,7 @@ from trainer.evaluation import Drift, Evaluation
 from trainer.predictor import RatingPredictor
 from trainer.retention import RetentionCheck, load_retention_suite
 from trainer.sampling import SAMPLING, answer, asked, seeded
-from trainer.scoring import batches, log_probabilities, mean_nll, reply_log_probs, tokens_of
+from trainer.scoring import batches, log_probabilities, mean_nll, reply_logits, tokens_of
 
 SAMPLED_PROMPTS = 96
 """Held-out prompts that get fresh replies."""
@@ -151,9 +151,10 @@ class Evaluator:
         total, count = 0.0, 0
         for batch in batches([row for row in rows if row[1]]):
             self._weights.sets.use(adapter)
-            ours, mask = reply_log_probs(self._weights.model, batch)
+            scores, mask = reply_logits(self._weights.model, batch)
             self._weights.sets.use(None)
-            theirs, _ = reply_log_probs(self._weights.model, batch)
+            base_scores, _ = reply_logits(self._weights.model, batch)
+            ours, theirs = (each.float().log_softmax(dim=-1) for each in (scores, base_scores))
             divergence = (ours.exp() * (ours - theirs)).sum(dim=-1)  # (rows, tokens)
             total += float((divergence * mask).sum())
             count += int(mask.sum())

@@ -9,9 +9,10 @@ from types import MethodType
 from typing import Any
 
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 from trl.trainer.utils import FusedCausalLMOutput
+
+from trainer.odds import log_probs_of
 
 IGNORED = -100
 """The label of a token that is not to be scored."""
@@ -37,13 +38,10 @@ def score_replies_only(model: Any) -> None:
         mask = labels[:, 1:] != IGNORED  # (rows, tokens - 1): whether a place has to predict
         places = mask.any(dim=0).nonzero()[:, 0]
         found = forward(self, *inputs, **{**named, "logits_to_keep": places, "use_cache": False})
-        losses = cross_entropy(
-            found.logits.float().flatten(0, 1),
-            labels[:, places + 1].flatten(),
-            ignore_index=IGNORED,
-            reduction="none",
-        ).view(len(mask), -1)
-        log_probs = losses.new_zeros(mask.shape).index_copy(1, places, -losses)
+        asked = mask[:, places]
+        tokens = labels[:, places + 1].where(asked, 0)[..., None]
+        found_there = log_probs_of(tokens, found.logits)[..., 0] * asked
+        log_probs = found_there.new_zeros(mask.shape).index_copy(1, places, found_there)
         count = mask.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
         unasked = log_probs.new_zeros(log_probs.shape)
         return FusedCausalLMOutput(

@@ -13,6 +13,7 @@ from bot.engine.batch import last
 from bot.engine.weights import Weights
 from store.domain import Message
 from trainer.drift import Reply
+from trainer.odds import log_probs_of
 
 SCORED_TOKENS = 1024
 """Tokens, padding included, of one forward pass."""
@@ -65,8 +66,8 @@ def batches(rows: Sequence[Scored]) -> Iterator[list[Scored]]:
         yield batch
 
 
-def reply_log_probs(model: Any, rows: Sequence[Scored]) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of every token at every place of the replies, and which places count.
+def reply_logits(model: Any, rows: Sequence[Scored]) -> tuple[Tensor, Tensor]:
+    """A model's scores of every token at every place of the replies, and which places count.
 
     Shapes (rows, tokens, vocabulary) and (rows, tokens), where tokens is the longest reply's; the
     replies are flush to the right.
@@ -78,14 +79,14 @@ def reply_log_probs(model: Any, rows: Sequence[Scored]) -> tuple[Tensor, Tensor]
     counts = [[0] * (longest - len(r)) + [1] * len(r) for _, r in rows]
     device = model.device
     attention = torch.tensor(mask, device=device)
-    logits = model(
+    logits: Tensor = model(
         input_ids=torch.tensor(ids, device=device),
         attention_mask=attention,
         position_ids=(attention.cumsum(dim=1) - 1).clamp(min=0),
-        logits_to_keep=last(width, longest + 1, device),
+        logits_to_keep=last(width, longest + 1, device)[:-1],
         use_cache=False,
-    ).logits[:, :-1]
-    return logits.float().log_softmax(dim=-1), torch.tensor(counts, device=device)
+    ).logits
+    return logits, torch.tensor(counts, device=device)
 
 
 @torch.inference_mode()
@@ -93,12 +94,12 @@ def log_probabilities(weights: Weights, rows: Sequence[Scored]) -> list[float]:
     """log p(reply | prompt) of each row, in their order; 0 for an empty reply."""
     found: dict[int, float] = {}
     for batch in batches([row for row in rows if row[1]]):
-        scores, mask = reply_log_probs(weights.model, batch)
+        logits, mask = reply_logits(weights.model, batch)
         longest = mask.shape[1]
         targets = torch.tensor(
-            [[0] * (longest - len(reply)) + reply for _, reply in batch], device=scores.device
+            [[0] * (longest - len(reply)) + reply for _, reply in batch], device=logits.device
         )
-        chosen = scores.gather(2, targets[..., None])[..., 0]  # (rows, tokens)
+        chosen = log_probs_of(targets[..., None], logits)[..., 0]  # (rows, tokens)
         for row, total in zip(batch, (chosen * mask).sum(dim=1).tolist(), strict=True):
             found[id(row)] = total
     return [found.get(id(row), 0.0) for row in rows]

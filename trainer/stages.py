@@ -17,6 +17,7 @@ import torch
 from accelerate import PartialState
 from datasets import Dataset
 from peft import PeftModel
+from peft.helpers import disable_input_dtype_casting
 from transformers import PrinterCallback, TrainerCallback
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, SFTConfig, SFTTrainer
 
@@ -182,7 +183,9 @@ def train_stage(
     )
     stage.remove_callback(PrinterCallback)  # `watch` reports
     stage.anchor, stage.anchor_weight = anchor, recipe.rehearsal_weight
-    stage.train()
+    # Under autocast LoRA's inputs would be made fp32, and bf16 again.
+    with disable_input_dtype_casting(model, active=model.device.type == "cpu"):
+        stage.train()
 
 
 def _on_disk(rows: Sequence[Row], folder: Path) -> Dataset:

@@ -7,7 +7,7 @@ from bot.engine.weights import Weights
 from tests.trainer.examples import asked
 from trainer.anchor import LIKELIEST, SHARPER, Anchor
 from trainer.drift import Reply
-from trainer.scoring import reply_log_probs, tokens_of
+from trainer.scoring import reply_logits, tokens_of
 
 REPLIES = [
     Reply(prompt=asked("Why?"), text="because it is so", finished=True),
@@ -31,8 +31,8 @@ def moved(weights: Weights, *, by: float) -> None:
 def exact(weights: Weights, before: torch.Tensor) -> float:
     """KL(before ‖ now) a token over every token of the vocabulary."""
     with torch.no_grad():
-        now, counts = reply_log_probs(weights.model, rows(weights))
-    divergence = (before.exp() * (before - now)).sum(dim=-1)
+        logits, counts = reply_logits(weights.model, rows(weights))
+    divergence = (before.exp() * (before - logits.log_softmax(dim=-1))).sum(dim=-1)
     return float((divergence * counts).sum() / counts.sum())
 
 
@@ -69,7 +69,8 @@ def test_the_further_a_model_moves_the_greater_the_distance(
 
 def test_it_is_a_lower_bound_of_the_whole_divergence(anchor: Anchor, tiny_weights: Weights) -> None:
     with torch.no_grad():
-        before, _ = reply_log_probs(tiny_weights.model, rows(tiny_weights))
+        logits, _ = reply_logits(tiny_weights.model, rows(tiny_weights))
+        before = logits.log_softmax(dim=-1)
     assert before.shape[-1] > LIKELIEST, "or nothing would be joined"
 
     moved(tiny_weights, by=0.1)
