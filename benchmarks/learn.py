@@ -43,6 +43,7 @@ from bot.engine.weights import Weights, load_weights
 from store.domain import Example, Examples
 from store.embedder import SentenceEmbedder
 from store.settings import Settings
+from trainer.attention import attend_by_matrix_products
 from trainer.drift import Reply
 from trainer.finetune import Point, Verdict, finetune
 from trainer.judge import CheckpointJudge
@@ -149,6 +150,7 @@ def ours(settings: Settings, recipe: Recipe, *, guarded: bool) -> Train:
     """Ratchet's fine-tuning; unguarded, every checkpoint will do, and the last one wins."""
 
     def train(weights: Weights, examples: Examples, folder: Path) -> Trained:
+        attend_by_matrix_products(weights.model)
         judged = 0.0
         seen = 0
         judge = _judge(settings, weights, examples) if guarded else None

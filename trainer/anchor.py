@@ -80,7 +80,7 @@ def hold(model: Any, rows: Sequence[Scored], *, powers: Sequence[float]) -> Held
 
 
 def divergence(model: Any, held: Held) -> tuple[Tensor, Tensor]:
-    """KL(base's odds, raised ‖ model's) in nats over all tokens, shape (powers,); and their number.
+    """KL(base's odds, raised ‖ model's) in nats over all tokens, shape (powers,); and their count.
 
     Lower bounds: joining the unlikely tokens into one can only lower a divergence (data
     processing).

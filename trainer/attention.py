@@ -1,11 +1,10 @@
-"""Attention by matrix products: on a CPU the faster way there and above all back.
+"""Attention by matrix products: in bf16 on a CPU the faster way there, and above all back.
 
-torch's own kernel keeps no scores, which a long text needs; on short ones in bf16 it takes five to
-ten times as long on some processors, and on none much less (docs/experiments.md).
+torch's own kernel keeps no scores, which a long text needs. On short ones it takes two and a half
+to ten times as long, and rounds less: its scores stay in fp32 (docs/experiments.md). So a model is
+compared with itself in one way only, from before it learns to after.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,24 +17,17 @@ from bot.engine.step import LLAMA_SHAPED
 
 MATRIX_PRODUCTS = "matrix_products"
 
-MOST_SCORES = 2**24
-"""Of one layer's attention, all rows and heads together; more are left to torch's own kernel."""
+MOST_SCORES = 2**23
+"""Of all rows and heads, kept by each layer that learns; more are left to torch's own kernel."""
 
 
-@contextmanager
-def by_matrix_products(model: PreTrainedModel) -> Iterator[None]:
-    """Meanwhile a model in the shape of Llama on a CPU attends that way; others as ever."""
-    before = model.config._attn_implementation
-    if type(model) not in LLAMA_SHAPED or model.device.type != "cpu" or before != "sdpa":
-        yield
-        return
-    AttentionInterface.register(MATRIX_PRODUCTS, _attend)
-    AttentionMaskInterface.register(MATRIX_PRODUCTS, sdpa_mask)
-    model.set_attn_implementation(MATRIX_PRODUCTS)
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(before)
+def attend_by_matrix_products(model: PreTrainedModel) -> None:
+    """From now on, if the model is in the shape of Llama and on a CPU; others attend as ever."""
+    usual = model.config._attn_implementation == "sdpa"
+    if usual and type(model) in LLAMA_SHAPED and model.device.type == "cpu":
+        AttentionInterface.register(MATRIX_PRODUCTS, _attend)
+        AttentionMaskInterface.register(MATRIX_PRODUCTS, sdpa_mask)
+        model.set_attn_implementation(MATRIX_PRODUCTS)
 
 
 def _attend(
@@ -46,26 +38,28 @@ def _attend(
     attention_mask: Tensor | None,
     *,
     scaling: float,
+    dropout: float = 0.0,
     **named: Any,
 ) -> tuple[Tensor, None]:
-    """softmax(q kᵀ · scaling) v, shape (rows, tokens, heads, size); (Vaswani et al. 2017).
+    """softmax(q kᵀ · scaling) v, shape (rows, tokens, heads, size) (Vaswani et al. 2017).
 
     `query` is (rows, heads, tokens, size); `key` and `value` have fewer heads, each of which serves
-    as many of the query's in a row. The mask is true where a token may look.
+    as many of the query's in a row. The mask is true where a token may look; without one it looks
+    at all before.
     """
     rows, heads, tokens, size = query.shape
-    seen = key.shape[2]
-    if tokens != seen or rows * heads * tokens * seen > MOST_SCORES:
+    goes_on = tokens != key.shape[2]  # from a cache
+    if goes_on or dropout or rows * heads * tokens**2 > MOST_SCORES:
         return sdpa_attention_forward(
-            module, query, key, value, attention_mask, scaling=scaling, **named
+            *(module, query, key, value, attention_mask),
+            **{"scaling": scaling, "dropout": dropout, **named},
         )
     if attention_mask is None:
-        attention_mask = torch.ones(tokens, seen, dtype=torch.bool, device=query.device).tril()
+        attention_mask = torch.ones(tokens, tokens, dtype=torch.bool).tril()
     # The heads that share keys are asked like tokens of one head: nothing is repeated.
     queries = (query * scaling).reshape(-1, heads // key.shape[1] * tokens, size)
-    scores = queries @ key.reshape(-1, seen, size).mT
+    scores = (queries @ key.reshape(-1, tokens, size).mT).view(rows, heads, tokens, tokens)
     hidden = torch.finfo(scores.dtype).min
-    scores = scores.view(rows, heads, tokens, seen).masked_fill(~attention_mask, hidden)
-    weights = scores.softmax(dim=-1).view(len(queries), -1, seen)
-    found = weights @ value.reshape(-1, seen, size)
+    weights = scores.masked_fill(~attention_mask, hidden).softmax(dim=-1)
+    found = weights.view(len(queries), -1, tokens) @ value.reshape(-1, tokens, size)
     return found.view(rows, heads, tokens, size).transpose(1, 2).contiguous(), None

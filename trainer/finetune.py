@@ -28,7 +28,6 @@ from transformers.pytorch_utils import Conv1D
 from bot.engine.weights import Weights
 from store.domain import Examples
 from trainer.anchor import Anchor
-from trainer.attention import by_matrix_products
 from trainer.drift import Reply
 from trainer.errors import TrainingFailed
 from trainer.frozen import frozen_layers_once
@@ -105,8 +104,7 @@ def finetune(
     stages = make_rows(weights, train, recipe).stages
     steps = sum(count_steps(rows, recipe) for rows in stages.values())
     watch = _Watch(report, judge, steps=steps, checkpoints=recipe.checkpoints)
-    frozen = _last_layers(weights.model, recipe.layers)[0]
-    with by_matrix_products(weights.model), frozen_layers_once(weights.model, frozen):
+    with frozen_layers_once(weights.model, _last_layers(weights.model, recipe.layers)[0]):
         anchor = _anchor(weights, rehearsed, recipe)
         model = _adapted(weights, recipe)
         for name, rows in stages.items():

@@ -25,7 +25,7 @@ def score_replies_only(model: Any) -> None:
     """
     forward = type(model).forward
 
-    def scored(
+    def spared(
         self: PreTrainedModel,
         *inputs: Any,
         fused_lm_head: bool = False,
@@ -37,11 +37,11 @@ def score_replies_only(model: Any) -> None:
             return forward(self, *inputs, **named)
         mask = labels[:, 1:] != IGNORED  # (rows, tokens - 1): whether a place has to predict
         places = mask.any(dim=0).nonzero()[:, 0]
-        found = forward(self, *inputs, **{**named, "logits_to_keep": places, "use_cache": False})
-        asked = mask[:, places]
-        tokens = labels[:, places + 1].where(asked, 0)[..., None]
-        found_there = log_probs_of(tokens, found.logits)[..., 0] * asked
-        log_probs = found_there.new_zeros(mask.shape).index_copy(1, places, found_there)
+        outputs = forward(self, *inputs, **{**named, "logits_to_keep": places, "use_cache": False})
+        scored = mask[:, places]
+        tokens = labels[:, places + 1].where(scored, 0)[..., None]
+        at_places = log_probs_of(tokens, outputs.logits)[..., 0].where(scored, 0)
+        log_probs = at_places.new_zeros(mask.shape).index_copy(1, places, at_places)
         count = mask.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
         unasked = log_probs.new_zeros(log_probs.shape)
         return FusedCausalLMOutput(
@@ -53,4 +53,4 @@ def score_replies_only(model: Any) -> None:
             label_mask=mask,
         )
 
-    model.forward = MethodType(scored, model)
+    model.forward = MethodType(spared, model)

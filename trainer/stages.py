@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
+from accelerate import Accelerator, PartialState
 from datasets import Dataset
 from peft import PeftModel
 from peft.helpers import disable_input_dtype_casting
@@ -96,6 +96,7 @@ class Stage:
     The reference is the model with the adapter switched off; the anchor pulls besides.
     """
 
+    accelerator: Accelerator
     model: PeftModel
     anchor: Anchor | None = None
     anchor_weight = 0.0
@@ -107,7 +108,8 @@ class Stage:
         found = super().compute_loss(model, inputs, return_outputs, **options)  # type: ignore[misc]
         if self.anchor is None:
             return found
-        pull = self.anchor_weight * self.anchor.distance(model)
+        with self.accelerator.autocast():  # as `model` does, which makes all scores fp32 besides
+            pull = self.anchor_weight * self.anchor.distance(self.model.get_base_model())
         return (found[0] + pull, found[1]) if return_outputs else found + pull
 
     def train(self, *arguments: Any, **options: Any) -> Any:
@@ -183,7 +185,8 @@ def train_stage(
     )
     stage.remove_callback(PrinterCallback)  # `watch` reports
     stage.anchor, stage.anchor_weight = anchor, recipe.rehearsal_weight
-    # Under autocast LoRA's inputs would be made fp32, and bf16 again.
+    # Under autocast LoRA's inputs would be made fp32, and bf16 again. Not every GPU has autocast,
+    # and weights in four bits are judged without it.
     with disable_input_dtype_casting(model, active=model.device.type == "cpu"):
         stage.train()
 

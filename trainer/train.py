@@ -18,6 +18,7 @@ from bot.engine.weights import choose_device, load_weights
 from store.domain import Demonstration, Example, Examples, Message, PreferencePair
 from store.embedder import SentenceEmbedder
 from store.settings import Settings, load_settings
+from trainer.attention import attend_by_matrix_products
 from trainer.dataset import Snapshot
 from trainer.errors import TrainingFailed
 from trainer.finetune import ADAPTER_FOLDER, Point, Report, finetune
@@ -91,6 +92,7 @@ def carry_out(settings: Settings, job: Job, predictor: RatingPredictor, report: 
         device=settings.device,
         four_bits=job.recipe.method == "qlora",
     )
+    attend_by_matrix_products(weights.model)
     judge = CheckpointJudge(weights, predictor, job.snapshot.train, settings)
     return finetune(
         weights,

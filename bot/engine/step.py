@@ -22,6 +22,9 @@ from transformers import (
 Step = Callable[[Tensor, Tensor, Cache], Tensor]
 """Tokens (rows, 1), the mask of all so far (rows, tokens), the cache → (rows, vocabulary)."""
 
+MANY_TOKENS = 4096
+"""Of all rows together, from which on a CPU matrix products take less time than torch's kernel."""
+
 LLAMA_SHAPED = (LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
 
 
@@ -97,9 +100,14 @@ class _LlamaStep:
         keys, values = cache.update(_turned(keys, turn), values, number)
         # The heads that share keys are asked like tokens of one head: nothing is repeated.
         shared = _turned(queries, turn).view(rows, keys.shape[1], -1, size)
-        found = scaled_dot_product_attention(
-            shared, keys, values, attn_mask=bias, scale=attention.scaling
-        )
+        if rows * keys.shape[2] < MANY_TOKENS or keys.device.type != "cpu":
+            found = scaled_dot_product_attention(
+                shared, keys, values, attn_mask=bias, scale=attention.scaling
+            )
+        else:
+            scores = shared * attention.scaling @ keys.mT
+            weights = (scores if bias is None else scores + bias).softmax(dim=-1)
+            found = weights @ values
         answer: Tensor = attention.o_proj(found.reshape(rows, 1, -1))
         return answer
 

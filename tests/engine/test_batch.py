@@ -1,8 +1,11 @@
 """Rows that join and leave a batch are written as if they were alone."""
 
+from unittest.mock import Mock
+
 import pytest
 import torch
 
+from bot.engine import step
 from bot.engine.base import SamplingParams
 from bot.engine.batch import Batch, portions, read_prefix
 from bot.engine.weights import Weights, load_weights
@@ -32,6 +35,27 @@ def test_greedy_rows_are_the_same_alone_and_in_company(exact_weights: Weights) -
 
     for row, prompt in enumerate(PROMPTS):
         assert [step[row] for step in steps] == alone(exact_weights, prompt, 10)
+
+
+@pytest.mark.parametrize("prompts", [PROMPTS, PROMPTS[:1] * 4], ids=["padded", "even"])
+def test_many_tokens_are_attended_to_as_few_are(
+    exact_weights: Weights, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def scores() -> torch.Tensor:
+        batch = Batch(exact_weights.model)
+        batch.join(prompts, [GREEDY] * 4)
+        for _ in range(4):
+            batch.step()
+        return batch._logits
+
+    few = scores()
+    kernel = Mock(side_effect=step.scaled_dot_product_attention)
+    monkeypatch.setattr(step, "scaled_dot_product_attention", kernel)
+    monkeypatch.setattr(step, "MANY_TOKENS", 1)
+    many = scores()
+
+    kernel.assert_not_called()
+    torch.testing.assert_close(many, few, rtol=1e-4, atol=1e-5)
 
 
 def test_a_row_that_joins_late_changes_nothing_for_the_others(exact_weights: Weights) -> None:

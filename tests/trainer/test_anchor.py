@@ -70,7 +70,7 @@ def test_the_further_a_model_moves_the_greater_the_distance(
 def test_it_is_a_lower_bound_of_the_whole_divergence(anchor: Anchor, tiny_weights: Weights) -> None:
     with torch.no_grad():
         logits, _ = reply_logits(tiny_weights.model, rows(tiny_weights))
-        before = logits.log_softmax(dim=-1)
+        before = (SHARPER * logits).log_softmax(dim=-1)
     assert before.shape[-1] > LIKELIEST, "or nothing would be joined"
 
     moved(tiny_weights, by=0.1)

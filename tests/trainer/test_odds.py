@@ -6,13 +6,12 @@ import torch
 from trainer import odds
 from trainer.odds import log_probs_of
 
+VOCABULARY = 31
+
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(odds, "SCORES_AT_ONCE", 2 * VOCABULARY)  # two places at a time
-
-
-VOCABULARY = 31
 
 
 def test_they_are_the_softmax_s_own_and_so_is_the_way_back() -> None:
@@ -29,6 +28,19 @@ def test_they_are_the_softmax_s_own_and_so_is_the_way_back() -> None:
     [back] = torch.autograd.grad(found, logits, slope)
     [expected_back] = torch.autograd.grad(expected, logits, slope)
     torch.testing.assert_close(back, expected_back)
+
+
+def test_the_scores_are_left_as_they_were() -> None:
+    logits = torch.randn(5, VOCABULARY, requires_grad=True)
+    before = logits.detach().clone()
+
+    log_probs_of(torch.zeros(5, 1, dtype=torch.long), logits).sum().backward()  # type: ignore[no-untyped-call]
+
+    assert torch.equal(logits.detach(), before)
+
+
+def test_of_no_place_at_all_there_is_none() -> None:
+    assert log_probs_of(torch.zeros(0, 1, dtype=torch.long), torch.randn(0, 7)).shape == (0, 1)
 
 
 def test_scores_in_bf16_are_summed_up_in_fp32() -> None:
