@@ -13,8 +13,9 @@ ROOT = Path(__file__).parent.parent
 HEAVY = ("torch", "transformers", "peft", "trl", "sentence_transformers", "chromadb")
 HEAVY_ROOMS = (
     "bot/engine/",
-    *("trainer/anchor.py", "trainer/evaluate.py", "trainer/finetune.py", "trainer/frozen.py"),
-    *("trainer/head.py", "trainer/judge.py", "trainer/scoring.py", "trainer/stages.py"),
+    *("trainer/anchor.py", "trainer/attention.py", "trainer/evaluate.py", "trainer/finetune.py"),
+    *("trainer/frozen.py", "trainer/head.py", "trainer/judge.py", "trainer/odds.py"),
+    *("trainer/scoring.py", "trainer/stages.py"),
 )
 
 
