@@ -314,7 +314,8 @@ class Soak:
 
     def _count(self, query: str, **values: int) -> int:
         [(found,)] = self._rows(query, **values)
-        return int(str(found))  # Postgres adds up to decimals
+        assert isinstance(found, int)
+        return found
 
     def _rows(self, query: str, **values: int) -> list[tuple[object, ...]]:
         with self._database.connect() as connection:
@@ -355,8 +356,10 @@ def _database(folder: Path, *, postgres: bool) -> Iterator[str]:
         return
     with tempfile.TemporaryDirectory(prefix="ratchet-postgres-") as its_own:
         server = get_server(Path(its_own) / "data")
-        yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
-        server.cleanup()
+        try:
+            yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
+        finally:
+            server.cleanup()
 
 
 def main() -> None:
