@@ -13,6 +13,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from bot.engine.attention import attend_at_once
 from bot.engine.step import LLAMA_SHAPED
 
 MATRIX_PRODUCTS = "matrix_products"
@@ -47,7 +48,7 @@ def _attend(
     as many of the query's in a row. The mask is true where a token may look; without one it looks
     at all before.
     """
-    rows, heads, tokens, size = query.shape
+    rows, heads, tokens, _ = query.shape
     goes_on = tokens != key.shape[2]  # from a cache
     if goes_on or dropout or rows * heads * tokens**2 > MOST_SCORES:
         return sdpa_attention_forward(
@@ -56,10 +57,5 @@ def _attend(
         )
     if attention_mask is None:
         attention_mask = torch.ones(tokens, tokens, dtype=torch.bool).tril()
-    # The heads that share keys are asked like tokens of one head: nothing is repeated.
-    queries = (query * scaling).reshape(-1, heads // key.shape[1] * tokens, size)
-    scores = (queries @ key.reshape(-1, tokens, size).mT).view(rows, heads, tokens, tokens)
-    hidden = torch.finfo(scores.dtype).min
-    weights = scores.masked_fill(~attention_mask, hidden).softmax(dim=-1)
-    found = weights.view(len(queries), -1, tokens) @ value.reshape(-1, tokens, size)
-    return found.view(rows, heads, tokens, size).transpose(1, 2).contiguous(), None
+    found = attend_at_once(query, key, value, attention_mask, scaling=scaling)
+    return found.transpose(1, 2).contiguous(), None

@@ -9,7 +9,7 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from bot.engine.batch import last
+from bot.engine.step import last
 from bot.engine.weights import Weights
 from store.domain import Message
 from trainer.drift import Reply

@@ -40,7 +40,6 @@ class Reading:
         *,
         prefix: Prefix | None = None,
     ) -> None:
-        self._model = model
         self.samplings = samplings
         self._done = done = prefix.tokens if prefix else 0
         width = max(len(prompt) for prompt in prompts)
@@ -53,7 +52,7 @@ class Reading:
         self.mask = torch.ones_like(self._ids)
         for row, gap in enumerate(gaps):
             self.mask[row, done : done + gap] = 0
-        self._places = (self.mask.cumsum(dim=1) - 1).clamp(min=0)
+        self._forward = step_of(model)
         self.cache = new_cache()
         for number, (keys, values) in enumerate(prefix.layers if prefix else ()):
             every = (len(prompts), -1, -1, -1)
@@ -66,13 +65,7 @@ class Reading:
         rows, width = self._ids.shape
         end = min(width, self._done + max(1, tokens // rows))
         part = slice(self._done, end)
-        self.logits = self._model(
-            input_ids=self._ids[:, part],
-            attention_mask=self.mask[:, :end],
-            position_ids=self._places[:, part],
-            past_key_values=self.cache,
-            logits_to_keep=last(end - self._done, 1, self._model.device),
-        ).logits[:, -1]
+        self.logits = self._forward(self._ids[:, part], self.mask[:, :end], self.cache)
         self._done = end
         return end == width
 
@@ -175,15 +168,6 @@ def read_prefix(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> Pre
         pass
     layers = [(layer.keys, layer.values) for layer in layers_of(reading.cache)]
     return Prefix(tokens=tokens, layers=layers)
-
-
-def last(width: int, count: int, device: torch.device) -> Tensor:
-    """The last `count` of `width` places, as `logits_to_keep` is best told.
-
-    A number would make transformers take a view whose rows lie apart, and torch copy the output
-    matrix once for every row before it multiplies.
-    """
-    return torch.arange(width - count, width, device=device)
 
 
 def portions(lengths: Sequence[int]) -> list[tuple[int, int]]:

@@ -30,6 +30,7 @@ from bot.engine.request import Piece, Request
 from bot.engine.scheduler import Scheduler
 from bot.engine.sets import WeightSet
 from bot.engine.shelf import AdapterShelf
+from bot.engine.threads import in_passing
 from bot.engine.weights import Weights
 from store.domain import Adapter, Message
 
@@ -53,7 +54,7 @@ class LocalEngine:
         batch_size: int = 16,
         prefix_bytes: int = 0,
     ) -> None:
-        weights.sets.pack()
+        in_passing(weights.sets.pack)
         self._weights = weights
         self._queue_size = queue_size
         self._shelf = AdapterShelf()
@@ -111,7 +112,8 @@ class LocalEngine:
         async with self._shelf.loading:
             if adapter.name in self._shelf:
                 return
-            weights = await asyncio.to_thread(self._make, adapter)  # replies go on meanwhile
+            making = partial(in_passing, partial(self._make, adapter))
+            weights = await asyncio.to_thread(making)  # replies go on meanwhile
             await self._between_steps(partial(self._hold, adapter.name, weights))
             answered = {request.adapter for request in list(self._open.values())}
             for name in self._shelf.put(adapter, answered):

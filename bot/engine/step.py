@@ -1,10 +1,11 @@
-"""One step of decoding: a token of every row goes in, the scores of the next one come out.
+"""One step: some tokens of every row go in, the scores of the next one come out.
 
 With one token a row, most of what transformers does is getting ready. For models in the shape of
 Llama the same sums are made here with a third of the calls; all others go through transformers.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,11 +20,13 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-Step = Callable[[Tensor, Tensor, Cache], Tensor]
-"""Tokens (rows, 1), the mask of all so far (rows, tokens), the cache → (rows, vocabulary)."""
+from bot.engine.attention import attend_in_parts
 
-MANY_TOKENS = 4096
-"""Of all rows together, from which on a CPU matrix products take less time than torch's kernel."""
+Step = Callable[[Tensor, Tensor, Cache], Tensor]
+"""Tokens (rows, some), the mask of all so far (rows, tokens), the cache → (rows, vocabulary)."""
+
+MANY_TOKENS = 1536
+"""Of all rows together, from which matrix products in bf16 on a CPU beat torch's kernel."""
 
 LLAMA_SHAPED = (LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
 
@@ -48,68 +51,113 @@ def _transformers_step(model: PreTrainedModel) -> Step:
         logits: Tensor = model(
             input_ids=tokens,
             attention_mask=mask,
-            position_ids=mask.sum(dim=1, keepdim=True) - 1,
+            position_ids=_places(mask, tokens.shape[1]),
             past_key_values=cache,
-            logits_to_keep=1,
+            logits_to_keep=last(tokens.shape[1], 1, tokens.device),
         ).logits
         return logits[:, -1]
 
     return step
 
 
+def last(width: int, count: int, device: torch.device) -> Tensor:
+    """The last `count` of `width` places, as `logits_to_keep` is best told.
+
+    A number would make transformers take a view whose rows lie apart, and torch copy the output
+    matrix once for every row before it multiplies.
+    """
+    return torch.arange(width - count, width, device=device)
+
+
 class _LlamaStep:
-    """Llama's forward pass for one token a row (Touvron et al. 2023, "LLaMA")."""
+    """Llama's forward pass (Touvron et al. 2023, "LLaMA")."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._model: Any = model
 
     def __call__(self, tokens: Tensor, mask: Tensor, cache: Cache) -> Tensor:
         network = self._model.model
-        hidden = network.embed_tokens(tokens)  # (rows, 1, hidden size)
-        cos, sin = network.rotary_emb(hidden, mask.sum(dim=1, keepdim=True) - 1)
+        hidden = network.embed_tokens(tokens)  # (rows, some, hidden size)
+        cos, sin = network.rotary_emb(hidden, _places(mask, tokens.shape[1]))
         turn = (cos[:, None], _signed(sin)[:, None])
-        hidden_from = _bias(mask, hidden.dtype)
+        if tokens.shape[1] == 1:
+            attend = partial(_one, bias=_bias(mask, hidden.dtype))
+        else:
+            attend = partial(_several, seen=_seen(mask, tokens.shape[1]))
         for number, layer in enumerate(network.layers):
             normed = _norm(layer.input_layernorm, hidden)
-            hidden = hidden + self._attend(
-                layer.self_attn, normed, turn, hidden_from, cache, number
-            )
+            attention = layer.self_attn
+            queries, keys, values = _projected(attention, normed)
+            keys, values = cache.update(_turned(keys, turn), values, number)
+            found = attend(_turned(queries, turn), keys, values, scaling=attention.scaling)
+            hidden = hidden + attention.o_proj(found.reshape(*tokens.shape, -1))
             normed = _norm(layer.post_attention_layernorm, hidden)
             mlp = layer.mlp
             hidden = hidden + mlp.down_proj(mlp.act_fn(mlp.gate_proj(normed)) * mlp.up_proj(normed))
         scores: Tensor = self._model.lm_head(_norm(network.norm, hidden[:, -1]))
         return scores
 
-    def _attend(
-        self,
-        attention: Any,
-        normed: Tensor,
-        turn: tuple[Tensor, Tensor],
-        bias: Tensor | None,
-        cache: Cache,
-        number: int,
-    ) -> Tensor:
-        rows, size = normed.shape[0], attention.head_dim
-        queries, keys, values = (
-            project(normed).view(rows, -1, 1, size)
-            for project in (attention.q_proj, attention.k_proj, attention.v_proj)
-        )
-        if hasattr(attention, "q_norm"):  # Qwen3
-            queries = _norm(attention.q_norm, queries)
-            keys = _norm(attention.k_norm, keys)
-        keys, values = cache.update(_turned(keys, turn), values, number)
-        # The heads that share keys are asked like tokens of one head: nothing is repeated.
-        shared = _turned(queries, turn).view(rows, keys.shape[1], -1, size)
-        if rows * keys.shape[2] < MANY_TOKENS or keys.device.type != "cpu":
-            found = scaled_dot_product_attention(
-                shared, keys, values, attn_mask=bias, scale=attention.scaling
-            )
-        else:
-            scores = shared * attention.scaling @ keys.mT
-            weights = (scores if bias is None else scores + bias).softmax(dim=-1)
-            found = weights @ values
-        answer: Tensor = attention.o_proj(found.reshape(rows, 1, -1))
-        return answer
+
+def _projected(attention: Any, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values, each (rows, heads, some, head size)."""
+    heads = (*normed.shape[:2], -1, attention.head_dim)
+    queries, keys, values = (
+        project(normed).view(heads).transpose(1, 2)
+        for project in (attention.q_proj, attention.k_proj, attention.v_proj)
+    )
+    if hasattr(attention, "q_norm"):  # Qwen3
+        queries = _norm(attention.q_norm, queries)
+        keys = _norm(attention.k_norm, keys)
+    return queries, keys, values
+
+
+def _several(
+    queries: Tensor, keys: Tensor, values: Tensor, *, seen: Tensor, scaling: float
+) -> Tensor:
+    """What some tokens find, (rows, some, heads, size); `seen` is (rows, 1, some, tokens)."""
+    if keys.device.type == "cpu":
+        return attend_in_parts(queries, keys, values, seen, scaling=scaling)
+    found = scaled_dot_product_attention(
+        queries, keys, values, attn_mask=seen, scale=scaling, enable_gqa=True
+    )
+    return found.transpose(1, 2)
+
+
+def _one(
+    queries: Tensor, keys: Tensor, values: Tensor, *, bias: Tensor | None, scaling: float
+) -> Tensor:
+    """What one token finds, heads and sizes in their order; `bias` is (rows, 1, 1, tokens)."""
+    rows, heads, tokens, size = keys.shape
+    # The heads that share keys are asked like tokens of one head: nothing is repeated.
+    shared = queries.reshape(rows, heads, -1, size)
+    on_cpu = keys.device.type == "cpu" and keys.dtype == torch.bfloat16
+    if not on_cpu or rows * tokens < MANY_TOKENS:
+        return scaled_dot_product_attention(shared, keys, values, attn_mask=bias, scale=scaling)
+    # oneDNN is slow to turn keys round, so the few queries are.
+    scores = (keys @ (shared * scaling).mT).mT.contiguous()
+    return (scores if bias is None else scores + bias).softmax(dim=-1) @ values
+
+
+def _seen(mask: Tensor, count: int) -> Tensor:
+    """Where each of the last tokens may look, (rows, 1, count, tokens)."""
+    width = mask.shape[1]
+    before = torch.ones(count, width, dtype=torch.bool, device=mask.device).tril(width - count)
+    seen = before & (mask != 0)[:, None, None]
+    seen.diagonal(width - count, -2, -1).fill_(True)  # padding, too: there is no mean of nothing
+    return seen
+
+
+def _bias(mask: Tensor, dtype: torch.dtype) -> Tensor | None:
+    """What hides padding, (rows, 1, 1, tokens); None if there is none."""
+    if bool(mask.all()):
+        return None
+    bias = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
+    return bias.masked_fill_(mask == 0, float("-inf"))[:, None, None]
+
+
+def _places(mask: Tensor, count: int) -> Tensor:
+    """The last tokens' places in their texts, (rows, count)."""
+    return (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -count:]
 
 
 def _norm(module: Any, states: Tensor) -> Tensor:
@@ -126,11 +174,3 @@ def _turned(states: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
     """Rotary position embedding (Su et al. 2021, "RoFormer")."""
     cos, sin = turn
     return states * cos + states.roll(states.shape[-1] // 2, dims=-1) * sin
-
-
-def _bias(mask: Tensor, dtype: torch.dtype) -> Tensor | None:
-    """What hides padding, (rows, 1, 1, tokens); None if there is none."""
-    if bool(mask.all()):
-        return None
-    bias = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
-    return bias.masked_fill_(mask == 0, float("-inf"))[:, None, None]

@@ -2,6 +2,7 @@
 
 import importlib.util
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedMod
 from bot.engine.errors import ModelUnusable
 from bot.engine.sets import WeightSets
 from bot.engine.source import model_source
+from bot.engine.threads import in_passing
 from bot.engine.vocabulary import Vocabulary, load_vocabulary, translated
 
 
@@ -34,6 +36,12 @@ def load_weights(
 
     Raises `ModelNotFound` or `ModelUnusable`.
     """
+    return in_passing(partial(_load, model, models_folder, device, dtype, four_bits))
+
+
+def _load(
+    model: str, models_folder: Path, device: str, dtype: torch.dtype, four_bits: bool
+) -> Weights:
     target = choose_device(device)
     vocabulary = load_vocabulary(model, models_folder=models_folder)  # first: it is cheaper
     how = _in_four_bits(target, dtype) if four_bits else {}

@@ -1,0 +1,18 @@
+"""Where weights are got ready: in threads that are gone when they are.
+
+A thread that computes with torch gets helpers, which libgomp counts for as long as it lives. Once
+there are more than cores, all of them hardly look for work before they sleep, and each of the
+engine's steps takes a fifth longer (docs/experiments.md). So only the engine's thread stays.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def in_passing(work: Callable[[], T]) -> T:
+    """What this makes, in a thread that ends with it."""
+    with ThreadPoolExecutor(1, thread_name_prefix="in-passing") as passing:
+        return passing.submit(work).result()
