@@ -1,18 +1,21 @@
 """Matrices laid out as the processor multiplies by them: oneDNN's blocked form, for bf16.
 
 torch keeps a matrix row by row, and oneDNN lays it out anew for every product. With few tokens at a
-time that takes about as long as the product itself (docs/experiments.md). The operators are those
-that torch's own compiler uses for weights that do not change; where they are missing or wrong,
-everything stays as it was.
+time that takes about as long as the product itself, and so does asking for one product more
+(docs/experiments.md). The operators are those that torch's own compiler uses for weights that do
+not change; where they are missing or wrong, everything stays as it was.
 """
 
-from functools import cache
-from types import MethodType
+from collections.abc import Collection, Iterator, Sequence
+from functools import cache, partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
+
+TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+"""Modules side by side in a layer that multiply the same states, in the order they are asked in."""
 
 
 def can_pack(module: nn.Module) -> bool:
@@ -25,19 +28,66 @@ def can_pack(module: nn.Module) -> bool:
     )
 
 
-def packed(matrix: Tensor) -> Tensor:
-    """The same matrix (outputs, inputs), laid out for products with few rows."""
-    laid_out: Tensor = torch.ops.mkldnn._reorder_linear_weight(matrix, 1)
-    return laid_out
+def together(names: Collection[str]) -> Iterator[tuple[str, ...]]:
+    """The modules of these names, each once: those that multiply the same states in one group."""
+    left = set(names)
+    for name in names:
+        layer, _, own = name.rpartition(".")
+        group = next((each for each in TOGETHER if own in each), (own,))
+        whole = tuple(f"{layer}.{each}" for each in group)
+        if left.issuperset(whole):
+            yield whole
+            left.difference_update(whole)
+        elif name in left:
+            yield (name,)
+            left.remove(name)
 
 
-def multiply_by_packed(module: Any) -> None:
-    """Have a linear module multiply by its attribute `packed`. There is no way back to training."""
-    module.forward = MethodType(_forward, module)
+def laid_out(matrices: Sequence[Tensor]) -> Tensor:
+    """One for all of these (outputs, inputs), for products with few rows."""
+    matrix = matrices[0] if len(matrices) == 1 else torch.cat(list(matrices))
+    blocked: Tensor = torch.ops.mkldnn._reorder_linear_weight(matrix, 1)
+    return blocked
 
 
-def _forward(module: Any, states: Tensor) -> Tensor:
-    return _product(states, module.packed, module.bias)
+class Packed:
+    """Linear modules that multiply the same states, by one matrix that is laid out.
+
+    Whoever is asked first multiplies for all of them, and the others take their parts of it. For
+    one thread. There is no way back to training.
+    """
+
+    def __init__(self, modules: Sequence[Any]) -> None:
+        self._sizes = [module.out_features for module in modules]
+        self._bias = _joined_biases(modules)
+        self.pristine = laid_out([module.weight for module in modules])
+        self._matrix = self.pristine
+        self._states: Tensor | None = None
+        self._parts: dict[int, Tensor] = {}
+        for number, module in enumerate(modules):
+            module.forward = partial(self._part, number)
+
+    def use(self, matrix: Tensor) -> None:
+        """Multiply by this one from now on."""
+        self._matrix, self._states, self._parts = matrix, None, {}
+
+    def _part(self, number: int, states: Tensor) -> Tensor:
+        if states is not self._states or number not in self._parts:
+            product = _product(states, self._matrix, self._bias)
+            parts = torch.split_with_sizes(product, self._sizes, dim=-1)
+            self._states, self._parts = states, dict(enumerate(parts))
+        part = self._parts.pop(number)
+        if not self._parts:
+            self._states = None
+        return part
+
+
+def _joined_biases(modules: Sequence[Any]) -> Tensor | None:
+    if all(module.bias is None for module in modules):
+        return None
+    none = [module.weight.new_zeros(module.out_features) for module in modules]
+    pairs = zip(modules, none, strict=True)
+    return torch.cat([zero if module.bias is None else module.bias for module, zero in pairs])
 
 
 def _product(states: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
@@ -53,7 +103,7 @@ def _works() -> bool:
     try:
         if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
             return False
-        product = _product(states, packed(matrix), None)
+        product = _product(states, laid_out([matrix]), None)
     except (AttributeError, RuntimeError):
         return False
     return torch.allclose(product, linear(states, matrix), rtol=0.02, atol=0.05)

@@ -11,7 +11,7 @@ Invariant: the pristine weights are never written to.
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import psutil
 import torch
@@ -21,7 +21,7 @@ from transformers.pytorch_utils import Conv1D
 
 from bot.engine.errors import AdapterUnusable
 from bot.engine.lora import Update
-from bot.engine.packing import can_pack, multiply_by_packed, packed
+from bot.engine.packing import Packed, can_pack, laid_out, together
 
 logger = logging.getLogger(__name__)
 
@@ -29,11 +29,15 @@ SPARED = 0.5
 """Share of the free memory that a second set may take."""
 
 
+Group: TypeAlias = tuple[str, ...]
+"""Names of modules that share a matrix; most have their own."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class WeightSet:
     """What an adapter makes of a model: whole matrices, or updates beside them."""
 
-    matrices: Mapping[str, Tensor]
+    matrices: Mapping[Group, Tensor]
     updates: Mapping[str, Update]
 
 
@@ -47,7 +51,8 @@ class WeightSets:
             if isinstance(module, nn.Linear | Conv1D)
         }
         self._pristine = {name: module.weight.data for name, module in self._modules.items()}
-        self._packed: dict[str, Tensor] = {}
+        self._groups: dict[str, Group] = {name: (name,) for name in self._modules}
+        self._packed: dict[Group, Packed] = {}
         self._device: torch.device = next(model.parameters()).device
         self._free = free or self._free_bytes
         self._held: dict[str, WeightSet] = {}
@@ -57,26 +62,27 @@ class WeightSets:
     @torch.no_grad()
     def pack(self) -> None:
         """Lay the matrices out for fast products, if there is room; the model trains no more."""
-        left = {name: each for name, each in self._modules.items() if name not in self._packed}
-        modules = {name: each for name, each in left.items() if can_pack(each)}
-        if sum(self._pristine[name].nbytes for name in modules) > SPARED * self._free():
+        left = [name for name in self._modules if self._groups[name] not in self._packed]
+        names = [name for name in left if can_pack(self._modules[name])]
+        if sum(self._pristine[name].nbytes for name in names) > SPARED * self._free():
             logger.warning("there is too little memory to pack the model; it answers more slowly")
             return
-        for name, module in modules.items():
-            self._packed[name] = module.packed = packed(self._pristine[name])
-            multiply_by_packed(module)
+        for group in together(names):
+            self._packed[group] = Packed([self._modules[name] for name in group])
+            self._groups.update(dict.fromkeys(group, group))
 
     @torch.no_grad()
     def make(self, name: str, updates: Mapping[str, Update]) -> WeightSet:
         """The set of an adapter; nothing changes yet. Raises `AdapterUnusable`."""
         for module, update in updates.items():
             self._check(name, module, update)
-        needed = sum(self._pristine[module].nbytes for module in updates)
+        groups = dict.fromkeys(self._groups[module] for module in updates)
+        needed = sum(self._pristine[module].nbytes for group in groups for module in group)
         if needed > SPARED * self._free():
             logger.warning("%s is not merged, which takes %d MB of memory", name, needed // 2**20)
             beside = {module: self._placed(module, update) for module, update in updates.items()}
             return WeightSet(matrices={}, updates=beside)
-        merged = {module: self._merged(module, update) for module, update in updates.items()}
+        merged = {group: self._merged(group, updates) for group in groups}
         return WeightSet(matrices=merged, updates={})
 
     @property
@@ -97,23 +103,24 @@ class WeightSets:
         """Go over to the set of an adapter, or to the pristine one: an exchange of pointers."""
         if name == self._current:
             return
-        for module in self._held[self._current].matrices if self._current else ():
-            self._put(module, self._packed.get(module, self._pristine[module]))
+        for group in self._held[self._current].matrices if self._current else ():
+            pack = self._packed.get(group)
+            self._put(group, pack.pristine if pack else self._pristine[group[0]])
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
         if name is not None:
-            for module, matrix in self._held[name].matrices.items():
-                self._put(module, matrix)
+            for group, matrix in self._held[name].matrices.items():
+                self._put(group, matrix)
             for module, update in self._held[name].updates.items():
                 self._hooks.append(self._modules[module].register_forward_hook(_beside(update)))
         self._current = name
 
-    def _put(self, module: str, matrix: Tensor) -> None:
-        if module in self._packed:
-            self._modules[module].packed = matrix
+    def _put(self, group: Group, matrix: Tensor) -> None:
+        if group in self._packed:
+            self._packed[group].use(matrix)
         else:
-            self._modules[module].weight.data = matrix
+            self._modules[group[0]].weight.data = matrix
 
     def _check(self, name: str, module: str, update: Update) -> None:
         if module not in self._modules:
@@ -132,12 +139,20 @@ class WeightSets:
     def _turned(self, module: str) -> bool:
         return isinstance(self._modules[module], Conv1D)
 
-    def _merged(self, module: str, update: Update) -> Tensor:
+    def _merged(self, group: Group, updates: Mapping[str, Update]) -> Tensor:
+        """A group's matrix with the updates of its modules, those that have one, added."""
+        matrices = [
+            self._added(module, updates[module]) if module in updates else self._pristine[module]
+            for module in group
+        ]
+        return laid_out(matrices) if group in self._packed else matrices[0]
+
+    def _added(self, module: str, update: Update) -> Tensor:
         pristine = self._pristine[module]
         up, down = (each.to(pristine.device, torch.float32) for each in (update.up, update.down))
         factors = (down.T, up.T) if self._turned(module) else (up, down)
-        merged = torch.addmm(pristine.float(), *factors, alpha=update.scale).to(pristine.dtype)
-        return packed(merged) if module in self._packed else merged
+        merged = torch.addmm(pristine.float(), *factors, alpha=update.scale)
+        return merged.to(pristine.dtype)
 
     def _placed(self, module: str, update: Update) -> Update:
         like = self._pristine[module]

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bot.engine import packing
-from bot.engine.lora import read_updates
+from bot.engine.lora import Update, read_updates
+from bot.engine.packing import Packed, laid_out, together
 from bot.engine.sets import WeightSets
 from bot.engine.weights import Weights, load_weights
 from tests.conftest import MakeAdapter
@@ -54,6 +55,71 @@ def test_with_and_without_an_adapter_it_says_the_same(
     assert not torch.allclose(before[True, "base"], before[True, NAME], atol=0.1)
 
 
+def test_modules_that_multiply_the_same_are_packed_together() -> None:
+    names = ["a.q_proj", "a.k_proj", "a.o_proj", "b.up_proj", "a.v_proj", "b.gate_proj", "q_proj"]
+
+    assert set(together(names)) == {
+        ("a.q_proj", "a.k_proj", "a.v_proj"),
+        ("b.gate_proj", "b.up_proj"),
+        ("a.o_proj",),
+        ("q_proj",),
+    }
+    assert set(together(["a.q_proj", "a.v_proj"])) == {("a.q_proj",), ("a.v_proj",)}
+
+
+@pytest.mark.parametrize("biases", [(False, False), (True, True), (False, True)])
+@torch.inference_mode()
+def test_packed_together_each_says_what_it_says_alone(biases: tuple[bool, bool]) -> None:
+    torch.manual_seed(0)
+    alone = [
+        nn.Linear(32, outputs, bias=bias, dtype=torch.bfloat16)
+        for outputs, bias in zip((64, 16), biases, strict=True)
+    ]
+    one, other = (torch.randn(2, 3, 32, dtype=torch.bfloat16) for _ in range(2))
+    expected = {
+        (number, states): module(states)
+        for number, module in enumerate(alone)
+        for states in (one, other)
+    }
+    Packed(alone)
+
+    for number, states in ((0, one), (1, one), (1, one), (0, other), (0, other), (1, other)):
+        said = alone[number](states)
+        torch.testing.assert_close(said, expected[number, states], rtol=0.02, atol=0.02)
+
+
+@torch.inference_mode()
+def test_what_was_multiplied_by_another_matrix_is_forgotten() -> None:
+    modules = [nn.Linear(32, 16, bias=False, dtype=torch.bfloat16) for _ in range(2)]
+    states = torch.ones(1, 32, dtype=torch.bfloat16)
+    pack = Packed(modules)
+    before = modules[0](states)
+
+    pack.use(laid_out([2 * module.weight for module in modules]))
+
+    torch.testing.assert_close(modules[0](states), 2 * before)
+    assert not torch.equal(modules[1](states), before)
+
+
+def test_an_adapter_of_some_modules_leaves_those_beside_them(weights: Weights) -> None:
+    name = "model.layers.0.self_attn.q_proj"
+    layer = weights.model.get_submodule("model.layers.0.self_attn")
+    rows, columns = layer.q_proj.weight.shape
+    update = Update(down=torch.ones(1, columns), up=torch.ones(rows, 1), scale=1.0)
+    states = torch.randn(1, 2, columns, dtype=torch.bfloat16)
+    weights.sets.pack()
+    weights.sets.hold(NAME, weights.sets.make(NAME, {name: update}))
+    modules = (layer.q_proj, layer.k_proj, layer.v_proj)
+    query, *others = (module(states) for module in modules)
+
+    weights.sets.use(NAME)
+    changed, *same = (module(states) for module in modules)
+
+    expected = query + states.sum(dim=-1, keepdim=True)
+    torch.testing.assert_close(changed, expected, rtol=0.05, atol=0.1)
+    assert all(torch.equal(one, other) for one, other in zip(others, same, strict=True))
+
+
 def test_the_matrices_themselves_stay_as_they_are(weights: Weights) -> None:
     before = {name: each.clone() for name, each in weights.model.state_dict().items()}
 
@@ -79,7 +145,7 @@ def test_a_torch_without_the_operators_packs_nothing(
         raise AttributeError("no such operator")
 
     packing._works.cache_clear()
-    monkeypatch.setattr(packing, "packed", gone)
+    monkeypatch.setattr(packing, "laid_out", gone)
     linear = weights.model.get_submodule("model.layers.0.mlp.up_proj")
 
     assert not packing.can_pack(linear)
