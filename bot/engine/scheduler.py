@@ -24,6 +24,9 @@ JOINING = 8
 READ_BESIDE = 128
 """Prompt tokens that are read between two tokens of those who are being answered."""
 
+MOST_BESIDE = 512
+"""The same where more people wait for their first token than for their next one."""
+
 End = Callable[[Request, Piece | None], None]
 """Told of every request that ends, with the last that is to be said."""
 
@@ -121,7 +124,7 @@ class Scheduler:
             joining, beside = self._joining[0], bool(self._batches)
             try:
                 self._weights.sets.use(joining.adapter)
-                if joining.reading.advance(READ_BESIDE if beside else PREFILL_TOKENS):
+                if joining.reading.advance(self._share()):
                     self._joining.popleft()
                     self._begin(joining)
             except Exception as error:
@@ -130,6 +133,14 @@ class Scheduler:
                 self._fail(joining.requests, error)
             if beside:
                 return
+
+    def _share(self) -> int:
+        """Prompt tokens to read before those who are being answered get their next token."""
+        writing = sum(len(rows) for _, rows in self._batches.values())
+        if not writing:
+            return PREFILL_TOKENS
+        waiting = sum(len(each.requests) for each in self._joining)
+        return min(MOST_BESIDE, READ_BESIDE * max(1, waiting // writing))
 
     def _begin(self, joining: _Joining) -> None:
         batch, rows = self._batches.setdefault(joining.adapter, (Batch(self._weights.model), []))

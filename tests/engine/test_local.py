@@ -12,9 +12,12 @@ import pytest
 import torch
 
 from bot.engine.base import Completion, SamplingParams
+from bot.engine.batch import PREFILL_TOKENS, Reading
 from bot.engine.errors import AdapterRefused, AdapterUnusable, EngineError, EngineStopped
 from bot.engine.local import LocalEngine
 from bot.engine.lora import Update
+from bot.engine.prefix import PrefixCache
+from bot.engine.request import Request
 from bot.engine.scheduler import Scheduler
 from bot.engine.sets import WeightSet
 from bot.engine.weights import Weights
@@ -191,7 +194,7 @@ async def test_a_failing_model_fails_the_reply_and_not_the_engine(
         raise RuntimeError("out of memory")
 
     with monkeypatch.context() as broken:
-        broken.setattr(type(tiny_weights.model), "forward", fail)
+        broken.setattr("bot.engine.step._LlamaStep.__call__", fail)
         with pytest.raises(EngineError, match="RuntimeError"):
             await complete(local_engine)
 
@@ -282,3 +285,48 @@ async def test_a_short_prompt_does_not_wait_until_a_long_one_is_read(
     await engine.close()
 
     assert ended.index("short") < ended.index("long")
+
+
+@pytest.mark.parametrize(
+    ("arriving", "expected"),
+    [((1, 1, 5), {1: {PREFILL_TOKENS, 4}, 5: {8}}), ((1, 9), {1: {PREFILL_TOKENS}, 9: {12}})],
+    ids=["some", "many"],
+)
+async def test_where_many_wait_for_few_they_are_read_sooner(
+    tiny_weights: Weights,
+    arriving: tuple[int, ...],
+    expected: dict[int, set[int]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("bot.engine.scheduler.READ_BESIDE", 4)
+    monkeypatch.setattr("bot.engine.scheduler.MOST_BESIDE", 12)
+    portions: dict[int, set[int]] = {}
+
+    class Noted(Reading):
+        def advance(self, tokens: int = PREFILL_TOKENS) -> bool:
+            portions.setdefault(len(self.samplings), set()).add(tokens)
+            return super().advance(tokens)
+
+    monkeypatch.setattr("bot.engine.scheduler.Reading", Noted)
+    scheduler = Scheduler(
+        replace(tiny_weights, end_tokens=frozenset()),
+        places=16,
+        prefixes=PrefixCache(0),
+        end=lambda _request, _last: None,
+    )
+    for together in arriving:
+        for _ in range(together):
+            scheduler.add(
+                Request(
+                    prompt=list(range(5, 25)),
+                    sampling=SamplingParams(max_new_tokens=120),
+                    adapter=None,
+                    loop=asyncio.get_running_loop(),
+                )
+            )
+        for _ in range(25):  # until they are read
+            scheduler.work()
+    while not scheduler.idle:
+        scheduler.work()
+
+    assert portions == expected
