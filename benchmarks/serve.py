@@ -2,7 +2,7 @@
 
 Everybody writes as many tokens after the same prompts of 256 tokens, greedily, prefill included,
 turn and turn about, so that the machine's mood is the same for all; each in a process of its own,
-so that nobody's threads are in another's way. Ratchet's engine and `transformers.generate`, each
+after a second of quiet, so that nobody's threads are in another's way. Ratchet's engine and `transformers.generate`, each
 with an adapter (merged here, PEFT's there) and without; transformers' continuous batching; where
 `xllamacpp` is installed and the model is the embedded one, llama.cpp on its file of 4-bit weights;
 with `--vllm-url`, vLLM servers of the same model, which end a reply where the model does. The floor
@@ -46,6 +46,8 @@ ROUNDS = 5
 CHATS = (1, 4, 8, 16)
 PROMPT_TOKENS = 256
 NEW_TOKENS = 64
+QUIET_SECONDS = 1.0
+"""Between two peers: the threads of some look for work for a while when there is none."""
 LLAMA_CPP = "xllamacpp"  # llama.cpp as a wheel; nothing here depends on it
 
 Prompts = Sequence[Sequence[Message]]
@@ -246,6 +248,12 @@ def started(name: str, adapter: Adapter) -> Iterator[Connection]:
         process.kill()
 
 
+def in_turn(names: Sequence[str], number: int) -> Sequence[str]:
+    """The names, beginning with another each round."""
+    first = number % len(names)
+    return [*names[first:], *names[:first]]
+
+
 def measure(names: Sequence[str], adapter: Adapter, chats: Sequence[int]) -> list[Row]:
     """Every peer with every number of chats; each round has prompts of its own."""
     vocabulary = _vocabulary()
@@ -257,7 +265,9 @@ def measure(names: Sequence[str], adapter: Adapter, chats: Sequence[int]) -> lis
             for number in range(ROUNDS + 1):
                 first = 1000 * count + 100 * number
                 prompts = [prompt_of(vocabulary, first + place) for place in range(count)]
-                for name, peer in peers.items():
+                for name in in_turn(list(peers), number):
+                    peer = peers[name]
+                    time.sleep(QUIET_SECONDS)
                     peer.send(prompts)
                     written, seconds = peer.recv()
                     if number:  # the first round warms everybody up
