@@ -9,10 +9,12 @@ import importlib.util
 import os
 import threading
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from store.errors import EmbedderNotFound
+from store.threads import in_passing
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -54,15 +56,18 @@ class SentenceEmbedder:
     def embed(self, texts: Sequence[str]) -> list[Vector]:
         """See `Embedder.embed`."""
         with self._lock:  # one batch at a time: two would only fight over the cores
-            if self._loaded is None:
-                self._loaded = _load(self._model)
-            vectors = self._loaded.encode(
-                list(texts),
-                batch_size=BATCH_SIZE,
-                normalize_embeddings=True,
-                convert_to_numpy=True,
-                show_progress_bar=False,
-            )
+            return in_passing(partial(self._embed, list(texts)))
+
+    def _embed(self, texts: list[str]) -> list[Vector]:
+        if self._loaded is None:
+            self._loaded = _load(self._model)
+        vectors = self._loaded.encode(
+            texts,
+            batch_size=BATCH_SIZE,
+            normalize_embeddings=True,
+            convert_to_numpy=True,
+            show_progress_bar=False,
+        )
         return [[float(each) for each in vector] for vector in vectors]
 
 

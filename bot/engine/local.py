@@ -30,9 +30,9 @@ from bot.engine.request import Piece, Request
 from bot.engine.scheduler import Scheduler
 from bot.engine.sets import WeightSet
 from bot.engine.shelf import AdapterShelf
-from bot.engine.threads import in_passing
 from bot.engine.weights import Weights
 from store.domain import Adapter, Message
+from store.threads import in_passing
 
 logger = logging.getLogger(__name__)
 

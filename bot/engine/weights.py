@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedMod
 from bot.engine.errors import ModelUnusable
 from bot.engine.sets import WeightSets
 from bot.engine.source import model_source
-from bot.engine.threads import in_passing
 from bot.engine.vocabulary import Vocabulary, load_vocabulary, translated
+from store.threads import in_passing
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,9 @@
-"""Where weights are got ready: in threads that are gone when they are.
+"""Threads that compute once and are gone.
 
 A thread that computes with torch gets helpers, which libgomp counts for as long as it lives. Once
 there are more than cores, all of them hardly look for work before they sleep, and each of the
-engine's steps takes a fifth longer (docs/experiments.md). So only the engine's thread stays.
+engine's steps takes a fifth longer (docs/experiments.md). So only the engine's thread stays;
+weights are got ready and texts are embedded in passing.
 """
 
 from collections.abc import Callable

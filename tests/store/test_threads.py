@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from bot.engine.errors import ModelUnusable
-from bot.engine.threads import in_passing
+from store.threads import in_passing
 
 
 def test_what_is_made_comes_back_and_the_thread_is_gone() -> None:
