@@ -5,9 +5,9 @@ turn and turn about, so that the machine's mood is the same for all; each in a p
 after a second of quiet, so that nobody's threads are in another's way. Ratchet's engine and
 `transformers.generate`, each with an adapter (merged here, PEFT's there) and without; transformers'
 continuous batching; where `xllamacpp` is installed and the model is the embedded one, llama.cpp on
-its file of 4-bit weights; with `--vllm-url`, vLLM servers of the same model, which end a reply where
-the model does. The floor is what reading the weights once a step would take, at the speed that
-memory is read at.
+its file of 4-bit weights; with `--vllm-url`, vLLM servers of the same model, which end a reply
+where the model does. The floor is what reading the weights once a step would take, at the speed
+that memory is read at.
 """
 
 import argparse
