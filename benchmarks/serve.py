@@ -1,13 +1,13 @@
 """How fast are replies written, for one chat and for many? `python -m benchmarks.serve`.
 
-Everybody writes as many tokens after the same prompts of 256 tokens, greedily, prefill included,
-turn and turn about, so that the machine's mood is the same for all; each in a process of its own,
-after a second of quiet, so that nobody's threads are in another's way. Ratchet's engine and
-`transformers.generate`, each with an adapter (merged here, PEFT's there) and without; transformers'
-continuous batching; where `xllamacpp` is installed and the model is the embedded one, llama.cpp on
-its file of 4-bit weights; with `--vllm-url`, vLLM servers of the same model, which end a reply
-where the model does. The floor is what reading the weights once a step would take, at the speed
-that memory is read at.
+Everybody writes as many tokens after the same prompts of 256 tokens, greedily, prefill included, in
+an order drawn anew each round, so that the machine's mood is the same for all; each in a process of
+its own, after a second of quiet, so that nobody's threads are in another's way. Ratchet's engine
+and `transformers.generate`, each with an adapter (merged here, PEFT's there) and without;
+transformers' continuous batching; where `xllamacpp` is installed and the model is the embedded one,
+llama.cpp on its file of 4-bit weights; with `--vllm-url`, vLLM servers of the same model, which end
+a reply where the model does. The floor is what reading the weights once a step would take, at the
+speed that memory is read at.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import asyncio
 import importlib.util
 import json
 import multiprocessing
+import random
 import statistics
 import tempfile
 import time
@@ -249,12 +250,6 @@ def started(name: str, adapter: Adapter) -> Iterator[Connection]:
         process.kill()
 
 
-def in_turn(names: Sequence[str], number: int) -> Sequence[str]:
-    """The names, beginning with another each round."""
-    first = number % len(names)
-    return [*names[first:], *names[:first]]
-
-
 def measure(names: Sequence[str], adapter: Adapter, chats: Sequence[int]) -> list[Row]:
     """Every peer with every number of chats; each round has prompts of its own."""
     vocabulary = _vocabulary()
@@ -266,8 +261,8 @@ def measure(names: Sequence[str], adapter: Adapter, chats: Sequence[int]) -> lis
             for number in range(ROUNDS + 1):
                 first = 1000 * count + 100 * number
                 prompts = [prompt_of(vocabulary, first + place) for place in range(count)]
-                for name in in_turn(list(peers), number):
-                    peer = peers[name]
+                in_turn = random.Random(first).sample(list(peers.items()), len(peers))
+                for name, peer in in_turn:
                     time.sleep(QUIET_SECONDS)
                     peer.send(prompts)
                     written, seconds = peer.recv()

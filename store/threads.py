@@ -7,13 +7,27 @@ weights are got ready and texts are embedded in passing.
 """
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
+from threading import Thread
 from typing import TypeVar
 
 T = TypeVar("T")
 
 
 def in_passing(work: Callable[[], T]) -> T:
-    """What this makes, in a thread that ends with it."""
-    with ThreadPoolExecutor(1, thread_name_prefix="in-passing") as passing:
-        return passing.submit(work).result()
+    """What this makes, in a thread that ends with it; who is interrupted does not wait for it."""
+    made: Future[T] = Future()
+
+    def make() -> None:
+        try:
+            made.set_result(work())
+        except BaseException as error:
+            made.set_exception(error)
+
+    passing = Thread(target=make, name="in-passing", daemon=True)
+    passing.start()
+    try:
+        return made.result()
+    finally:
+        if made.done():
+            passing.join()

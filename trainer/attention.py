@@ -13,7 +13,8 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from bot.engine.attention import attend_at_once
+from bot.engine.attention import attend_at_once, bias_of
+from bot.engine.packing import multiplies_bf16
 from bot.engine.step import LLAMA_SHAPED
 
 MATRIX_PRODUCTS = "matrix_products"
@@ -24,8 +25,8 @@ MOST_SCORES = 2**23
 
 def attend_by_matrix_products(model: PreTrainedModel) -> None:
     """From now on, if the model is in the shape of Llama and on a CPU; others attend as ever."""
-    usual = model.config._attn_implementation == "sdpa"
-    if usual and type(model) in LLAMA_SHAPED and model.device.type == "cpu":
+    usual = model.config._attn_implementation == "sdpa" and type(model) in LLAMA_SHAPED
+    if usual and model.device.type == "cpu" and multiplies_bf16():
         AttentionInterface.register(MATRIX_PRODUCTS, _attend)
         AttentionMaskInterface.register(MATRIX_PRODUCTS, sdpa_mask)
         model.set_attn_implementation(MATRIX_PRODUCTS)
@@ -57,5 +58,6 @@ def _attend(
         )
     if attention_mask is None:
         attention_mask = torch.ones(tokens, tokens, dtype=torch.bool).tril()
-    found = attend_at_once(query, key, value, attention_mask, scaling=scaling)
+    bias = bias_of(attention_mask, query.dtype)
+    found = attend_at_once(query, key, value, bias, scaling=scaling)
     return found.transpose(1, 2).contiguous(), None

@@ -1,28 +1,44 @@
-"""Attention by matrix products: on a CPU the faster way, wherever there are several tokens.
+"""Attention by matrix products: the faster way where oneDNN multiplies bf16 on a processor.
 
-torch's own kernel takes twice as long to read a prompt in bf16. It keeps no scores, which a long
-text needs: here they are computed in parts.
+torch's own kernel takes twice as long to read a prompt there. It keeps no scores, which a long text
+needs: here they are computed in parts.
 """
 
 import torch
 from torch import Tensor
 
+from bot.engine.packing import multiplies_bf16
+
 FEW_SCORES = 2**21
 """At a time: memory for more is asked of the system each time (docs/experiments.md)."""
 
 
+def products_pay(states: Tensor) -> bool:
+    """Whether they do where these are, and in their precision."""
+    on_cpu = states.device.type == "cpu" and states.dtype == torch.bfloat16
+    return on_cpu and multiplies_bf16()
+
+
+def bias_of(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """What hides all that is not to be seen, in the shape of `mask`: (rows, 1, tokens, keys).
+
+    Where nothing is, everything is seen alike: padding is made of numbers, too.
+    """
+    bias = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
+    return bias.masked_fill_(~mask, torch.finfo(dtype).min)
+
+
 def attend_in_parts(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, *, scaling: float
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor, *, scaling: float
 ) -> Tensor:
     """softmax(q kᵀ · scaling) v, shape (rows, tokens, heads, size) (Vaswani et al. 2017).
 
     `query` is (rows, heads, tokens, size), its tokens the last of the keys'; `key` and `value` have
-    fewer heads, each of which serves as many of the query's in a row. `mask` is true where a token
-    may look, never at those after it; its shape goes with (rows, 1, tokens, keys).
+    fewer heads, each of which serves as many of the query's in a row. `bias` is `bias_of` where
+    each token may look, never at those after it.
     """
     rows, heads, tokens, size = query.shape
     before = key.shape[2] - tokens
-    mask = mask.expand(rows, 1, tokens, -1)
     some_tokens = min(tokens, max(1, FEW_SCORES // (heads * key.shape[2])))
     some_rows = max(1, FEW_SCORES // (heads * some_tokens * key.shape[2]))
     found = query.new_empty(rows, tokens, heads, size)
@@ -34,19 +50,19 @@ def attend_in_parts(
             found[of, start:end] = attend_at_once(
                 query[of, :, start:end],
                 *(key[of, :, seen], value[of, :, seen]),
-                mask[of, :, start:end, seen],
+                bias[of, :, start:end, seen],
                 scaling=scaling,
             ).transpose(1, 2)
     return found
 
 
 def attend_at_once(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, *, scaling: float
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor, *, scaling: float
 ) -> Tensor:
     """The same with all scores in memory, for a way back; shape (rows, heads, tokens, size)."""
     rows, heads, tokens, size = query.shape
     # The heads that share keys are asked like tokens of one head: nothing is repeated.
     queries = (query * scaling).reshape(rows, key.shape[1], -1, size)
     scores = (queries @ key.mT).view(rows, heads, tokens, -1)
-    weights = scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(dim=-1)
+    weights = (scores + bias).softmax(dim=-1)
     return (weights.view(*queries.shape[:3], -1) @ value).view(query.shape)

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import queue
 import threading
+import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, suppress
 from functools import partial
@@ -16,6 +17,7 @@ from typing import TypeAlias
 import torch
 
 from bot.engine.base import SMOKE_PROMPT, Completion, SamplingParams
+from bot.engine.batch import Reading
 from bot.engine.errors import (
     AdapterRefused,
     AdapterUnusable,
@@ -35,6 +37,9 @@ from store.domain import Adapter, Message
 from store.threads import in_passing
 
 logger = logging.getLogger(__name__)
+
+GATHER_SECONDS = 0.005
+"""After the first that comes when nobody is answered: prompts are best read side by side."""
 
 _Task: TypeAlias = Callable[[], None]
 
@@ -188,6 +193,8 @@ class LocalEngine:
         wait = self._scheduler.idle and not self._stopping.is_set()
         with suppress(queue.Empty):
             task = self._tasks.get(timeout=0.2) if wait else self._tasks.get_nowait()
+            if wait and isinstance(task, Request):
+                time.sleep(GATHER_SECONDS)
             while True:
                 if isinstance(task, Request):
                     self._scheduler.add(task)
@@ -225,12 +232,11 @@ class LocalEngine:
     @torch.inference_mode()
     def _smoke(self, name: str) -> None:
         self._weights.sets.use(name)
-        ids = self._weights.template.encode(SMOKE_PROMPT)
-        logits = self._weights.model(
-            input_ids=torch.tensor([ids], device=self._weights.model.device),
-            logits_to_keep=1,
-            use_cache=False,
-        ).logits[0, -1]
+        prompt = self._weights.template.encode(SMOKE_PROMPT)
+        reading = Reading(self._weights.model, [prompt], [SamplingParams()])
+        while not reading.advance():
+            pass
+        [logits] = reading.logits
         if not bool(torch.isfinite(logits).all()):
             raise AdapterUnusable(f"{name} answers with what is no number")
         if int(logits.argmax()) in self._weights.end_tokens:

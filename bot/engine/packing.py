@@ -1,9 +1,10 @@
 """Matrices laid out as the processor multiplies by them: oneDNN's blocked form, for bf16.
 
 torch keeps a matrix row by row, and oneDNN lays it out anew for every product. With few tokens at a
-time that takes about as long as the product itself, and so does asking for one product more
-(docs/experiments.md). The operators are those that torch's own compiler uses for weights that do
-not change; where they are missing or wrong, everything stays as it was.
+time that takes about as long as the product itself; and one product takes less time than the two
+or three of which it is made (docs/experiments.md). The operators are those that torch's own
+compiler uses for weights that do not change; where they are missing or wrong, everything stays as
+it was.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -24,6 +25,7 @@ def can_pack(module: nn.Module) -> bool:
         type(module) is nn.Linear
         and module.weight.device.type == "cpu"
         and module.weight.dtype == torch.bfloat16
+        and multiplies_bf16()
         and _works()
     )
 
@@ -60,16 +62,17 @@ class Packed:
     def __init__(self, modules: Sequence[Any]) -> None:
         self._sizes = [module.out_features for module in modules]
         self._bias = _joined_biases(modules)
-        self.pristine = laid_out([module.weight for module in modules])
-        self._matrix = self.pristine
+        self._pristine = laid_out([module.weight for module in modules])
+        self._matrix = self._pristine
         self._states: Tensor | None = None
         self._parts: dict[int, Tensor] = {}
         for number, module in enumerate(modules):
             module.forward = partial(self._part, number)
 
-    def use(self, matrix: Tensor) -> None:
-        """Multiply by this one from now on."""
-        self._matrix, self._states, self._parts = matrix, None, {}
+    def use(self, matrix: Tensor | None) -> None:
+        """Multiply by this one from now on, or by what the modules came with."""
+        self._matrix = self._pristine if matrix is None else matrix
+        self._states, self._parts = None, {}
 
     def _part(self, number: int, states: Tensor) -> Tensor:
         if states is not self._states or number not in self._parts:
@@ -85,9 +88,12 @@ class Packed:
 def _joined_biases(modules: Sequence[Any]) -> Tensor | None:
     if all(module.bias is None for module in modules):
         return None
-    none = [module.weight.new_zeros(module.out_features) for module in modules]
-    pairs = zip(modules, none, strict=True)
-    return torch.cat([zero if module.bias is None else module.bias for module, zero in pairs])
+    return torch.cat(
+        [
+            module.weight.new_zeros(module.out_features) if module.bias is None else module.bias
+            for module in modules
+        ]
+    )
 
 
 def _product(states: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
@@ -96,13 +102,20 @@ def _product(states: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
 
 
 @cache
+def multiplies_bf16() -> bool:
+    """Whether oneDNN does on this processor; torch's own products take ten times as long."""
+    try:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    except (AttributeError, RuntimeError):
+        return False
+
+
+@cache
 def _works() -> bool:
     """Whether this torch on this processor has the operators, and they multiply."""
     matrix = torch.linspace(-1, 1, 64 * 32).view(64, 32).bfloat16()
     states = torch.linspace(-1, 1, 3 * 32).view(1, 3, 32).bfloat16()
     try:
-        if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-            return False
         product = _product(states, laid_out([matrix]), None)
     except (AttributeError, RuntimeError):
         return False

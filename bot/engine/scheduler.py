@@ -25,7 +25,7 @@ READ_BESIDE = 128
 """Prompt tokens that are read between two tokens of those who are being answered."""
 
 MOST_BESIDE = 512
-"""The same where more people wait for their first token than for their next one."""
+"""The same at most, where several wait for each one who is being answered."""
 
 End = Callable[[Request, Piece | None], None]
 """Told of every request that ends, with the last that is to be said."""
@@ -57,6 +57,16 @@ class Scheduler:
         """Whether there is nothing to do."""
         return not (self._waiting or self._joining or self._batches)
 
+    @property
+    def _reading(self) -> int:
+        """Requests whose prompts are being read."""
+        return sum(len(each.requests) for each in self._joining)
+
+    @property
+    def _writing(self) -> int:
+        """Requests that are being answered."""
+        return sum(len(rows) for _, rows in self._batches.values())
+
     def add(self, request: Request) -> None:
         """Let a request wait for a place."""
         self._waiting.append(request)
@@ -86,8 +96,7 @@ class Scheduler:
 
     def _admit(self) -> None:
         """Begin to read the prompts of those who wait, as far as there is room."""
-        taken = sum(len(rows) for _, rows in self._batches.values())
-        room = self._places - taken - sum(len(each.requests) for each in self._joining)
+        room = self._places - self._writing - self._reading
         if room < min(len(self._waiting), self._places // JOINING):
             return  # each time that prompts are read, everybody else waits
         together: dict[str | None, list[Request]] = {}
@@ -136,11 +145,9 @@ class Scheduler:
 
     def _share(self) -> int:
         """Prompt tokens to read before those who are being answered get their next token."""
-        writing = sum(len(rows) for _, rows in self._batches.values())
-        if not writing:
+        if not self._writing:
             return PREFILL_TOKENS
-        waiting = sum(len(each.requests) for each in self._joining)
-        return min(MOST_BESIDE, READ_BESIDE * max(1, waiting // writing))
+        return min(MOST_BESIDE, READ_BESIDE * max(1, self._reading // self._writing))
 
     def _begin(self, joining: _Joining) -> None:
         batch, rows = self._batches.setdefault(joining.adapter, (Batch(self._weights.model), []))

@@ -104,8 +104,7 @@ class WeightSets:
         if name == self._current:
             return
         for group in self._held[self._current].matrices if self._current else ():
-            pack = self._packed.get(group)
-            self._put(group, pack.pristine if pack else self._pristine[group[0]])
+            self._put(group, None)
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
@@ -116,11 +115,13 @@ class WeightSets:
                 self._hooks.append(self._modules[module].register_forward_hook(_beside(update)))
         self._current = name
 
-    def _put(self, group: Group, matrix: Tensor) -> None:
+    def _put(self, group: Group, matrix: Tensor | None) -> None:
+        """Multiply by this matrix, or by the pristine one."""
         if group in self._packed:
             self._packed[group].use(matrix)
         else:
-            self._modules[group[0]].weight.data = matrix
+            name = group[0]
+            self._modules[name].weight.data = self._pristine[name] if matrix is None else matrix
 
     def _check(self, name: str, module: str, update: Update) -> None:
         if module not in self._modules:

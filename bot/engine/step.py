@@ -1,7 +1,8 @@
 """One step: some tokens of every row go in, the scores of the next one come out.
 
 With one token a row, most of what transformers does is getting ready. For models in the shape of
-Llama the same sums are made here with a third of the calls; all others go through transformers.
+Llama the same sums are made here with a third of the calls, and prompts are read by matrix products
+where these pay; everything else goes through transformers.
 """
 
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from bot.engine.attention import attend_in_parts
+from bot.engine.attention import attend_in_parts, bias_of, products_pay
 
 Step = Callable[[Tensor, Tensor, Cache], Tensor]
 """Tokens (rows, some), the mask of all so far (rows, tokens), the cache → (rows, vocabulary)."""
@@ -74,16 +75,20 @@ class _LlamaStep:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._model: Any = model
+        self._usual = _transformers_step(model)
 
     def __call__(self, tokens: Tensor, mask: Tensor, cache: Cache) -> Tensor:
         network = self._model.model
         hidden = network.embed_tokens(tokens)  # (rows, some, hidden size)
+        if tokens.shape[1] > 1 and not products_pay(hidden):
+            return self._usual(tokens, mask, cache)
         cos, sin = network.rotary_emb(hidden, _places(mask, tokens.shape[1]))
         turn = (cos[:, None], _signed(sin)[:, None])
         if tokens.shape[1] == 1:
             attend = partial(_one, bias=_bias(mask, hidden.dtype))
         else:
-            attend = partial(_several, seen=_seen(mask, tokens.shape[1]))
+            seen = _seen(mask, tokens.shape[1])
+            attend = partial(attend_in_parts, bias=bias_of(seen, hidden.dtype))
         for number, layer in enumerate(network.layers):
             normed = _norm(layer.input_layernorm, hidden)
             attention = layer.self_attn
@@ -111,18 +116,6 @@ def _projected(attention: Any, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return queries, keys, values
 
 
-def _several(
-    queries: Tensor, keys: Tensor, values: Tensor, *, seen: Tensor, scaling: float
-) -> Tensor:
-    """What some tokens find, (rows, some, heads, size); `seen` is (rows, 1, some, tokens)."""
-    if keys.device.type == "cpu":
-        return attend_in_parts(queries, keys, values, seen, scaling=scaling)
-    found = scaled_dot_product_attention(
-        queries, keys, values, attn_mask=seen, scale=scaling, enable_gqa=True
-    )
-    return found.transpose(1, 2)
-
-
 def _one(
     queries: Tensor, keys: Tensor, values: Tensor, *, bias: Tensor | None, scaling: float
 ) -> Tensor:
@@ -130,8 +123,7 @@ def _one(
     rows, heads, tokens, size = keys.shape
     # The heads that share keys are asked like tokens of one head: nothing is repeated.
     shared = queries.reshape(rows, heads, -1, size)
-    on_cpu = keys.device.type == "cpu" and keys.dtype == torch.bfloat16
-    if not on_cpu or rows * tokens < MANY_TOKENS:
+    if rows * tokens < MANY_TOKENS or not products_pay(keys):
         return scaled_dot_product_attention(shared, keys, values, attn_mask=bias, scale=scaling)
     # oneDNN is slow to turn keys round, so the few queries are.
     scores = (keys @ (shared * scaling).mT).mT.contiguous()
@@ -142,17 +134,14 @@ def _seen(mask: Tensor, count: int) -> Tensor:
     """Where each of the last tokens may look, (rows, 1, count, tokens)."""
     width = mask.shape[1]
     before = torch.ones(count, width, dtype=torch.bool, device=mask.device).tril(width - count)
-    seen = before & (mask != 0)[:, None, None]
-    seen.diagonal(width - count, -2, -1).fill_(True)  # padding, too: there is no mean of nothing
-    return seen
+    return before & (mask != 0)[:, None, None]
 
 
 def _bias(mask: Tensor, dtype: torch.dtype) -> Tensor | None:
     """What hides padding, (rows, 1, 1, tokens); None if there is none."""
     if bool(mask.all()):
         return None
-    bias = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
-    return bias.masked_fill_(mask == 0, float("-inf"))[:, None, None]
+    return bias_of((mask != 0)[:, None, None], dtype)
 
 
 def _places(mask: Tensor, count: int) -> Tensor:

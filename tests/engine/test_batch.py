@@ -8,7 +8,7 @@ import torch
 
 from bot.engine import step
 from bot.engine.base import SamplingParams
-from bot.engine.batch import Batch, portions, read_prefix
+from bot.engine.batch import Batch, Reading, portions, read_prefix
 from bot.engine.weights import Weights, load_weights
 
 GREEDY = SamplingParams()
@@ -62,6 +62,33 @@ def test_many_tokens_are_attended_to_as_few_are(
 
     kernel.assert_not_called()
     torch.testing.assert_close(many, few, rtol=0.02, atol=0.02)
+
+
+def test_prompts_are_read_as_transformers_reads_them(tiny_model: Path, tmp_path: Path) -> None:
+    weights = load_weights(str(tiny_model), models_folder=tmp_path, device="cpu")
+    with torch.inference_mode():
+        [expected] = weights.model(input_ids=torch.tensor([PROMPTS[3]])).logits[:, -1]
+    portions = (100, 12, 4)  # all at once; three of each row; one, padding alone for most of it
+    for portion in portions:
+        reading = Reading(weights.model, [*PROMPTS[1:], PROMPTS[1]], [GREEDY] * 4)
+        while not reading.advance(portion):
+            pass
+
+        assert torch.isfinite(reading.logits).all()
+        torch.testing.assert_close(reading.logits[2], expected, rtol=0.02, atol=0.02)
+
+
+def test_a_row_of_padding_so_far_is_made_of_numbers(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = load_weights(str(tiny_model), models_folder=tmp_path, device="cpu")
+    monkeypatch.setattr(step, "MANY_TOKENS", 1)
+
+    reading = Reading(weights.model, [PROMPTS[3], PROMPTS[1]], [GREEDY] * 2)
+    while not reading.advance(2):
+        pass
+
+    assert torch.isfinite(reading.logits).all()
 
 
 def test_a_row_that_joins_late_changes_nothing_for_the_others(exact_weights: Weights) -> None:

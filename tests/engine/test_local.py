@@ -3,6 +3,7 @@
 import asyncio
 import json
 import shutil
+import threading
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -19,7 +20,7 @@ from bot.engine.lora import Update
 from bot.engine.prefix import PrefixCache
 from bot.engine.request import Request
 from bot.engine.scheduler import Scheduler
-from bot.engine.sets import WeightSet
+from bot.engine.sets import WeightSet, WeightSets
 from bot.engine.weights import Weights
 from store.adapters import hash_adapter
 from store.domain import FinishReason, Message
@@ -220,6 +221,30 @@ async def test_an_adapter_that_many_ask_for_at_once_is_merged_once(
     await asyncio.gather(*(local_engine.load_adapter(adapter) for _ in range(8)))
 
     assert made == [adapter.name]
+
+
+async def test_threads_that_get_weights_ready_are_gone(
+    tiny_weights: Weights, make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed: list[threading.Thread] = []
+    pack, make = WeightSets.pack, WeightSets.make
+
+    def packing(self: WeightSets) -> None:
+        computed.append(threading.current_thread())
+        pack(self)
+
+    def making(self: WeightSets, name: str, updates: Mapping[str, Update]) -> WeightSet:
+        computed.append(threading.current_thread())
+        return make(self, name, updates)
+
+    monkeypatch.setattr(WeightSets, "pack", packing)
+    monkeypatch.setattr(WeightSets, "make", making)
+    engine = LocalEngine(tiny_weights)
+    await engine.load_adapter(make_adapter(tiny_weights.name))
+    await engine.close()
+
+    assert len(computed) == 2
+    assert not any(thread.is_alive() for thread in computed)
 
 
 async def test_an_adapter_that_says_nothing_is_unusable(

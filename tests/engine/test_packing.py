@@ -101,6 +101,26 @@ def test_what_was_multiplied_by_another_matrix_is_forgotten() -> None:
     assert not torch.equal(modules[1](states), before)
 
 
+def test_beside_packed_matrices_an_adapter_says_what_it_says_in_them(
+    weights: Weights, make_adapter: MakeAdapter
+) -> None:
+    updates = read_updates(Path(make_adapter(weights.name).path), NAME)
+    weights.sets.pack()
+    merged = weights.sets.make(NAME, updates)
+    weights.sets._free = lambda: 0
+    beside = weights.sets.make(NAME, updates)
+    assert merged.matrices
+    assert beside.updates
+    said = []
+    for each in (merged, beside):
+        weights.sets.hold(NAME, each)
+        weights.sets.use(NAME)
+        said.append(says(weights))
+        weights.sets.use(None)
+
+    torch.testing.assert_close(said[0], said[1], rtol=0.02, atol=0.02)
+
+
 def test_an_adapter_of_some_modules_leaves_those_beside_them(weights: Weights) -> None:
     name = "model.layers.0.self_attn.q_proj"
     layer = weights.model.get_submodule("model.layers.0.self_attn")

@@ -1,6 +1,8 @@
 """Who gets weights ready is gone afterwards."""
 
+import signal
 import threading
+from types import FrameType
 
 import pytest
 
@@ -21,3 +23,21 @@ def test_what_goes_wrong_there_goes_wrong_here() -> None:
 
     with pytest.raises(ModelUnusable, match="no weights"):
         in_passing(fail)
+
+
+def test_who_is_interrupted_does_not_wait() -> None:
+    class Interrupted(Exception):
+        pass
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise Interrupted
+
+    release = threading.Event()
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    try:
+        with pytest.raises(Interrupted):
+            in_passing(release.wait)  # without an end
+    finally:
+        signal.signal(signal.SIGALRM, before)
+        release.set()

@@ -1,0 +1,33 @@
+"""Attention in parts is torch's own attention."""
+
+import pytest
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from bot.engine import attention
+from bot.engine.attention import attend_in_parts, bias_of
+
+ROWS, HEADS, SHARED, SIZE = 3, 4, 2, 8
+
+
+@pytest.mark.parametrize("few", [1, 7, 40, 500, 2**21])
+@pytest.mark.parametrize(("tokens", "before"), [(6, 0), (5, 4)], ids=["anew", "going on"])
+def test_whatever_fits_at_a_time_the_same_is_found(
+    few: int, tokens: int, before: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "FEW_SCORES", few)
+    torch.manual_seed(0)
+    width = before + tokens
+    query = torch.randn(ROWS, HEADS, tokens, SIZE)
+    room = torch.randn(2, ROWS, HEADS // SHARED, width + 5, SIZE)  # as a cache has
+    key, value = room[:, :, :, :width]
+    mask = torch.ones(tokens, width, dtype=torch.bool).tril(before).repeat(ROWS, 1, 1, 1)
+    mask[0, ..., :2] = mask[1, ..., 3] = False  # padding on the left, and in the middle
+    mask[..., before:] |= torch.eye(tokens, dtype=torch.bool)
+
+    found = attend_in_parts(query, key, value, bias_of(mask, query.dtype), scaling=0.3)
+
+    expected = scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, scale=0.3, enable_gqa=True
+    )
+    torch.testing.assert_close(found, expected.transpose(1, 2))
