@@ -1,7 +1,8 @@
 """The engine on this machine: a model of transformers, with one thread that owns it.
 
 The event loop hands requests to the thread through a bounded queue and gets pieces of text back;
-it never waits on a tensor. An adapter is got ready beside the thread, and taken between two steps.
+it never waits on a tensor. An adapter is got ready a little at a time, between the thread's steps:
+two threads that compute on the same cores take several times as long as one after the other.
 """
 
 import asyncio
@@ -9,10 +10,10 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from functools import partial
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import torch
 
@@ -26,11 +27,10 @@ from bot.engine.errors import (
     EngineStopped,
     PromptTooLong,
 )
-from bot.engine.lora import read_adapter
+from bot.engine.lora import Update, read_adapter
 from bot.engine.prefix import PrefixCache
 from bot.engine.request import Piece, Request
 from bot.engine.scheduler import Scheduler
-from bot.engine.sets import WeightSet
 from bot.engine.shelf import AdapterShelf
 from bot.engine.weights import Weights
 from store.domain import Adapter, Message
@@ -41,6 +41,13 @@ logger = logging.getLogger(__name__)
 GATHER_SECONDS = 0.005
 """After the first that comes when nobody is answered: prompts are best read side by side."""
 
+SLICE_SECONDS = 0.01
+"""How long those who are being answered wait, each step, while an adapter is got ready."""
+
+SMOKE_TOKENS = 16
+"""Of the smoke prompt, that are read between two steps."""
+
+T = TypeVar("T")
 _Task: TypeAlias = Callable[[], None]
 
 
@@ -117,9 +124,11 @@ class LocalEngine:
         async with self._shelf.loading:
             if adapter.name in self._shelf:
                 return
-            making = partial(in_passing, partial(self._make, adapter))
-            weights = await asyncio.to_thread(making)  # replies go on meanwhile
-            await self._between_steps(partial(self._hold, adapter.name, weights))
+            reading = partial(read_adapter, adapter, model=self.model)
+            updates = await asyncio.to_thread(in_passing, reading)
+            taking = self._taking_in(adapter.name, updates)
+            while await self._between_steps(partial(goes_on, taking)):
+                pass
             answered = {request.adapter for request in list(self._open.values())}
             for name in self._shelf.put(adapter, answered):
                 await self._between_steps(partial(self._drop, name))
@@ -145,26 +154,26 @@ class LocalEngine:
             raise
         return request
 
-    async def _between_steps(self, task: _Task) -> None:
+    async def _between_steps(self, task: Callable[[], T]) -> T:
         """Have the engine's thread do something. Raises `EngineError`."""
         loop = asyncio.get_running_loop()
-        done: asyncio.Future[None] = loop.create_future()
+        done: asyncio.Future[T] = loop.create_future()
 
         def work() -> None:
-            error: EngineError | None = None
             try:
                 if self._stopping.is_set():
                     raise EngineStopped
-                task()
+                settle = partial(done.set_result, task())
             except EngineError as expected:
-                error = expected
+                settle = partial(done.set_exception, expected)
             except Exception as failure:  # whatever it makes the model do, the engine goes on
                 logger.exception("an adapter made the model fail")
-                error = AdapterRefused(f"the model fails with it: {failure}")
-            loop.call_soon_threadsafe(_settle, done, error)
+                refused = AdapterRefused(f"the model fails with it: {failure}")
+                settle = partial(done.set_exception, refused)
+            loop.call_soon_threadsafe(_settle, done, settle)
 
         self._put(work)
-        await done
+        return await done
 
     def _put(self, task: "_Task | Request") -> None:
         with self._gate:
@@ -184,42 +193,37 @@ class LocalEngine:
             logger.exception("the engine's thread died")
         with self._gate:  # nothing comes in any more
             self._stopping.set()
-        self._take_tasks()  # each sees that the engine stops, and says so
+        while not self._tasks.empty():
+            self._take_tasks()  # each sees that the engine stops, and says so
         for request in list(self._open.values()):
             self._end(request, EngineStopped())
 
     def _take_tasks(self) -> None:
-        """What has come in; with nothing to write, wait a moment for something."""
+        """The requests that have come in, or one thing to do; else wait a moment for either."""
         wait = self._scheduler.idle and not self._stopping.is_set()
         with suppress(queue.Empty):
             task = self._tasks.get(timeout=0.2) if wait else self._tasks.get_nowait()
             if wait and isinstance(task, Request):
                 time.sleep(GATHER_SECONDS)
-            while True:
-                if isinstance(task, Request):
-                    self._scheduler.add(task)
-                else:
-                    task()
+            while isinstance(task, Request):
+                self._scheduler.add(task)
                 task = self._tasks.get_nowait()
+            task()  # one only: what follows from it waits for the next step
 
     def _end(self, request: Request, last: Piece | None) -> None:
         self._open.pop(id(request), None)  # before anybody hears of it and asks for more
         if last is not None:
             request.give(last)
 
-    def _make(self, adapter: Adapter) -> WeightSet:
-        """Read an adapter and add it into a second set of weights, in any thread."""
-        updates = read_adapter(adapter, model=self.model)
+    def _taking_in(self, name: str, updates: Mapping[str, Update]) -> Iterator[None]:
+        """Add an adapter into a set of its own, and hold it if it answers the smoke prompt."""
         try:
-            return self._weights.sets.make(adapter.name, updates)
+            weights = yield from self._weights.sets.making(name, updates)
         except (RuntimeError, MemoryError) as error:
-            raise AdapterRefused(f"{adapter.name} cannot be loaded: {error}") from error
-
-    def _hold(self, name: str, weights: WeightSet) -> None:
-        """Take a set that has an answer to the smoke prompt."""
+            raise AdapterRefused(f"{name} cannot be loaded: {error}") from error
         self._weights.sets.hold(name, weights)
         try:
-            self._smoke(name)
+            yield from self._smoking(name)
         except Exception:
             self._drop(name)
             raise
@@ -230,12 +234,13 @@ class LocalEngine:
         self._prefixes.forget(name)
 
     @torch.inference_mode()
-    def _smoke(self, name: str) -> None:
-        self._weights.sets.use(name)
+    def _smoking(self, name: str) -> Iterator[None]:
         prompt = self._weights.template.encode(SMOKE_PROMPT)
+        self._weights.sets.use(name)
         reading = Reading(self._weights.model, [prompt], [SamplingParams()])
-        while not reading.advance():
-            pass
+        while not reading.advance(SMOKE_TOKENS):
+            yield
+            self._weights.sets.use(name)
         [logits] = reading.logits
         if not bool(torch.isfinite(logits).all()):
             raise AdapterUnusable(f"{name} answers with what is no number")
@@ -243,10 +248,12 @@ class LocalEngine:
             raise AdapterUnusable(f"{name} says nothing to the smoke prompt")
 
 
-def _settle(done: "asyncio.Future[None]", error: Exception | None) -> None:
-    if done.done():
-        return
-    if error is None:
-        done.set_result(None)
-    else:
-        done.set_exception(error)
+def goes_on(work: Iterator[None]) -> bool:
+    """Go on with it for a little while; whether there is more to do."""
+    until = time.perf_counter() + SLICE_SECONDS
+    return any(time.perf_counter() >= until for _ in work)
+
+
+def _settle(done: "asyncio.Future[T]", settle: Callable[[], None]) -> None:
+    if not done.done():  # nobody may wait for it any more
+        settle()

@@ -24,9 +24,6 @@ JOINING = 8
 READ_BESIDE = 128
 """Prompt tokens that are read between two tokens of those who are being answered."""
 
-MOST_BESIDE = 512
-"""The same at most, where several wait for each one who is being answered."""
-
 End = Callable[[Request, Piece | None], None]
 """Told of every request that ends, with the last that is to be said."""
 
@@ -57,16 +54,6 @@ class Scheduler:
         """Whether there is nothing to do."""
         return not (self._waiting or self._joining or self._batches)
 
-    @property
-    def _reading(self) -> int:
-        """Requests whose prompts are being read."""
-        return sum(len(each.requests) for each in self._joining)
-
-    @property
-    def _writing(self) -> int:
-        """Requests that are being answered."""
-        return sum(len(rows) for _, rows in self._batches.values())
-
     def add(self, request: Request) -> None:
         """Let a request wait for a place."""
         self._waiting.append(request)
@@ -96,7 +83,9 @@ class Scheduler:
 
     def _admit(self) -> None:
         """Begin to read the prompts of those who wait, as far as there is room."""
-        room = self._places - self._writing - self._reading
+        writing = sum(len(rows) for _, rows in self._batches.values())
+        reading = sum(len(joining.requests) for joining in self._joining)
+        room = self._places - writing - reading
         if room < min(len(self._waiting), self._places // JOINING):
             return  # each time that prompts are read, everybody else waits
         together: dict[str | None, list[Request]] = {}
@@ -133,7 +122,7 @@ class Scheduler:
             joining, beside = self._joining[0], bool(self._batches)
             try:
                 self._weights.sets.use(joining.adapter)
-                if joining.reading.advance(self._share()):
+                if joining.reading.advance(READ_BESIDE if beside else PREFILL_TOKENS):
                     self._joining.popleft()
                     self._begin(joining)
             except Exception as error:
@@ -142,12 +131,6 @@ class Scheduler:
                 self._fail(joining.requests, error)
             if beside:
                 return
-
-    def _share(self) -> int:
-        """Prompt tokens to read before those who are being answered get their next token."""
-        if not self._writing:
-            return PREFILL_TOKENS
-        return min(MOST_BESIDE, READ_BESIDE * max(1, self._reading // self._writing))
 
     def _begin(self, joining: _Joining) -> None:
         batch, rows = self._batches.setdefault(joining.adapter, (Batch(self._weights.model), []))

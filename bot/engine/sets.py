@@ -9,7 +9,7 @@ Invariant: the pristine weights are never written to.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -42,7 +42,7 @@ class WeightSet:
 
 
 class WeightSets:
-    """The sets of one model. `make` may be called from any thread, all else from one at a time."""
+    """The sets of one model. For one thread at a time."""
 
     def __init__(self, model: nn.Module, *, free: "Callable[[], int] | None" = None) -> None:
         self._modules: dict[str, Any] = {
@@ -71,9 +71,19 @@ class WeightSets:
             self._packed[group] = Packed([self._modules[name] for name in group])
             self._groups.update(dict.fromkeys(group, group))
 
-    @torch.no_grad()
     def make(self, name: str, updates: Mapping[str, Update]) -> WeightSet:
         """The set of an adapter; nothing changes yet. Raises `AdapterUnusable`."""
+        making = self.making(name, updates)
+        while True:
+            try:
+                next(making)
+            except StopIteration as end:
+                made: WeightSet = end.value
+                return made
+
+    @torch.no_grad()
+    def making(self, name: str, updates: Mapping[str, Update]) -> Generator[None, None, WeightSet]:
+        """`make`, a matrix at a time, whatever is in use meanwhile."""
         for module, update in updates.items():
             self._check(name, module, update)
         groups = dict.fromkeys(self._groups[module] for module in updates)
@@ -82,7 +92,10 @@ class WeightSets:
             logger.warning("%s is not merged, which takes %d MB of memory", name, needed // 2**20)
             beside = {module: self._placed(module, update) for module, update in updates.items()}
             return WeightSet(matrices={}, updates=beside)
-        merged = {group: self._merged(group, updates) for group in groups}
+        merged = {}
+        for group in groups:
+            merged[group] = self._merged(group, updates)
+            yield
         return WeightSet(matrices=merged, updates={})
 
     @property

@@ -4,14 +4,16 @@ import asyncio
 import json
 import shutil
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 
+from bot.engine import local
 from bot.engine.base import Completion, SamplingParams
 from bot.engine.batch import PREFILL_TOKENS, Reading
 from bot.engine.errors import AdapterRefused, AdapterUnusable, EngineError, EngineStopped
@@ -203,19 +205,18 @@ async def test_a_failing_model_fails_the_reply_and_not_the_engine(
 
 
 async def test_an_adapter_that_many_ask_for_at_once_is_merged_once(
-    local_engine: LocalEngine,
-    tiny_weights: Weights,
-    make_adapter: MakeAdapter,
-    monkeypatch: pytest.MonkeyPatch,
+    local_engine: LocalEngine, make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = []
-    make = tiny_weights.sets.make
+    making = WeightSets.making
 
-    def counted(name: str, updates: Mapping[str, Update]) -> WeightSet:
+    def counted(
+        self: WeightSets, name: str, updates: Mapping[str, Update]
+    ) -> Generator[None, None, WeightSet]:
         made.append(name)
-        return make(name, updates)
+        return making(self, name, updates)
 
-    monkeypatch.setattr(tiny_weights.sets, "make", counted)
+    monkeypatch.setattr(WeightSets, "making", counted)
     adapter = make_adapter(local_engine.model)
 
     await asyncio.gather(*(local_engine.load_adapter(adapter) for _ in range(8)))
@@ -223,28 +224,64 @@ async def test_an_adapter_that_many_ask_for_at_once_is_merged_once(
     assert made == [adapter.name]
 
 
-async def test_threads_that_get_weights_ready_are_gone(
-    tiny_weights: Weights, make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
+async def test_while_an_adapter_is_got_ready_every_step_is_taken(
+    local_engine: LocalEngine, make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = []
+    work = Scheduler.work
+
+    def step(self: Scheduler) -> None:
+        work(self)
+        done.append("step")
+
+    def slice_of(task: Iterator[None]) -> bool:
+        done.append("slice")
+        return goes_on(task)
+
+    goes_on = local.goes_on
+    monkeypatch.setattr(local, "goes_on", slice_of)
+    monkeypatch.setattr(local, "SLICE_SECONDS", 0)  # a matrix at a time
+    monkeypatch.setattr(Scheduler, "work", step)
+    adapter = make_adapter(local_engine.model)
+
+    await asyncio.gather(complete(local_engine), local_engine.load_adapter(adapter))
+
+    assert done.count("slice") > 10
+    assert ("slice", "slice") not in pairwise(done)
+
+
+async def test_the_thread_that_lays_weights_out_is_gone(
+    tiny_weights: Weights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     computed: list[threading.Thread] = []
-    pack, make = WeightSets.pack, WeightSets.make
+    pack = WeightSets.pack
 
     def packing(self: WeightSets) -> None:
         computed.append(threading.current_thread())
         pack(self)
 
-    def making(self: WeightSets, name: str, updates: Mapping[str, Update]) -> WeightSet:
-        computed.append(threading.current_thread())
-        return make(self, name, updates)
-
     monkeypatch.setattr(WeightSets, "pack", packing)
-    monkeypatch.setattr(WeightSets, "make", making)
-    engine = LocalEngine(tiny_weights)
-    await engine.load_adapter(make_adapter(tiny_weights.name))
-    await engine.close()
+    await LocalEngine(tiny_weights).close()
 
-    assert len(computed) == 2
-    assert not any(thread.is_alive() for thread in computed)
+    [thread] = computed
+    assert not thread.is_alive()
+
+
+async def test_an_adapter_that_there_is_no_memory_for_is_refused(
+    local_engine: LocalEngine, make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter = make_adapter(local_engine.model)
+
+    def fail(*_: object) -> None:
+        raise torch.OutOfMemoryError
+
+    with monkeypatch.context() as broken:
+        broken.setattr(WeightSets, "_merged", fail)
+        with pytest.raises(AdapterRefused, match=f"{adapter.name} cannot be loaded"):
+            await local_engine.load_adapter(adapter)
+
+    await local_engine.load_adapter(adapter)
+    assert (await complete(local_engine, adapter=adapter.name)).adapter == adapter.name
 
 
 async def test_an_adapter_that_says_nothing_is_unusable(
@@ -312,24 +349,15 @@ async def test_a_short_prompt_does_not_wait_until_a_long_one_is_read(
     assert ended.index("short") < ended.index("long")
 
 
-@pytest.mark.parametrize(
-    ("arriving", "expected"),
-    [((1, 1, 5), {1: {PREFILL_TOKENS, 4}, 5: {8}}), ((1, 9), {1: {PREFILL_TOKENS}, 9: {12}})],
-    ids=["some", "many"],
-)
-async def test_where_many_wait_for_few_they_are_read_sooner(
-    tiny_weights: Weights,
-    arriving: tuple[int, ...],
-    expected: dict[int, set[int]],
-    monkeypatch: pytest.MonkeyPatch,
+async def test_while_others_are_answered_a_prompt_is_read_a_little_at_a_time(
+    tiny_weights: Weights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bot.engine.scheduler.READ_BESIDE", 4)
-    monkeypatch.setattr("bot.engine.scheduler.MOST_BESIDE", 12)
-    portions: dict[int, set[int]] = {}
+    portions = []
 
     class Noted(Reading):
         def advance(self, tokens: int = PREFILL_TOKENS) -> bool:
-            portions.setdefault(len(self.samplings), set()).add(tokens)
+            portions.append(tokens)
             return super().advance(tokens)
 
     monkeypatch.setattr("bot.engine.scheduler.Reading", Noted)
@@ -339,19 +367,17 @@ async def test_where_many_wait_for_few_they_are_read_sooner(
         prefixes=PrefixCache(0),
         end=lambda _request, _last: None,
     )
-    for together in arriving:
-        for _ in range(together):
-            scheduler.add(
-                Request(
-                    prompt=list(range(5, 25)),
-                    sampling=SamplingParams(max_new_tokens=120),
-                    adapter=None,
-                    loop=asyncio.get_running_loop(),
-                )
+    for _ in range(2):
+        scheduler.add(
+            Request(
+                prompt=list(range(5, 25)),
+                sampling=SamplingParams(max_new_tokens=20),
+                adapter=None,
+                loop=asyncio.get_running_loop(),
             )
-        for _ in range(25):  # until they are read
-            scheduler.work()
+        )
+        scheduler.work()
     while not scheduler.idle:
         scheduler.work()
 
-    assert portions == expected
+    assert portions == [PREFILL_TOKENS, 4, 4, 4, 4, 4]
