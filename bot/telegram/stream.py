@@ -19,29 +19,42 @@ from store.domain import Place
 
 logger = logging.getLogger(__name__)
 
+FIRST_WORDS_SECONDS = 0.3
+"""From the first word until it is shown: what is finished by then is sent at once."""
+
 DRAFT_SECONDS = 1.0
 EDIT_SECONDS = 4.0
 """A group takes 20 messages a minute, edits counted, and the reply itself needs two of them."""
 
-UPDATES_PER_SECOND = 15
-"""Half of what Telegram allows a bot overall; the rest is for finished replies."""
+TYPING_SECONDS = 4.5
+"""A typing action shows for five."""
+
+UPDATES_PER_SECOND = 12
+TYPING_PER_SECOND = 3
+"""With the updates half of what Telegram allows a bot overall; the rest is for finished replies."""
 
 LAST_UPDATE_SECONDS = 5.0
 """How long the finished reply waits for an update that is on its way."""
 
-TYPING_SECONDS = 4.5
-"""A typing action shows for five."""
-
 
 class Pace:
-    """Shared by all streams of a bot, so that together they stay under its overall limit."""
+    """Shared by all streams of a bot, so that together they stay under its overall limit.
+
+    Who is shown words does not wait for those who are shown that somebody types.
+    """
 
     def __init__(self) -> None:
-        self.live = 0
+        self.waiting = 0
+        """Replies without a word yet."""
+        self.writing = 0
 
-    def pause_seconds(self, least: float) -> float:
-        """How long a stream waits between two updates."""
-        return max(least, self.live / UPDATES_PER_SECOND)
+    def before_update(self, least: float) -> float:
+        """Seconds that a stream waits between two updates."""
+        return max(least, self.writing / UPDATES_PER_SECOND)
+
+    def before_typing(self) -> float:
+        """Seconds until a stream says again that somebody types."""
+        return max(TYPING_SECONDS, self.waiting / TYPING_PER_SECOND)
 
 
 class ReplyStream:
@@ -72,11 +85,13 @@ class ReplyStream:
         self._text = ""
         self._shown: Part | None = None
         self._messages = list(messages)
+        self._begun = asyncio.Event()
+        """There are words, or no more will come."""
         self._finished = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> "ReplyStream":
-        self._pace.live += 1
+        self._pace.waiting += 1
         self._task = asyncio.create_task(self._show_progress(), name="reply-stream")
         return self
 
@@ -86,12 +101,19 @@ class ReplyStream:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._pace.live -= 1
+        if self._text.strip():
+            self._pace.writing -= 1
+        else:
+            self._pace.waiting -= 1
         await self._stop()
 
     def add(self, text: str) -> None:
         """More of the reply has been written."""
         self._text += text
+        if not self._begun.is_set() and self._text.strip():
+            self._begun.set()
+            self._pace.waiting -= 1
+            self._pace.writing += 1
 
     async def finish(
         self, parts: Sequence[Part], keyboard: InlineKeyboardMarkup | None = None
@@ -108,6 +130,7 @@ class ReplyStream:
         # An update on its way is waited for: a draft that arrives late would show up again
         # under the finished reply, and a message whose number is unknown would stay behind.
         self._finished.set()
+        self._begun.set()
         if self._task is None:
             return
         await asyncio.wait((self._task,), timeout=LAST_UPDATE_SECONDS)
@@ -116,28 +139,30 @@ class ReplyStream:
         self._task = None
 
     async def _show_progress(self) -> None:
-        since_typing = TYPING_SECONDS
         while not self._finished.is_set():
-            pause = self._pace.pause_seconds(self._least_pause)
+            begun = self._begun.is_set()
+            if begun:
+                until, pause = self._finished, self._pace.before_update(self._least_pause)
+            else:
+                until, pause = self._begun, self._pace.before_typing()
             try:
-                if self._text.strip():
+                if begun:
                     await self._show(preview(self._text))
-                elif since_typing >= TYPING_SECONDS:
-                    since_typing = 0.0
+                else:
                     await self._bot.send_chat_action(
                         self._place.chat_id, ChatAction.TYPING, self._place.thread_id or None
                     )
             except RetryAfter as flood:
-                pause = max(pause, seconds_of(flood))
+                until, pause = self._finished, max(pause, seconds_of(flood))
             except TelegramError as error:
                 logger.debug("progress was not shown: %s", error)
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._finished.wait(), pause)
-            since_typing += pause
+            await _wait(until, pause)
+            if not begun and self._begun.is_set():
+                await _wait(self._finished, FIRST_WORDS_SECONDS)
 
     @property
     def _least_pause(self) -> float:
-        return DRAFT_SECONDS if self._private or not self._text else EDIT_SECONDS
+        return DRAFT_SECONDS if self._private else EDIT_SECONDS
 
     async def _show(self, part: Part) -> None:
         if part == self._shown:
@@ -186,6 +211,11 @@ class ReplyStream:
         )
         await self._on_sent(message.message_id)
         return message.message_id
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    with suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), seconds)
 
 
 def seconds_of(flood: RetryAfter) -> float:

@@ -29,6 +29,7 @@ def _hurry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """
     monkeypatch.delenv("SSL_CERT_FILE", raising=False)
     monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))
+    monkeypatch.setattr(stream, "FIRST_WORDS_SECONDS", 0.05)
     monkeypatch.setattr(stream, "DRAFT_SECONDS", 0.05)
     monkeypatch.setattr(stream, "EDIT_SECONDS", 0.05)
     monkeypatch.setattr(patience, "FIRST_PAUSE_SECONDS", 0.01)
