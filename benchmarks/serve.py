@@ -2,12 +2,12 @@
 
 Everybody writes as many tokens after the same prompts of 256 tokens, greedily, prefill included, in
 an order drawn anew each round, so that the machine's mood is the same for all; each in a process of
-its own, after a second of quiet, so that nobody's threads are in another's way. Ratchet's engine
-and `transformers.generate`, each with an adapter (merged here, PEFT's there) and without;
-transformers' continuous batching; where `xllamacpp` is installed and the model is the embedded one,
-llama.cpp on its file of 4-bit weights; with `--vllm-url`, vLLM servers of the same model, which end
-a reply where the model does. The floor is what reading the weights once a step would take, at the
-speed that memory is read at.
+its own, after a second of quiet, so that nobody's threads are in another's way. Ratchet's engine,
+one that answers with an adapter and without, and `transformers.generate` with PEFT's adapter and
+without; transformers' continuous batching; where `xllamacpp` is installed and the model is the
+embedded one, llama.cpp on its file of 4-bit weights; with `--vllm-url`, vLLM servers of the same
+model, which end a reply where the model does. The floor is what reading the weights once a step
+would take, at the speed that memory is read at.
 """
 
 import argparse
@@ -50,6 +50,7 @@ PROMPT_TOKENS = 256
 NEW_TOKENS = 64
 QUIET_SECONDS = 1.0
 """Between two peers: the threads of some look for work for a while when there is none."""
+OURS = "engine, adapter"
 LLAMA_CPP = "xllamacpp"  # llama.cpp as a wheel; nothing here depends on it
 
 Prompts = Sequence[Sequence[Message]]
@@ -197,52 +198,56 @@ def by_llama_cpp(vocabulary: Vocabulary) -> Answer:
     return answer
 
 
-async def _make(name: str, adapter: Adapter) -> Answer:
-    """The peer of that name, in this process."""
+async def _make(name: str, adapter: Adapter) -> dict[str, Answer]:
+    """The peers of this process, which is the one of that name."""
     match name:
-        case "engine" | "engine, adapter":
+        case "engine":
             engine = LocalEngine(endless(load()), batch_size=64)
             await engine.load_adapter(adapter)
-            return by_engine(engine, adapter.name if name == "engine, adapter" else None)
+            return {
+                OURS: by_engine(engine, adapter.name),
+                "engine": by_engine(engine, None),
+            }
         case "generate, PEFT":
             weights = load()
-            return by_generate(weights, PeftModel.from_pretrained(weights.model, adapter.path))
+            adapted = PeftModel.from_pretrained(weights.model, adapter.path)
+            return {name: by_generate(weights, adapted)}
         case "generate":
             weights = load()
-            return by_generate(weights, weights.model)
+            return {name: by_generate(weights, weights.model)}
         case "continuous batching":
-            return by_continuous_batching(load())
+            return {name: by_continuous_batching(load())}
         case "llama.cpp, 4 bits":
-            return by_llama_cpp(_vocabulary())
+            return {name: by_llama_cpp(_vocabulary())}
         case url:
-            return by_engine(await VllmEngine.connect(_vocabulary(), [url]), None)
+            return {url: by_engine(await VllmEngine.connect(_vocabulary(), [url]), None)}
 
 
 def _work(name: str, adapter: Adapter, pipe: Connection) -> None:
-    """A peer's process: prompts come in, tokens written and seconds go out, until nothing does."""
+    """Peers' process: prompts come in, tokens written and seconds go out, until nothing does."""
 
     async def work() -> None:
-        answer = await _make(name, adapter)
-        pipe.send(None)
-        while (prompts := await asyncio.to_thread(pipe.recv)) is not None:
+        peers = await _make(name, adapter)
+        pipe.send(list(peers))
+        while asked := await asyncio.to_thread(pipe.recv):
+            peer, prompts = asked
             started = time.perf_counter()
-            written = await answer(prompts)
+            written = await peers[peer](prompts)
             pipe.send((written, time.perf_counter() - started))
 
     asyncio.run(work())
 
 
 @contextmanager
-def started(name: str, adapter: Adapter) -> Iterator[Connection]:
-    """A peer, ready."""
+def started(name: str, adapter: Adapter) -> Iterator[dict[str, Connection]]:
+    """The peers of a process, ready."""
     ours, theirs = multiprocessing.Pipe()
     spawn = multiprocessing.get_context("spawn")
     process = spawn.Process(target=_work, args=(name, adapter, theirs), daemon=True)
     process.start()
     theirs.close()
-    ours.recv()
     try:
-        yield ours
+        yield dict.fromkeys(ours.recv(), ours)
     finally:
         with suppress(OSError):  # it may have died
             ours.send(None)
@@ -250,21 +255,25 @@ def started(name: str, adapter: Adapter) -> Iterator[Connection]:
         process.kill()
 
 
-def measure(names: Sequence[str], adapter: Adapter, chats: Sequence[int]) -> list[Row]:
+def measure(
+    names: Sequence[str], adapter: Adapter, chats: Sequence[int], rounds: int = ROUNDS
+) -> list[Row]:
     """Every peer with every number of chats; each round has prompts of its own."""
     vocabulary = _vocabulary()
     found = []
     with ExitStack() as stack:
-        peers = {name: stack.enter_context(started(name, adapter)) for name in names}
+        peers: dict[str, Connection] = {}
+        for name in names:
+            peers |= stack.enter_context(started(name, adapter))
         for count in chats:
             speeds: dict[str, list[float]] = {name: [] for name in peers}
-            for number in range(ROUNDS + 1):
+            for number in range(rounds + 1):
                 first = 1000 * count + 100 * number
                 prompts = [prompt_of(vocabulary, first + place) for place in range(count)]
                 in_turn = random.Random(first).sample(list(peers.items()), len(peers))
                 for name, peer in in_turn:
                     time.sleep(QUIET_SECONDS)
-                    peer.send(prompts)
+                    peer.send((name, prompts))
                     written, seconds = peer.recv()
                     if number:  # the first round warms everybody up
                         speeds[name].append(written / seconds)
@@ -273,6 +282,14 @@ def measure(names: Sequence[str], adapter: Adapter, chats: Sequence[int]) -> lis
                 median = statistics.median(speeds[name])
                 print(json.dumps({"peer": name, "chats": count, "speed": median}), flush=True)
     return found
+
+
+def _times(rows: Sequence[Row], name: str) -> Iterator[str]:
+    """How many times as fast as this peer Ratchet is with an adapter, by chats; of medians."""
+    speeds = {(row.peer, row.chats): statistics.median(row.speeds) for row in rows}
+    for (peer, chats), speed in speeds.items():
+        if peer == OURS:
+            yield f"{speed / speeds[name, chats]:.2f}"
 
 
 def bytes_a_second() -> float:
@@ -291,22 +308,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--chats", nargs="+", type=int, default=list(CHATS))
     parser.add_argument("--vllm-url", nargs="*", default=[], help="servers of the same model")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="after one that warms up")
     options = parser.parse_args()
-    names = ["engine, adapter", "engine", "generate, PEFT", "generate", "continuous batching"]
+    names = ["engine", "generate, PEFT", "generate", "continuous batching"]
     with scratch_settings() as settings, tempfile.TemporaryDirectory() as folder:
         if settings.model == "starter" and importlib.util.find_spec(LLAMA_CPP):
             names.append("llama.cpp, 4 bits")
         weights = load()
         size = sum(each.nbytes for each in weights.model.parameters())
         adapter = make_adapter(weights, Path(folder))
-        rows = measure([*names, *options.vllm_url], adapter, options.chats)
+        rows = measure([*names, *options.vllm_url], adapter, options.chats, options.rounds)
     speed = bytes_a_second()
     peers = dict.fromkeys(row.peer for row in rows)
     shown = [[name, *(spread(r.speeds, 0) for r in rows if r.peer == name)] for name in peers]
+    shown += [[f"{OURS} ÷ {name}", *_times(rows, name)] for name in peers if name != OURS]
     show(("tokens a second", *(f"{count} chats" for count in options.chats)), shown)
     print(
-        f"median (least–most) of {ROUNDS} rounds; memory is read at {speed / 1e9:.0f} GB/s, so a "
-        f"step takes {1000 * size / speed:.1f} ms at least"
+        f"median (least–most) of {options.rounds} rounds; memory is read at {speed / 1e9:.0f} GB/s,"
+        f" so a step takes {1000 * size / speed:.1f} ms at least"
     )
     kept = [{"peer": each.peer, "chats": each.chats, "speeds": each.speeds} for each in rows]
     keep("serve", kept, bytes_a_second=speed)

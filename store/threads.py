@@ -3,7 +3,7 @@
 A thread that computes with torch gets helpers, which libgomp counts for as long as it lives. Once
 there are more than cores, all of them hardly look for work before they sleep, and each of the
 engine's steps takes a fifth longer (docs/experiments.md). So only the engine's thread stays;
-weights are got ready and texts are embedded in passing.
+weights and adapters are read and texts are embedded in passing.
 """
 
 from collections.abc import Callable

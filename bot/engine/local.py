@@ -42,7 +42,8 @@ GATHER_SECONDS = 0.005
 """After the first that comes when nobody is answered: prompts are best read side by side."""
 
 SLICE_SECONDS = 0.01
-"""How long those who are being answered wait, each step, while an adapter is got ready."""
+"""How long those who are being answered wait, each step, while an adapter is got ready: about so
+long, for no matrix is divided."""
 
 SMOKE_TOKENS = 16
 """Of the smoke prompt, that are read between two steps."""
@@ -126,9 +127,7 @@ class LocalEngine:
                 return
             reading = partial(read_adapter, adapter, model=self.model)
             updates = await asyncio.to_thread(in_passing, reading)
-            taking = self._taking_in(adapter.name, updates)
-            while await self._between_steps(partial(goes_on, taking)):
-                pass
+            await self._take_in(adapter.name, updates)
             answered = {request.adapter for request in list(self._open.values())}
             for name in self._shelf.put(adapter, answered):
                 await self._between_steps(partial(self._drop, name))
@@ -153,6 +152,17 @@ class LocalEngine:
             del self._open[id(request)]
             raise
         return request
+
+    async def _take_in(self, name: str, updates: Mapping[str, Update]) -> None:
+        """Get an adapter ready, a little between every two steps. Raises `EngineError`."""
+        taking = self._taking_in(name, updates)
+        try:
+            while await self._between_steps(partial(_go_on, taking)):
+                pass
+        except asyncio.CancelledError:
+            with suppress(EngineError):
+                self._put(partial(self._drop, name))  # after what may be under way
+            raise
 
     async def _between_steps(self, task: Callable[[], T]) -> T:
         """Have the engine's thread do something. Raises `EngineError`."""
@@ -199,7 +209,7 @@ class LocalEngine:
             self._end(request, EngineStopped())
 
     def _take_tasks(self) -> None:
-        """The requests that have come in, or one thing to do; else wait a moment for either."""
+        """The requests that have come in, and one thing to do; else wait a moment for either."""
         wait = self._scheduler.idle and not self._stopping.is_set()
         with suppress(queue.Empty):
             task = self._tasks.get(timeout=0.2) if wait else self._tasks.get_nowait()
@@ -248,8 +258,8 @@ class LocalEngine:
             raise AdapterUnusable(f"{name} says nothing to the smoke prompt")
 
 
-def goes_on(work: Iterator[None]) -> bool:
-    """Go on with it for a little while; whether there is more to do."""
+def _go_on(work: Iterator[None]) -> bool:
+    """Do some more of it; whether there is any left."""
     until = time.perf_counter() + SLICE_SECONDS
     return any(time.perf_counter() >= until for _ in work)
 

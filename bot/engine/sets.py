@@ -42,7 +42,7 @@ class WeightSet:
 
 
 class WeightSets:
-    """The sets of one model. For one thread at a time."""
+    """The sets of one model. For one thread at a time; `unmerged` may be asked for in any."""
 
     def __init__(self, model: nn.Module, *, free: "Callable[[], int] | None" = None) -> None:
         self._modules: dict[str, Any] = {
@@ -83,7 +83,7 @@ class WeightSets:
 
     @torch.no_grad()
     def making(self, name: str, updates: Mapping[str, Update]) -> Generator[None, None, WeightSet]:
-        """`make`, a matrix at a time, whatever is in use meanwhile."""
+        """`make`, a matrix at a time, whatever is in use meanwhile. Raises `AdapterUnusable`."""
         for module, update in updates.items():
             self._check(name, module, update)
         groups = dict.fromkeys(self._groups[module] for module in updates)
@@ -103,8 +103,15 @@ class WeightSets:
         """Adapters held as updates, not as matrices."""
         return frozenset(name for name, held in list(self._held.items()) if held.updates)
 
+    @property
+    def held(self) -> frozenset[str]:
+        """Adapters that a set is kept ready for."""
+        return frozenset(self._held)
+
     def hold(self, name: str, weights: WeightSet) -> None:
-        """Keep a set ready."""
+        """Keep a set ready, in place of another of this name."""
+        if name == self._current:
+            self.use(None)
         self._held[name] = weights
 
     def drop(self, name: str) -> None:

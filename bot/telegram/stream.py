@@ -6,9 +6,11 @@ more often than Telegram allows, however many replies are being written.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+import random
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from types import TracebackType
+from typing import Any
 
 from telegram import Bot, InlineKeyboardMarkup, ReplyParameters
 from telegram.constants import ChatAction
@@ -30,6 +32,8 @@ TYPING_SECONDS = 4.5
 """A typing action shows for five."""
 
 UPDATES_PER_SECOND = 12
+"""Of replies that are being written, all together."""
+
 TYPING_PER_SECOND = 3
 """With the updates half of what Telegram allows a bot overall; the rest is for finished replies."""
 
@@ -40,21 +44,27 @@ LAST_UPDATE_SECONDS = 5.0
 class Pace:
     """Shared by all streams of a bot, so that together they stay under its overall limit.
 
-    Who is shown words does not wait for those who are shown that somebody types.
+    Who is shown words does not wait for those who are shown that somebody types. Where there is
+    not room for everybody, chance decides whose turn it is.
     """
 
     def __init__(self) -> None:
         self.waiting = 0
         """Replies without a word yet."""
         self.writing = 0
+        """Replies with words, not finished."""
+
+    def may_type(self) -> bool:
+        """Whether a stream says now that somebody types; asked every `TYPING_SECONDS`."""
+        return random.random() * self.waiting < TYPING_SECONDS * TYPING_PER_SECOND
+
+    def before_first_words(self) -> float:
+        """Seconds until a stream that has words shows them."""
+        return random.uniform(FIRST_WORDS_SECONDS, self.before_update(FIRST_WORDS_SECONDS))
 
     def before_update(self, least: float) -> float:
         """Seconds that a stream waits between two updates."""
         return max(least, self.writing / UPDATES_PER_SECOND)
-
-    def before_typing(self) -> float:
-        """Seconds until a stream says again that somebody types."""
-        return max(TYPING_SECONDS, self.waiting / TYPING_PER_SECOND)
 
 
 class ReplyStream:
@@ -85,8 +95,10 @@ class ReplyStream:
         self._text = ""
         self._shown: Part | None = None
         self._messages = list(messages)
+        self._writing = False
+        """There are words."""
         self._begun = asyncio.Event()
-        """There are words, or no more will come."""
+        """There are, or none will come."""
         self._finished = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -101,7 +113,7 @@ class ReplyStream:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._text.strip():
+        if self._writing:
             self._pace.writing -= 1
         else:
             self._pace.waiting -= 1
@@ -110,10 +122,11 @@ class ReplyStream:
     def add(self, text: str) -> None:
         """More of the reply has been written."""
         self._text += text
-        if not self._begun.is_set() and self._text.strip():
-            self._begun.set()
+        if not self._writing and self._text.strip():
+            self._writing = True
             self._pace.waiting -= 1
             self._pace.writing += 1
+            self._begun.set()
 
     async def finish(
         self, parts: Sequence[Part], keyboard: InlineKeyboardMarkup | None = None
@@ -139,30 +152,20 @@ class ReplyStream:
         self._task = None
 
     async def _show_progress(self) -> None:
+        least = DRAFT_SECONDS if self._private else EDIT_SECONDS
+        while not self._begun.is_set():
+            if self._pace.may_type():
+                await _wait(self._finished, await _tried(self._type()))
+            await _wait(self._begun, TYPING_SECONDS)
+        await _wait(self._finished, self._pace.before_first_words())
         while not self._finished.is_set():
-            begun = self._begun.is_set()
-            if begun:
-                until, pause = self._finished, self._pace.before_update(self._least_pause)
-            else:
-                until, pause = self._begun, self._pace.before_typing()
-            try:
-                if begun:
-                    await self._show(preview(self._text))
-                else:
-                    await self._bot.send_chat_action(
-                        self._place.chat_id, ChatAction.TYPING, self._place.thread_id or None
-                    )
-            except RetryAfter as flood:
-                until, pause = self._finished, max(pause, seconds_of(flood))
-            except TelegramError as error:
-                logger.debug("progress was not shown: %s", error)
-            await _wait(until, pause)
-            if not begun and self._begun.is_set():
-                await _wait(self._finished, FIRST_WORDS_SECONDS)
+            flood = await _tried(self._show(preview(self._text)))
+            await _wait(self._finished, max(flood, self._pace.before_update(least)))
 
-    @property
-    def _least_pause(self) -> float:
-        return DRAFT_SECONDS if self._private else EDIT_SECONDS
+    async def _type(self) -> None:
+        await self._bot.send_chat_action(
+            self._place.chat_id, ChatAction.TYPING, self._place.thread_id or None
+        )
 
     async def _show(self, part: Part) -> None:
         if part == self._shown:
@@ -211,6 +214,17 @@ class ReplyStream:
         )
         await self._on_sent(message.message_id)
         return message.message_id
+
+
+async def _tried(update: Coroutine[Any, Any, None]) -> float:
+    """How many seconds Telegram asks to wait after this, which may fail without harm."""
+    try:
+        await update
+    except RetryAfter as flood:
+        return seconds_of(flood)
+    except TelegramError as error:
+        logger.debug("progress was not shown: %s", error)
+    return 0.0
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:

@@ -7,11 +7,13 @@ import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from bot.engine import local
 from bot.engine.base import Completion, SamplingParams
@@ -22,10 +24,10 @@ from bot.engine.lora import Update
 from bot.engine.prefix import PrefixCache
 from bot.engine.request import Request
 from bot.engine.scheduler import Scheduler
-from bot.engine.sets import WeightSet, WeightSets
+from bot.engine.sets import Group, WeightSet, WeightSets
 from bot.engine.weights import Weights
 from store.adapters import hash_adapter
-from store.domain import FinishReason, Message
+from store.domain import Adapter, FinishReason, Message
 from tests.conftest import MakeAdapter
 
 HELLO = (Message(role="user", content="What is the capital of France?"),)
@@ -224,47 +226,149 @@ async def test_an_adapter_that_many_ask_for_at_once_is_merged_once(
     assert made == [adapter.name]
 
 
-async def test_while_an_adapter_is_got_ready_every_step_is_taken(
-    local_engine: LocalEngine, make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
+async def test_while_adapters_come_and_go_replies_say_what_they_say_alone(
+    tiny_weights: Weights, make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(local, "SLICE_SECONDS", 0)  # a matrix at a time
+    monkeypatch.setattr(local, "SMOKE_TOKENS", 1)
     done = []
-    work = Scheduler.work
+    work, go_on = Scheduler.work, local._go_on
 
     def step(self: Scheduler) -> None:
+        if not self.idle:
+            done.append("step")
         work(self)
-        done.append("step")
 
-    def slice_of(task: Iterator[None]) -> bool:
+    def some(task: Iterator[None]) -> bool:
         done.append("slice")
-        return goes_on(task)
+        return go_on(task)
 
-    goes_on = local.goes_on
-    monkeypatch.setattr(local, "goes_on", slice_of)
-    monkeypatch.setattr(local, "SLICE_SECONDS", 0)  # a matrix at a time
+    monkeypatch.setattr(local, "_go_on", some)
     monkeypatch.setattr(Scheduler, "work", step)
-    adapter = make_adapter(local_engine.model)
+    engine = LocalEngine(replace(tiny_weights, end_tokens=frozenset()))
+    first, second = (make_adapter(engine.model, seed=seed) for seed in (1, 2))
+    await engine.load_adapter(first)
+    long = SamplingParams(max_new_tokens=150)
+    alone = [(await complete(engine, long, adapter=name)).text for name in (None, first.name)]
+    done.clear()
 
-    await asyncio.gather(complete(local_engine), local_engine.load_adapter(adapter))
+    base, adapted, _ = await asyncio.gather(
+        complete(engine, long), complete(engine, long, first.name), engine.load_adapter(second)
+    )
+    await engine.close()
 
+    assert [base.text, adapted.text] == alone
     assert done.count("slice") > 10
     assert ("slice", "slice") not in pairwise(done)
 
 
-async def test_the_thread_that_lays_weights_out_is_gone(
-    tiny_weights: Weights, monkeypatch: pytest.MonkeyPatch
+async def test_of_things_to_do_one_is_done_between_two_steps(
+    local_engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    work = Scheduler.work
+    busy, go = threading.Event(), threading.Event()
+
+    def step(self: Scheduler) -> None:
+        done.append("step")
+        busy.set()
+        go.wait(5)
+        work(self)
+
+    monkeypatch.setattr(Scheduler, "work", step)
+    writing = asyncio.create_task(complete(local_engine))
+    await asyncio.to_thread(busy.wait, 5)
+    things = [
+        asyncio.create_task(local_engine._between_steps(partial(done.append, "thing")))
+        for _ in range(2)
+    ]
+    await asyncio.sleep(0)  # both are asked for
+    go.set()
+    await asyncio.gather(writing, *things)
+
+    assert done.count("thing") == 2
+    assert ("thing", "thing") not in pairwise(done)
+
+
+async def test_a_load_that_is_cancelled_leaves_nothing(
+    tiny_weights: Weights, make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "SLICE_SECONDS", 0)
+    monkeypatch.setattr(local, "SMOKE_TOKENS", 1)
+    engine = LocalEngine(tiny_weights)
+    adapter = make_adapter(engine.model)
+    smoked = threading.Event()
+    smoking = LocalEngine._smoking
+
+    def seen(self: LocalEngine, name: str) -> Iterator[None]:
+        for _ in smoking(self, name):
+            smoked.set()
+            yield
+
+    with monkeypatch.context() as watched:
+        watched.setattr(LocalEngine, "_smoking", seen)
+        loading = asyncio.create_task(engine.load_adapter(adapter))
+        await asyncio.to_thread(smoked.wait, 5)
+        loading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await loading
+    base = await complete(engine)
+
+    assert adapter.name not in tiny_weights.sets.held
+    await engine.load_adapter(adapter)
+    adapted = await complete(engine, adapter=adapter.name)
+    again = await complete(engine)
+    await engine.close()
+    assert adapted.text != base.text == again.text
+
+
+async def test_closing_ends_a_load_in_its_middle(
+    tiny_weights: Weights, make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = LocalEngine(tiny_weights)
+    begun, go = threading.Event(), threading.Event()
+    merged = WeightSets._merged
+
+    def slow(self: WeightSets, group: Group, updates: Mapping[str, Update]) -> Tensor:
+        begun.set()
+        go.wait(5)
+        return merged(self, group, updates)
+
+    monkeypatch.setattr(local, "SLICE_SECONDS", 0)
+    monkeypatch.setattr(WeightSets, "_merged", slow)
+    loading = asyncio.create_task(engine.load_adapter(make_adapter(engine.model)))
+    await asyncio.to_thread(begun.wait, 5)
+    closing = asyncio.create_task(engine.close())
+    await asyncio.sleep(0)  # it is told to stop
+    go.set()
+
+    await closing
+    with pytest.raises(EngineStopped):
+        await loading
+
+
+async def test_threads_that_compute_beside_the_engines_are_gone(
+    tiny_weights: Weights, make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     computed: list[threading.Thread] = []
-    pack = WeightSets.pack
+    pack, read = WeightSets.pack, local.read_adapter
 
     def packing(self: WeightSets) -> None:
         computed.append(threading.current_thread())
         pack(self)
 
-    monkeypatch.setattr(WeightSets, "pack", packing)
-    await LocalEngine(tiny_weights).close()
+    def reading(adapter: Adapter, *, model: str) -> dict[str, Update]:
+        computed.append(threading.current_thread())
+        return read(adapter, model=model)
 
-    [thread] = computed
-    assert not thread.is_alive()
+    monkeypatch.setattr(WeightSets, "pack", packing)
+    monkeypatch.setattr(local, "read_adapter", reading)
+    engine = LocalEngine(tiny_weights)
+    await engine.load_adapter(make_adapter(tiny_weights.name))
+    await engine.close()
+
+    assert len(computed) == 2
+    assert not any(thread.is_alive() for thread in computed)
 
 
 async def test_an_adapter_that_there_is_no_memory_for_is_refused(

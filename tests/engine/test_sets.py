@@ -134,3 +134,19 @@ def test_a_set_in_use_is_not_dropped(tiny_weights: Weights, folder: Path) -> Non
 
     with pytest.raises(AssertionError, match="in use"):
         sets.drop(NAME)
+
+
+def test_a_set_in_use_is_replaced_by_another_of_its_name(
+    tiny_weights: Weights, folder: Path
+) -> None:
+    base = says(tiny_weights.model)
+    room = iter((2**40, 0))
+    sets = WeightSets(tiny_weights.model, free=lambda: next(room))
+    for _ in ("merged", "beside"):
+        sets.hold(NAME, sets.make(NAME, read_updates(folder, NAME)))
+        sets.use(NAME)
+        adapted = says(tiny_weights.model)
+    sets.use(None)
+
+    torch.testing.assert_close(says(tiny_weights.model), base, rtol=0, atol=0)
+    torch.testing.assert_close(adapted, says(PeftModel.from_pretrained(tiny_weights.model, folder)))

@@ -1,7 +1,7 @@
 """What is shown of a reply on its way, and how often, however many are on theirs."""
 
 import asyncio
-from typing import Any, cast
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 from telegram import Bot
@@ -9,66 +9,73 @@ from telegram import Bot
 from bot.telegram import stream
 from bot.telegram.stream import Pace, ReplyStream
 from store.domain import Place
+from tests.botapi import BotApi, Chat, flood
 
-CHAT = Place(chat_id=5)
-
-
-class Shown:
-    """A bot that notes what it is asked to show."""
-
-    def __init__(self) -> None:
-        self.typing = asyncio.Event()
-        self.drafts: asyncio.Queue[str] = asyncio.Queue()
-        self.sent: asyncio.Queue[str] = asyncio.Queue()
-
-    async def send_chat_action(self, *_: Any) -> None:
-        self.typing.set()
-
-    async def send_message_draft(self, _chat: int, _id: int, text: str, **_kwargs: Any) -> None:
-        self.drafts.put_nowait(text)
-
-    async def send_message(self, _chat: int, text: str, **_kwargs: Any) -> Any:
-        self.sent.put_nowait(text)
-        return type("Sent", (), {"message_id": 7})
+Streamed = Callable[[Pace, Chat], ReplyStream]
 
 
 async def remember(_message_id: int) -> None:
     pass
 
 
-def streamed(bot: Shown, pace: Pace, *, private: bool = True) -> ReplyStream:
-    return ReplyStream(cast(Bot, bot), pace, CHAT, private=private, reply_to=None, on_sent=remember)
+@pytest.fixture
+async def streamed(api: BotApi) -> AsyncIterator[Streamed]:
+    """A reply on its way to a chat."""
+    async with Bot("42:secret", base_url=f"{api.url}/bot") as bot:
+        yield lambda pace, chat: ReplyStream(
+            bot,
+            pace,
+            Place(chat_id=chat.id),
+            private=chat.id > 0,
+            reply_to=None,
+            on_sent=remember,
+        )
 
 
 @pytest.fixture
-def shown() -> Shown:
-    return Shown()
-
-
-async def next_of(shown: "asyncio.Queue[str]") -> str:
-    async with asyncio.timeout(3):
-        return await shown.get()
-
-
-async def test_words_are_shown_soon_however_many_others_wait(shown: Shown) -> None:
+def crowd(monkeypatch: pytest.MonkeyPatch) -> Pace:
+    """A thousand others wait, and it is never this one's turn to show that somebody types."""
+    monkeypatch.setattr("random.random", lambda: 0.99)
     pace = Pace()
     pace.waiting = 1000
+    return pace
 
-    async with streamed(shown, pace) as reply:
-        await shown.typing.wait()
+
+async def typing(api: BotApi) -> None:
+    await api.wait_for(lambda: api.calls_to("sendChatAction"))
+
+
+async def test_words_are_shown_soon_however_many_others_wait(
+    streamed: Streamed, api: BotApi, chat: Chat, crowd: Pace
+) -> None:
+    async with streamed(crowd, chat) as reply:
+        await asyncio.sleep(0.05)
         reply.add("Hello")
-        first = await next_of(shown.drafts)
+        await api.wait_for(lambda: chat.drafts)
         reply.add(" there")
-        second = await next_of(shown.drafts)
+        await api.wait_for(lambda: chat.drafts[0].text == "Hello there")
 
-    assert (first, second) == ("Hello", "Hello there")
-    assert (pace.waiting, pace.writing) == (1000, 0)
+    assert not api.calls_to("sendChatAction")
+    assert (crowd.waiting, crowd.writing) == (1000, 0)
 
 
-async def test_blank_beginnings_are_no_words(shown: Shown) -> None:
+async def test_a_flood_of_typing_holds_words_back_no_longer_than_telegram_asks(
+    streamed: Streamed, api: BotApi, chat: Chat
+) -> None:
+    pace = Pace()
+    api.inject("sendChatAction", flood(1))
+
+    async with streamed(pace, chat) as reply:
+        await typing(api)
+        pace.waiting += 1000
+        reply.add("Hello")
+        await api.wait_for(lambda: chat.drafts)
+
+
+async def test_blank_beginnings_are_no_words(streamed: Streamed, chat: Chat) -> None:
     pace = Pace()
 
-    async with streamed(shown, pace) as reply:
+    async with streamed(pace, chat) as reply:
         reply.add("\n")
         assert (pace.waiting, pace.writing) == (1, 0)
         reply.add("Hello")
@@ -78,29 +85,43 @@ async def test_blank_beginnings_are_no_words(shown: Shown) -> None:
 
 
 async def test_what_is_finished_at_once_is_not_drafted(
-    shown: Shown, monkeypatch: pytest.MonkeyPatch
+    streamed: Streamed, api: BotApi, chat: Chat, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stream, "FIRST_WORDS_SECONDS", 60)
 
-    async with asyncio.timeout(3), streamed(shown, Pace()) as reply:
-        await shown.typing.wait()
+    async with asyncio.timeout(3), streamed(Pace(), chat) as reply:
+        await typing(api)
         reply.add("Hello")
         await asyncio.sleep(0.05)
 
-    assert shown.drafts.empty()
+    assert not chat.draft_history
 
 
-async def test_in_a_group_the_first_words_are_a_message(shown: Shown) -> None:
-    async with streamed(shown, Pace(), private=False) as reply:
-        await shown.typing.wait()
+async def test_in_a_group_the_first_words_are_a_message(
+    streamed: Streamed, api: BotApi, group: Chat
+) -> None:
+    async with streamed(Pace(), group) as reply:
+        await typing(api)
         reply.add("Hello")
-        assert await next_of(shown.sent) == "Hello"
+        await api.wait_for(lambda: group.bot_messages)
+
+    assert group.bot_messages[0].text == "Hello"
 
 
-def test_together_they_stay_under_the_limit() -> None:
+def test_those_who_begin_together_are_shown_one_after_another() -> None:
     pace = Pace()
-    pace.waiting, pace.writing = 300, 60
+    pace.writing = 240
 
-    updates, typing = 60 / pace.before_update(1.0), 300 / pace.before_typing()
+    first = sorted(pace.before_first_words() for _ in range(240))
 
-    assert updates + typing == stream.UPDATES_PER_SECOND + stream.TYPING_PER_SECOND == 15
+    assert sum(each < 5 for each in first) < 120  # of 60 that 12 a second are
+    assert first[-1] <= pace.before_update(1.0) == 20
+
+
+def test_those_who_wait_take_turns() -> None:
+    pace = Pace()
+    pace.waiting = 13
+    assert all(pace.may_type() for _ in range(100))
+
+    pace.waiting = 270
+    assert 0 < sum(pace.may_type() for _ in range(270)) < 60  # 13.5 can be expected
