@@ -103,11 +103,6 @@ class WeightSets:
         """Adapters held as updates, not as matrices."""
         return frozenset(name for name, held in list(self._held.items()) if held.updates)
 
-    @property
-    def held(self) -> frozenset[str]:
-        """Adapters that a set is kept ready for."""
-        return frozenset(self._held)
-
     def hold(self, name: str, weights: WeightSet) -> None:
         """Keep a set ready, in place of another of this name."""
         if name == self._current:

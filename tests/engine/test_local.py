@@ -314,7 +314,7 @@ async def test_a_load_that_is_cancelled_leaves_nothing(
             await loading
     base = await complete(engine)
 
-    assert adapter.name not in tiny_weights.sets.held
+    assert adapter.name not in tiny_weights.sets._held
     await engine.load_adapter(adapter)
     adapted = await complete(engine, adapter=adapter.name)
     again = await complete(engine)
