@@ -162,6 +162,7 @@ async def open_engine(settings: Settings) -> Engine:
             queue_size=settings.queue_size,
             batch_size=settings.batch_size,
             prefix_bytes=settings.prefix_megabytes * 2**20,
+            draft_tokens=settings.draft_tokens,
         )
 
     if not settings.vllm_url:

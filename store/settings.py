@@ -77,6 +77,12 @@ class Settings(BaseSettings):
     prefix_megabytes: int = Field(
         256, ge=0, description="Memory for what the model has read of conversations; 0 is off."
     )
+    draft_tokens: int = Field(
+        8,
+        ge=0,
+        le=15,
+        description="Tokens of a reply that are drafted at a time from what was said; 0 is off.",
+    )
 
     system_prompt: str = Field(
         DEFAULT_SYSTEM_PROMPT, description="What the model is told before every conversation."

@@ -68,7 +68,7 @@ def write(
             )
             rows += joining
         going = []
-        for place, token in enumerate(batch.step()):
+        for place, [token] in enumerate(batch.step()):
             row = rows[place]
             if token in weights.end_tokens:
                 finished[row] = True

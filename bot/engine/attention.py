@@ -1,13 +1,18 @@
 """Attention by matrix products: the faster way where oneDNN multiplies bf16 on a processor.
 
 torch's own kernel takes twice as long to read a prompt there. It keeps no scores, which a long text
-needs: here they are computed in parts.
+needs: here they are computed in parts. For a few tokens at a time it depends on how many there are
+to look at.
 """
 
 import torch
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 
 from bot.engine.packing import multiplies_bf16
+
+MANY_TOKENS = 1536
+"""Of all rows together, from which matrix products in bf16 on a CPU beat torch's kernel."""
 
 FEW_SCORES = 2**21
 """At a time: memory for more is asked of the system each time (docs/experiments.md)."""
@@ -54,6 +59,24 @@ def attend_in_parts(
                 scaling=scaling,
             ).transpose(1, 2)
     return found
+
+
+def attend_to_few(
+    queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, *, scaling: float
+) -> Tensor:
+    """`attend_in_parts` for a few tokens of each row, the last ones; without a bias for one."""
+    rows, heads, tokens, size = keys.shape
+    few = queries.shape[2]
+    # The heads that share keys are asked like tokens of one head: nothing is repeated.
+    shared = queries.reshape(rows, heads, -1, size)
+    if bias is not None and few > 1:
+        bias = bias.repeat(1, 1, shared.shape[2] // few, 1)
+    if rows * tokens < MANY_TOKENS or not products_pay(keys):
+        found = scaled_dot_product_attention(shared, keys, values, attn_mask=bias, scale=scaling)
+    else:  # oneDNN is slow to turn keys round, so the few queries are
+        scores = (keys @ (shared * scaling).mT).mT.contiguous()
+        found = (scores if bias is None else scores + bias).softmax(dim=-1) @ values
+    return found.reshape(rows, -1, few, size).transpose(1, 2)
 
 
 def attend_at_once(

@@ -1,9 +1,9 @@
 """Replies that are written side by side: one forward pass gives each its next token.
 
-Invariant: a row's part of the cache is its own tokens, flush to the right; what lies left of them,
-or after a beginning that several rows share, is padding that the attention mask hides. So rows join
-and leave between two steps, and a greedy reply is the same alone and in company, up to the rounding
-of the arithmetic.
+Invariant: a row's part of the cache is its own tokens in their order; what lies left of them or
+between them is padding that the attention mask hides. So rows join and leave between two steps,
+drafts that were wrong become padding, and a greedy reply is the same alone and in company, up to
+the rounding of the arithmetic.
 """
 
 from collections.abc import Sequence
@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from bot.engine.base import SamplingParams
 from bot.engine.cache import layers_of, new_cache
+from bot.engine.drafts import Lookup, worthwhile
 from bot.engine.prefix import Layers, Prefix, common
 from bot.engine.sampler import Sampler, draw
 from bot.engine.step import looks_everywhere, step_of
@@ -24,6 +25,9 @@ PREFILL_TOKENS = 4096
 
 LEAST_SHARED = 8
 """Tokens: a shorter beginning is not worth a pass of its own."""
+
+MOST_PADDING = 0.125
+"""Of the longest row's tokens, that wrong drafts may leave in the cache."""
 
 
 class Reading:
@@ -40,7 +44,7 @@ class Reading:
         *,
         prefix: Prefix | None = None,
     ) -> None:
-        self.samplings = samplings
+        self.prompts, self.samplings = prompts, samplings
         self._done = done = prefix.tokens if prefix else 0
         width = max(len(prompt) for prompt in prompts)
         gaps = [width - len(prompt) for prompt in prompts]
@@ -65,22 +69,27 @@ class Reading:
         rows, width = self._ids.shape
         end = min(width, self._done + max(1, tokens // rows))
         part = slice(self._done, end)
-        self.logits = self._forward(self._ids[:, part], self.mask[:, :end], self.cache)
+        scores = self._forward(self._ids[:, part], self.mask[:, :end], self.cache, 1)
+        self.logits = scores[:, -1]
         self._done = end
         return end == width
 
 
 class Batch:
-    """Rows over one key-value cache. For one thread."""
+    """Rows over one key-value cache, with up to `draft_tokens` tokens a step. For one thread."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, *, draft_tokens: int = 0) -> None:
         self._model = model
         self._forward = step_of(model)
+        # A model that sees the last few tokens only would count wrong drafts among them.
+        self._draft_tokens = draft_tokens if looks_everywhere(model) else 0
         self._samplers: list[Sampler] = []
+        self._lookups: list[Lookup] = []
+        self._drafts: list[list[int]] = []  # that lie in the cache, or in `_unread`
         self._cache = new_cache()
         self._mask: Tensor  # (rows, tokens), 1 where a token is
-        self._logits: Tensor  # (rows, vocabulary), of the tokens that come next
-        self._unread: Tensor | None = None  # (rows, 1), drawn and not yet put into the cache
+        self._logits: Tensor  # (rows, 1 + drafted, vocabulary), of the tokens that come next
+        self._unread: Tensor | None = None  # (rows, 1 + drafted), not yet put into the cache
 
     def __len__(self) -> int:
         return len(self._samplers)
@@ -102,29 +111,45 @@ class Batch:
     @torch.inference_mode()
     def take(self, reading: Reading) -> None:
         """Let prompts that are read join; their rows come after those that are there."""
+        if self._unread is not None:  # those who join have drafted nothing yet
+            self._unread, self._drafts = self._unread[:, :1], [[] for _ in self._drafts]
         self._read()
+        logits = reading.logits[:, None]
         if len(self) == 0:
-            self._mask, self._logits, self._cache = reading.mask, reading.logits, reading.cache
+            self._mask, self._logits, self._cache = reading.mask, logits, reading.cache
         else:
             self._mask = torch.cat(_same_width(self._mask, reading.mask))
-            self._logits = torch.cat((self._logits, reading.logits))
+            self._logits = torch.cat((self._logits, logits))
             for ours, theirs in zip(layers_of(self._cache), layers_of(reading.cache), strict=True):
                 ours.join(theirs)
         device = self._model.device
         self._samplers += [Sampler(sampling, device) for sampling in reading.samplings]
+        self._drafts += [[] for _ in reading.prompts]
+        if self._draft_tokens:
+            self._lookups += [Lookup(prompt) for prompt in reading.prompts]
 
     @torch.inference_mode()
-    def step(self) -> list[int]:
-        """Draw the next token of each row."""
+    def step(self) -> list[list[int]]:
+        """Draw the next tokens of each row: one, and one more for each that was drafted."""
         self._read()
-        drawn = draw(self._samplers, self._logits)
-        self._unread = torch.tensor(drawn, device=self._model.device)[:, None]
+        drawn = self._draw()
+        self._forget_wrong([len(tokens) - 1 for tokens in drawn])
+        self._draft_next(drawn)
+        width = 1 + max(len(draft) for draft in self._drafts)
+        rows = [
+            [tokens[-1], *draft, *[0] * (width - 1 - len(draft))]
+            for tokens, draft in zip(drawn, self._drafts, strict=True)
+        ]
+        self._unread = torch.tensor(rows, device=self._model.device)
         return drawn
 
     @torch.inference_mode()
     def keep(self, rows: Sequence[int]) -> None:
         """Let every other row go."""
         self._samplers = [self._samplers[row] for row in rows]
+        self._drafts = [self._drafts[row] for row in rows]
+        if self._draft_tokens:
+            self._lookups = [self._lookups[row] for row in rows]
         if not rows:
             self._cache, self._unread = new_cache(), None
             return
@@ -137,20 +162,78 @@ class Batch:
             layer.keep(index, used)
 
     @torch.inference_mode()
-    def read(self, row: int) -> Layers:
-        """A copy of what the model made of a row's tokens, the one drawn last left out."""
-        used = self._mask[row].nonzero()[:, 0]
+    def read(self, row: int, most: int) -> Layers:
+        """A copy of what the model made of a row's first tokens; it has not read the last one."""
+        used = self._mask[row].nonzero()[:most, 0]
         return [
             (layer.keys[row : row + 1, :, used], layer.values[row : row + 1, :, used])
             for layer in layers_of(self._cache)
         ]
 
     def _read(self) -> None:
+        """Put into the model what is not yet there."""
         if self._unread is None:
             return
-        self._mask = pad(self._mask, (0, 1), value=1)
-        self._logits = self._forward(self._unread, self._mask, self._cache)
+        self._close_gaps()
+        drafted = torch.tensor([len(draft) for draft in self._drafts], device=self._mask.device)
+        places = torch.arange(self._unread.shape[1], device=self._mask.device)
+        self._mask = torch.cat((self._mask, places <= drafted[:, None]), dim=1)
+        self._logits = self._forward(self._unread, self._mask, self._cache, self._unread.shape[1])
         self._unread = None
+
+    def _draw(self) -> list[list[int]]:
+        """Each row's next token, and those after it for as long as they are as drafted."""
+        drawn: list[list[int]] = [[] for _ in self._samplers]
+        going = list(range(len(self)))
+        for place in range(self._logits.shape[1]):
+            samplers = [self._samplers[row] for row in going]
+            tokens = draw(samplers, self._logits[going, place])
+            for row, token in zip(going, tokens, strict=True):
+                drawn[row].append(token)
+            going = [
+                row for row in going if self._drafts[row][place : place + 1] == drawn[row][-1:]
+            ]
+            if not going:
+                break
+        return drawn
+
+    def _forget_wrong(self, right: Sequence[int]) -> None:
+        """Hide all drafts but so many of each row."""
+        drafted = self._logits.shape[1] - 1
+        if not drafted:
+            return
+        surplus = drafted - max(right)
+        width = self._mask.shape[1]
+        for row, count in enumerate(right):
+            self._mask[row, width - drafted + count :] = 0
+        if surplus:
+            self._mask = self._mask[:, : width - surplus]
+            for layer in layers_of(self._cache):
+                layer.drop_last(surplus)
+
+    def _draft_next(self, drawn: Sequence[Sequence[int]]) -> None:
+        """What each row may say after what it has said now."""
+        if not self._draft_tokens:
+            return
+        for lookup, sampler, tokens in zip(self._lookups, self._samplers, drawn, strict=True):
+            lookup.said(tokens)
+            lookup.look(max(0, min(self._draft_tokens, sampler.room - 1)))
+        count = worthwhile(self._lookups)
+        self._drafts = [lookup.draft[:count] for lookup in self._lookups]
+
+    def _close_gaps(self) -> None:
+        """Move what wrong drafts have left apart together again, when it is much."""
+        if not self._draft_tokens:
+            return
+        used = self._mask.sum(dim=1)
+        longest = int(used.max())
+        if self._mask.shape[1] - longest <= MOST_PADDING * longest:
+            return
+        columns = [row.nonzero()[:, 0] for row in self._mask]
+        for layer in layers_of(self._cache):
+            layer.close_gaps(columns)
+        places = torch.arange(longest, device=self._mask.device)
+        self._mask = (places >= longest - used[:, None]).to(self._mask.dtype)
 
 
 def read_prefix(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> Prefix | None:

@@ -61,6 +61,22 @@ class RoomyLayer(DynamicLayer):  # type: ignore[no-untyped-call]  # of __init_su
         keys, values = self.keys[rows], self.values[rows]
         self._fill(*((keys, values) if every else (keys[:, :, columns], values[:, :, columns])))
 
+    def drop_last(self, tokens: int) -> None:
+        """Let go of so many tokens of every row, the last ones."""
+        self.keys, self.values = self.keys[:, :, :-tokens], self.values[:, :, :-tokens]
+
+    def close_gaps(self, columns: Sequence[Tensor]) -> None:
+        """Keep each row's tokens in these columns, and move them to the right."""
+        longest = max(len(each) for each in columns)
+
+        def closed(states: Tensor) -> Tensor:
+            found = states.new_zeros(*states.shape[:2], longest, states.shape[3])
+            for row, used in enumerate(columns):
+                found[row, :, longest - len(used) :] = states[row].index_select(1, used)
+            return found
+
+        self._fill(closed(self.keys), closed(self.values))
+
     def _fill(self, keys: Tensor, values: Tensor, *, more: int = 0) -> None:
         """Take these for all that there is, into room for them and for some more."""
         used = keys.shape[2]

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, suppress
+from dataclasses import replace
 from functools import partial
 from typing import TypeAlias, TypeVar
 
@@ -56,7 +57,8 @@ class LocalEngine:
     """An `Engine` over weights in this process, which it makes its own: they train no more.
 
     Up to `batch_size` replies are written at once; up to `queue_size` are written or wait. Up to
-    `prefix_bytes` hold what was read before, for conversations that go on.
+    `prefix_bytes` hold what was read before, for conversations that go on. Up to `draft_tokens` of
+    a reply are drafted at a time.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class LocalEngine:
         queue_size: int = 64,
         batch_size: int = 16,
         prefix_bytes: int = 0,
+        draft_tokens: int = 0,
     ) -> None:
         in_passing(weights.sets.pack)
         self._weights = weights
@@ -77,7 +80,11 @@ class LocalEngine:
         """Every request that has not ended."""
         self._prefixes = PrefixCache(prefix_bytes)
         self._scheduler = Scheduler(
-            weights, places=batch_size, prefixes=self._prefixes, end=self._end
+            weights,
+            places=batch_size,
+            prefixes=self._prefixes,
+            end=self._end,
+            draft_tokens=draft_tokens,
         )
         self._stopping = threading.Event()
         self._gate = threading.Lock()
@@ -144,7 +151,9 @@ class LocalEngine:
         if len(self._open) >= self._queue_size:
             raise EngineBusy(len(self._open))
         loop = asyncio.get_running_loop()
-        request = Request(prompt=prompt, sampling=sampling, adapter=adapter, loop=loop)
+        room = min(sampling.max_new_tokens, self.context_tokens - len(prompt))
+        limited = replace(sampling, max_new_tokens=room)
+        request = Request(prompt=prompt, sampling=limited, adapter=adapter, loop=loop)
         self._open[id(request)] = request
         try:
             self._put(request)

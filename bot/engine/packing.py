@@ -68,21 +68,35 @@ class Packed:
         self._parts: dict[int, Tensor] = {}
         for number, module in enumerate(modules):
             module.forward = partial(self._part, number)
+            module.packed = self
 
     def use(self, matrix: Tensor | None) -> None:
         """Multiply by this one from now on, or by what the modules came with."""
         self._matrix = self._pristine if matrix is None else matrix
         self._states, self._parts = None, {}
 
+    def product(self, states: Tensor) -> Tensor:
+        """What all of the modules make of these, side by side."""
+        return _product(states, self._matrix, self._bias)
+
     def _part(self, number: int, states: Tensor) -> Tensor:
         if states is not self._states or number not in self._parts:
-            product = _product(states, self._matrix, self._bias)
+            product = self.product(states)
             parts = torch.split_with_sizes(product, self._sizes, dim=-1)
             self._states, self._parts = states, dict(enumerate(parts))
         part = self._parts.pop(number)
         if not self._parts:
             self._states = None
         return part
+
+
+def side_by_side(modules: Sequence[Any], states: Tensor) -> Tensor:
+    """What modules that multiply the same states make of them, one after the other."""
+    packed = getattr(modules[0], "packed", None)
+    if packed is None or any(module._forward_hooks for module in modules):
+        return torch.cat([module(states) for module in modules], dim=-1)
+    product: Tensor = packed.product(states)
+    return product
 
 
 def _joined_biases(modules: Sequence[Any]) -> Tensor | None:

@@ -27,6 +27,11 @@ class Sampler:
         else:
             self._generator.manual_seed(sampling.seed)
 
+    @property
+    def room(self) -> int:
+        """Tokens that may be drawn yet."""
+        return self.sampling.max_new_tokens - len(self._written)
+
     def wrote(self, token: int) -> None:
         """Remember a token that was drawn."""
         self._written.append(token)

@@ -40,9 +40,18 @@ class _Joining:
 class Scheduler:
     """The requests of one engine. For one thread."""
 
-    def __init__(self, weights: Weights, *, places: int, prefixes: PrefixCache, end: End) -> None:
+    def __init__(
+        self,
+        weights: Weights,
+        *,
+        places: int,
+        prefixes: PrefixCache,
+        end: End,
+        draft_tokens: int = 0,
+    ) -> None:
         self._weights = weights
         self._places = places
+        self._draft_tokens = draft_tokens
         self._prefixes = prefixes
         self._end = end
         self._waiting: deque[Request] = deque()
@@ -133,7 +142,8 @@ class Scheduler:
                 return
 
     def _begin(self, joining: _Joining) -> None:
-        batch, rows = self._batches.setdefault(joining.adapter, (Batch(self._weights.model), []))
+        new = Batch(self._weights.model, draft_tokens=self._draft_tokens)
+        batch, rows = self._batches.setdefault(joining.adapter, (new, []))
         try:
             batch.take(joining.reading)
         except Exception as error:  # who knows how far it got: nobody goes on from there
@@ -143,12 +153,12 @@ class Scheduler:
         rows += [Writing(request, self._weights) for request in joining.requests]
 
     def _step(self, adapter: str | None) -> None:
-        """Write one token of every reply with this adapter."""
+        """Write on every reply with this adapter."""
         batch, rows = self._batches[adapter]
         self._weights.sets.use(adapter)
         going = []
-        for number, (row, token) in enumerate(zip(rows, batch.step(), strict=True)):
-            completion = row.add(token)
+        for number, (row, tokens) in enumerate(zip(rows, batch.step(), strict=True)):
+            completion = next(filter(None, map(row.add, tokens)), None)
             if completion is None:
                 going.append(number)
             else:
@@ -163,9 +173,9 @@ class Scheduler:
     def _remember(self, row: Writing, batch: Batch, number: int) -> None:
         """Keep what the model has read and written, for when the conversation goes on."""
         if self._prefixes.limit_bytes:
-            layers = batch.read(number)
-            tokens = (*row.request.prompt, *row.tokens)[: layers[0][0].shape[2]]
-            self._prefixes.keep(row.request.adapter, tokens, layers)
+            tokens = (*row.request.prompt, *row.tokens)
+            layers = batch.read(number, len(tokens))
+            self._prefixes.keep(row.request.adapter, tokens[: layers[0][0].shape[2]], layers)
 
     def _fail(self, requests: Iterable[Request], error: Exception) -> None:
         """Whatever the model does to some requests, the engine goes on for the others."""

@@ -6,12 +6,11 @@ where these pay; everything else goes through transformers.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import rms_norm, scaled_dot_product_attention
+from torch.nn.functional import rms_norm
 from transformers import (
     Cache,
     LlamaForCausalLM,
@@ -21,13 +20,15 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from bot.engine.attention import attend_in_parts, bias_of, products_pay
+from bot.engine.attention import attend_in_parts, attend_to_few, bias_of, products_pay
+from bot.engine.packing import side_by_side
 
-Step = Callable[[Tensor, Tensor, Cache], Tensor]
-"""Tokens (rows, some), the mask of all so far (rows, tokens), the cache → (rows, vocabulary)."""
+Step = Callable[[Tensor, Tensor, Cache, int], Tensor]
+"""Tokens (rows, some), the mask of all so far (rows, tokens), the cache, and how many of the last
+tokens' scores are wanted → (rows, wanted, vocabulary)."""
 
-MANY_TOKENS = 1536
-"""Of all rows together, from which matrix products in bf16 on a CPU beat torch's kernel."""
+FEW_TOKENS = 16
+"""Of each row, up to which they are attended to like one."""
 
 LLAMA_SHAPED = (LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
 
@@ -48,15 +49,15 @@ def looks_everywhere(model: PreTrainedModel) -> bool:
 
 
 def _transformers_step(model: PreTrainedModel) -> Step:
-    def step(tokens: Tensor, mask: Tensor, cache: Cache) -> Tensor:
+    def step(tokens: Tensor, mask: Tensor, cache: Cache, wanted: int) -> Tensor:
         logits: Tensor = model(
             input_ids=tokens,
             attention_mask=mask,
             position_ids=_places(mask, tokens.shape[1]),
             past_key_values=cache,
-            logits_to_keep=last(tokens.shape[1], 1, tokens.device),
+            logits_to_keep=last(tokens.shape[1], wanted, tokens.device),
         ).logits
-        return logits[:, -1]
+        return logits
 
     return step
 
@@ -77,57 +78,59 @@ class _LlamaStep:
         self._model: Any = model
         self._usual = _transformers_step(model)
 
-    def __call__(self, tokens: Tensor, mask: Tensor, cache: Cache) -> Tensor:
+    def __call__(self, tokens: Tensor, mask: Tensor, cache: Cache, wanted: int) -> Tensor:
         network = self._model.model
         hidden = network.embed_tokens(tokens)  # (rows, some, hidden size)
-        if tokens.shape[1] > 1 and not products_pay(hidden):
-            return self._usual(tokens, mask, cache)
-        cos, sin = network.rotary_emb(hidden, _places(mask, tokens.shape[1]))
+        some = tokens.shape[1]
+        if some > FEW_TOKENS and not products_pay(hidden):
+            return self._usual(tokens, mask, cache, wanted)
+        cos, sin = network.rotary_emb(hidden, _places(mask, some))
         turn = (cos[:, None], _signed(sin)[:, None])
-        if tokens.shape[1] == 1:
-            attend = partial(_one, bias=_bias(mask, hidden.dtype))
-        else:
-            seen = _seen(mask, tokens.shape[1])
-            attend = partial(attend_in_parts, bias=bias_of(seen, hidden.dtype))
+        attend: Callable[..., Tensor] = attend_in_parts if some > FEW_TOKENS else attend_to_few
+        bias = _bias(mask, some, hidden.dtype)
         for number, layer in enumerate(network.layers):
             normed = _norm(layer.input_layernorm, hidden)
             attention = layer.self_attn
-            queries, keys, values = _projected(attention, normed)
-            keys, values = cache.update(_turned(keys, turn), values, number)
-            found = attend(_turned(queries, turn), keys, values, scaling=attention.scaling)
-            hidden = hidden + attention.o_proj(found.reshape(*tokens.shape, -1))
+            queries, keys, values = _projected(attention, normed, turn)
+            keys, values = cache.update(keys, values, number)
+            if layer is network.layers[-1]:  # nobody asks what becomes of the others
+                queries, hidden = queries[:, :, -wanted:], hidden[:, -wanted:]
+                bias = None if bias is None else bias[:, :, -wanted:]
+            found = attend(queries, keys, values, bias, scaling=attention.scaling)
+            hidden = hidden + attention.o_proj(found.flatten(2))
             normed = _norm(layer.post_attention_layernorm, hidden)
             mlp = layer.mlp
-            hidden = hidden + mlp.down_proj(mlp.act_fn(mlp.gate_proj(normed)) * mlp.up_proj(normed))
-        scores: Tensor = self._model.lm_head(_norm(network.norm, hidden[:, -1]))
+            gated = mlp.act_fn(mlp.gate_proj(normed)).mul_(mlp.up_proj(normed))
+            hidden += mlp.down_proj(gated)
+        scores: Tensor = self._model.lm_head(_norm(network.norm, hidden))
         return scores
 
 
-def _projected(attention: Any, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values, each (rows, heads, some, head size)."""
-    heads = (*normed.shape[:2], -1, attention.head_dim)
-    queries, keys, values = (
-        project(normed).view(heads).transpose(1, 2)
-        for project in (attention.q_proj, attention.k_proj, attention.v_proj)
-    )
+def _projected(
+    attention: Any, normed: Tensor, turn: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values, each (rows, heads, some, head size), the first two turned."""
+    projections = (attention.q_proj, attention.k_proj, attention.v_proj)
+    product = side_by_side(projections, normed)
+    heads = product.view(*normed.shape[:2], -1, attention.head_dim).transpose(1, 2)
+    sharing = attention.num_key_value_groups  # queries to a key
+    kept = heads.shape[1] // (sharing + 2)
+    turned, values = heads[:, :-kept], heads[:, -kept:]
     if hasattr(attention, "q_norm"):  # Qwen3
-        queries = _norm(attention.q_norm, queries)
-        keys = _norm(attention.k_norm, keys)
-    return queries, keys, values
+        queries = _norm(attention.q_norm, turned[:, :-kept])
+        turned = torch.cat((queries, _norm(attention.k_norm, turned[:, -kept:])), dim=1)
+    turned = _turned(turned, turn)
+    return turned[:, :-kept], turned[:, -kept:], values
 
 
-def _one(
-    queries: Tensor, keys: Tensor, values: Tensor, *, bias: Tensor | None, scaling: float
-) -> Tensor:
-    """What one token finds, heads and sizes in their order; `bias` is (rows, 1, 1, tokens)."""
-    rows, heads, tokens, size = keys.shape
-    # The heads that share keys are asked like tokens of one head: nothing is repeated.
-    shared = queries.reshape(rows, heads, -1, size)
-    if rows * tokens < MANY_TOKENS or not products_pay(keys):
-        return scaled_dot_product_attention(shared, keys, values, attn_mask=bias, scale=scaling)
-    # oneDNN is slow to turn keys round, so the few queries are.
-    scores = (keys @ (shared * scaling).mT).mT.contiguous()
-    return (scores if bias is None else scores + bias).softmax(dim=-1) @ values
+def _bias(mask: Tensor, count: int, dtype: torch.dtype) -> Tensor | None:
+    """What hides padding and what comes later from the last tokens, (rows, 1, count, tokens).
+
+    None if there is nothing to hide.
+    """
+    if count == 1 and bool(mask.all()):
+        return None
+    return bias_of(_seen(mask, count), dtype)
 
 
 def _seen(mask: Tensor, count: int) -> Tensor:
@@ -135,13 +138,6 @@ def _seen(mask: Tensor, count: int) -> Tensor:
     width = mask.shape[1]
     before = torch.ones(count, width, dtype=torch.bool, device=mask.device).tril(width - count)
     return before & (mask != 0)[:, None, None]
-
-
-def _bias(mask: Tensor, dtype: torch.dtype) -> Tensor | None:
-    """What hides padding, (rows, 1, 1, tokens); None if there is none."""
-    if bool(mask.all()):
-        return None
-    return bias_of((mask != 0)[:, None, None], dtype)
 
 
 def _places(mask: Tensor, count: int) -> Tensor:
@@ -162,4 +158,4 @@ def _signed(sin: Tensor) -> Tensor:
 def _turned(states: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
     """Rotary position embedding (Su et al. 2021, "RoFormer")."""
     cos, sin = turn
-    return states * cos + states.roll(states.shape[-1] // 2, dims=-1) * sin
+    return torch.addcmul(states * cos, states.roll(states.shape[-1] // 2, dims=-1), sin)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from peft import PeftModel
 
+from bot.engine import batch
 from bot.engine.base import Completion, SamplingParams
 from bot.engine.local import LocalEngine
 from bot.engine.weights import Weights, load_weights
@@ -38,9 +39,14 @@ def weights(model: Path, tmp_path: Path) -> Weights:
     return load_weights(str(model), models_folder=tmp_path, device="cpu", dtype=torch.float32)
 
 
-@pytest.fixture
-async def engine(weights: Weights) -> AsyncIterator[LocalEngine]:
-    engine = LocalEngine(weights)
+@pytest.fixture(params=[0, 4], ids=["", "drafts"])
+async def engine(
+    weights: Weights, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[LocalEngine]:
+    monkeypatch.setattr(
+        batch, "worthwhile", lambda lookups: max(len(each.draft) for each in lookups)
+    )
+    engine = LocalEngine(weights, draft_tokens=request.param)
     yield engine
     await engine.close()
 

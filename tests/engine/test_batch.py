@@ -6,7 +6,7 @@ from unittest.mock import Mock
 import pytest
 import torch
 
-from bot.engine import step
+from bot.engine import attention
 from bot.engine.base import SamplingParams
 from bot.engine.batch import Batch, Reading, portions, read_prefix
 from bot.engine.weights import Weights, load_weights
@@ -22,20 +22,25 @@ def exact_weights(tiny_model: object, tmp_path_factory: pytest.TempPathFactory) 
     return load_weights(str(tiny_model), models_folder=folder, device="cpu", dtype=torch.float32)
 
 
+def steps(batch: Batch, count: int) -> list[list[int]]:
+    """So many tokens of each row, which guesses nothing; a list of rows for each step."""
+    return [[token for [token] in batch.step()] for _ in range(count)]
+
+
 def alone(weights: Weights, prompt: list[int], tokens: int) -> list[int]:
     batch = Batch(weights.model)
     batch.join([prompt], [GREEDY])
-    return [batch.step()[0] for _ in range(tokens)]
+    return [token for [token] in steps(batch, tokens)]
 
 
 def test_greedy_rows_are_the_same_alone_and_in_company(exact_weights: Weights) -> None:
     batch = Batch(exact_weights.model)
     batch.join(PROMPTS, [GREEDY] * 4)
 
-    steps = [batch.step() for _ in range(10)]
+    written = steps(batch, 10)
 
     for row, prompt in enumerate(PROMPTS):
-        assert [step[row] for step in steps] == alone(exact_weights, prompt, 10)
+        assert [step[row] for step in written] == alone(exact_weights, prompt, 10)
 
 
 @pytest.mark.parametrize("prompts", [PROMPTS, PROMPTS[:1] * 4], ids=["padded", "even"])
@@ -55,9 +60,9 @@ def test_many_tokens_are_attended_to_as_few_are(
         return batch._logits
 
     few = scores()
-    kernel = Mock(side_effect=step.scaled_dot_product_attention)
-    monkeypatch.setattr(step, "scaled_dot_product_attention", kernel)
-    monkeypatch.setattr(step, "MANY_TOKENS", 1)
+    kernel = Mock(side_effect=attention.scaled_dot_product_attention)
+    monkeypatch.setattr(attention, "scaled_dot_product_attention", kernel)
+    monkeypatch.setattr(attention, "MANY_TOKENS", 1)
     many = scores()
 
     kernel.assert_not_called()
@@ -82,7 +87,7 @@ def test_a_row_of_padding_so_far_is_made_of_numbers(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weights = load_weights(str(tiny_model), models_folder=tmp_path, device="cpu")
-    monkeypatch.setattr(step, "MANY_TOKENS", 1)
+    monkeypatch.setattr(attention, "MANY_TOKENS", 1)
 
     reading = Reading(weights.model, [PROMPTS[3], PROMPTS[1]], [GREEDY] * 2)
     while not reading.advance(2):
@@ -94,10 +99,10 @@ def test_a_row_of_padding_so_far_is_made_of_numbers(
 def test_a_row_that_joins_late_changes_nothing_for_the_others(exact_weights: Weights) -> None:
     batch = Batch(exact_weights.model)
     batch.join([PROMPTS[1]], [GREEDY])
-    early = [batch.step()[0] for _ in range(3)]
+    early = [token for [token] in steps(batch, 3)]
 
     batch.join([PROMPTS[3], PROMPTS[2]], [GREEDY] * 2)
-    late = [batch.step() for _ in range(6)]
+    late = steps(batch, 6)
 
     assert early + [step[0] for step in late] == alone(exact_weights, PROMPTS[1], 9)
     assert [step[1] for step in late] == alone(exact_weights, PROMPTS[3], 6)
@@ -107,10 +112,10 @@ def test_a_row_that_joins_late_changes_nothing_for_the_others(exact_weights: Wei
 def test_a_row_that_leaves_changes_nothing_for_the_others(exact_weights: Weights) -> None:
     batch = Batch(exact_weights.model)
     batch.join(PROMPTS, [GREEDY] * 4)
-    before = [batch.step() for _ in range(4)]
+    before = steps(batch, 4)
 
     batch.keep([1, 2])
-    after = [batch.step() for _ in range(4)]
+    after = steps(batch, 4)
 
     assert len(batch) == 2
     for place, row in enumerate((1, 2)):
@@ -126,7 +131,7 @@ def test_a_batch_that_everybody_left_can_be_joined_again(exact_weights: Weights)
 
     batch.join([PROMPTS[2]], [GREEDY])
 
-    assert [batch.step()[0] for _ in range(5)] == alone(exact_weights, PROMPTS[2], 5)
+    assert [token for [token] in steps(batch, 5)] == alone(exact_weights, PROMPTS[2], 5)
 
 
 def test_a_seed_draws_the_same_tokens_in_any_company(exact_weights: Weights) -> None:
@@ -135,7 +140,7 @@ def test_a_seed_draws_the_same_tokens_in_any_company(exact_weights: Weights) -> 
     crowd.join([PROMPTS[3], PROMPTS[0]], [SamplingParams(temperature=1.0), seeded])
     single.join([PROMPTS[0]], [seeded])
 
-    assert [crowd.step()[1] for _ in range(8)] == [single.step()[0] for _ in range(8)]
+    assert [row[1] for row in steps(crowd, 8)] == [row[0] for row in steps(single, 8)]
 
 
 def test_a_beginning_that_all_share_is_read_once_and_changes_nothing(
@@ -156,8 +161,8 @@ def test_a_beginning_that_all_share_is_read_once_and_changes_nothing(
         if len(rows) > len(batch):
             batch.join(prompts[3:], [GREEDY], prefix=prefix)
         for _ in range(4):
-            for row, token in zip(rows, batch.step(), strict=True):
-                written[row].append(token)
+            for row, tokens in zip(rows, batch.step(), strict=True):
+                written[row] += tokens
 
     for row, tokens in written.items():
         assert tokens == alone(exact_weights, prompts[row], len(tokens))

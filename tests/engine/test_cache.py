@@ -50,6 +50,31 @@ def test_rows_that_join_are_flush_to_the_right() -> None:
     assert not keys[ROWS:, :, :3].any()
 
 
+def test_tokens_that_are_dropped_make_room_for_others() -> None:
+    ours, theirs = new_cache(), new_cache()
+    ours.update(*states(5, 0), 0)
+    ours.update(*states(3, 1), 0)
+    layers_of(ours)[0].drop_last(3)
+    theirs.update(*states(5, 0), 0)
+
+    pairs = (cache.update(*states(2, 2), 0) for cache in (ours, theirs))
+
+    assert all(torch.equal(*pair) for pair in zip(*pairs, strict=True))
+
+
+def test_gaps_that_are_closed_leave_each_row_its_tokens() -> None:
+    cache = new_cache()
+    before, _ = cache.update(*states(5, 0), 0)
+    before = before.clone()
+
+    layers_of(cache)[0].close_gaps([torch.tensor([0, 2, 4]), torch.tensor([1])])
+
+    keys = layers_of(cache)[0].keys
+    assert torch.equal(keys[0], before[0][:, [0, 2, 4]])
+    assert torch.equal(keys[1, :, 2:], before[1][:, [1]])
+    assert not keys[1, :, :2].any()
+
+
 def test_rows_that_stay_go_on_growing() -> None:
     cache = new_cache()
     before, _ = cache.update(*states(5, 0), 0)
