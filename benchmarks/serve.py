@@ -1,13 +1,13 @@
 """How fast are replies written, for one chat and for many? `python -m benchmarks.serve`.
 
-Everybody writes as many tokens after the same prompts of 256 tokens, greedily, prefill included, in
-an order drawn anew each round, so that the machine's mood is the same for all; each in a process of
-its own, after a second of quiet, so that nobody's threads are in another's way. Ratchet's engine,
-one that answers with an adapter and without, and `transformers.generate` with PEFT's adapter and
-without; transformers' continuous batching; where `xllamacpp` is installed and the model is the
-embedded one, llama.cpp on its file of 4-bit weights; with `--vllm-url`, vLLM servers of the same
-model, which end a reply where the model does. The floor is what reading the weights once a step
-would take, at the speed that memory is read at.
+Everybody writes as many tokens after the same prompts of 256 tokens, a text and a question about
+it, greedily, prefill included, in an order drawn anew each round, so that the machine's mood is the
+same for all; each in a process of its own, after a second of quiet, so that nobody's threads are in
+another's way. Ratchet's engine, one as it is and one that drafts nothing, each with an adapter and
+without; `transformers.generate` with PEFT's adapter and without; transformers' continuous batching;
+where `xllamacpp` is installed and the model is the embedded one, llama.cpp on its file of 4-bit
+weights; with `--vllm-url`, vLLM servers of the same model, which end a reply where the model does.
+The floor is what reading the weights once a step would take, at the speed that memory is read at.
 """
 
 import argparse
@@ -19,6 +19,7 @@ import random
 import statistics
 import tempfile
 import time
+from bisect import bisect
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, aclosing, contextmanager, suppress
@@ -33,6 +34,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import GenerationConfig
 
 from benchmarks.results import keep, show, spread
+from benchmarks.retrieval import HANDBOOK
 from benchmarks.scratch import scratch_settings
 from bot.engine.base import Completion, Engine, SamplingParams
 from bot.engine.local import LocalEngine
@@ -47,6 +49,7 @@ from store.settings import load_settings
 ROUNDS = 5
 CHATS = (1, 4, 8, 16)
 PROMPT_TOKENS = 256
+QUESTION = "Use the text to answer this question: What should a new member know?"
 NEW_TOKENS = 64
 QUIET_SECONDS = 1.0
 """Between two peers: the threads of some look for work for a while when there is none."""
@@ -81,11 +84,19 @@ def _vocabulary() -> Vocabulary:
 
 
 def prompt_of(vocabulary: Vocabulary, number: int) -> list[Message]:
-    """A prompt of about `PROMPT_TOKENS` tokens, another for each number."""
-    text = f"This is story number {number}."
-    while len(vocabulary.template.encode([Message(role="user", content=text)])) < PROMPT_TOKENS:
-        text += f" Then, on day {len(text)}, the ship sailed on towards the north."
-    return [Message(role="user", content=f"{text} Continue the story.")]
+    """About `PROMPT_TOKENS` tokens of the handbook and a question, another for each number."""
+    words = " ".join(each.read_text("utf-8") for each in sorted(HANDBOOK.glob("*.md"))).split()
+    start = random.Random(number).randrange(len(words))
+    words = words[start:] + words[:start]
+
+    def asked(count: int) -> list[Message]:
+        text = " ".join(words[:count])
+        return [Message(role="user", content=f"Read this text:\n\n{text}\n\n{QUESTION}")]
+
+    def tokens(count: int) -> int:
+        return len(vocabulary.template.encode(asked(count)))
+
+    return asked(bisect(range(PROMPT_TOKENS), PROMPT_TOKENS, key=tokens) - 1)
 
 
 def endless(weights: Weights) -> Weights:
@@ -201,12 +212,13 @@ def by_llama_cpp(vocabulary: Vocabulary) -> Answer:
 async def _make(name: str, adapter: Adapter) -> dict[str, Answer]:
     """The peers of this process, which is the one of that name."""
     match name:
-        case "engine":
-            engine = LocalEngine(endless(load()), batch_size=64)
+        case "engine" | "engine, no drafts":
+            drafts = load_settings().draft_tokens if name == "engine" else 0
+            engine = LocalEngine(endless(load()), batch_size=64, draft_tokens=drafts)
             await engine.load_adapter(adapter)
             return {
-                OURS: by_engine(engine, adapter.name),
-                "engine": by_engine(engine, None),
+                f"{name}, adapter": by_engine(engine, adapter.name),
+                name: by_engine(engine, None),
             }
         case "generate, PEFT":
             weights = load()
@@ -310,7 +322,7 @@ def main() -> None:
     parser.add_argument("--vllm-url", nargs="*", default=[], help="servers of the same model")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="after one that warms up")
     options = parser.parse_args()
-    names = ["engine", "generate, PEFT", "generate", "continuous batching"]
+    names = ["engine", "engine, no drafts", "generate, PEFT", "generate", "continuous batching"]
     with scratch_settings() as settings, tempfile.TemporaryDirectory() as folder:
         if settings.model == "starter" and importlib.util.find_spec(LLAMA_CPP):
             names.append("llama.cpp, 4 bits")
