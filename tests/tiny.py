@@ -11,6 +11,7 @@ from transformers import (
     AutoModelForCausalLM,
     Gemma3TextConfig,
     GPT2Config,
+    GPTNeoConfig,
     LlamaConfig,
     MistralConfig,
     Phi3Config,
@@ -38,6 +39,7 @@ ARCHITECTURES: dict[str, Callable[..., PreTrainedConfig]] = {
     "phi": partial(PhiConfig, intermediate_size=64),
     "phi3": partial(Phi3Config, **GROUPED),
     "gpt2": GPT2Config,
+    "gpt-neo": partial(GPTNeoConfig, attention_types=[[["global", "local"], 1]], window_size=16),
 }
 """Small configurations of models in use."""
 

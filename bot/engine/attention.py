@@ -64,7 +64,7 @@ def attend_in_parts(
 def attend_to_few(
     queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, *, scaling: float
 ) -> Tensor:
-    """`attend_in_parts` for a few tokens of each row, the last ones; without a bias for one."""
+    """`attend_in_parts` for a few tokens of each row; `bias` may be None for one."""
     rows, heads, tokens, size = keys.shape
     few = queries.shape[2]
     # The heads that share keys are asked like tokens of one head: nothing is repeated.

@@ -1,4 +1,4 @@
-"""Replies that are written side by side: one forward pass gives each its next token.
+"""Replies that are written side by side: one forward pass gives each its next token, or several.
 
 Invariant: a row's part of the cache is its own tokens in their order; what lies left of them or
 between them is padding that the attention mask hides. So rows join and leave between two steps,
@@ -76,20 +76,18 @@ class Reading:
 
 
 class Batch:
-    """Rows over one key-value cache, with up to `draft_tokens` tokens a step. For one thread."""
+    """Rows over one key-value cache, each with up to `draft_tokens` drafted. For one thread."""
 
     def __init__(self, model: PreTrainedModel, *, draft_tokens: int = 0) -> None:
         self._model = model
         self._forward = step_of(model)
-        # A model that sees the last few tokens only would count wrong drafts among them.
         self._draft_tokens = draft_tokens if looks_everywhere(model) else 0
         self._samplers: list[Sampler] = []
         self._lookups: list[Lookup] = []
-        self._drafts: list[list[int]] = []  # that lie in the cache, or in `_unread`
         self._cache = new_cache()
         self._mask: Tensor  # (rows, tokens), 1 where a token is
         self._logits: Tensor  # (rows, 1 + drafted, vocabulary), of the tokens that come next
-        self._unread: Tensor | None = None  # (rows, 1 + drafted), not yet put into the cache
+        self._unread: list[int] = []  # of each row the token drawn last, if it is not in the cache
 
     def __len__(self) -> int:
         return len(self._samplers)
@@ -111,9 +109,7 @@ class Batch:
     @torch.inference_mode()
     def take(self, reading: Reading) -> None:
         """Let prompts that are read join; their rows come after those that are there."""
-        if self._unread is not None:  # those who join have drafted nothing yet
-            self._unread, self._drafts = self._unread[:, :1], [[] for _ in self._drafts]
-        self._read()
+        self._read([[] for _ in self._unread])  # those who join have drafted nothing yet
         logits = reading.logits[:, None]
         if len(self) == 0:
             self._mask, self._logits, self._cache = reading.mask, logits, reading.cache
@@ -124,38 +120,34 @@ class Batch:
                 ours.join(theirs)
         device = self._model.device
         self._samplers += [Sampler(sampling, device) for sampling in reading.samplings]
-        self._drafts += [[] for _ in reading.prompts]
         if self._draft_tokens:
             self._lookups += [Lookup(prompt) for prompt in reading.prompts]
 
     @torch.inference_mode()
     def step(self) -> list[list[int]]:
-        """Draw the next tokens of each row: one, and one more for each that was drafted."""
-        self._read()
-        drawn = self._draw()
+        """Draw the next tokens of each row: one, and one more for each that was drafted right."""
+        drafts = self._draft()
+        self._read(drafts)
+        drawn = self._draw(drafts)
         self._forget_wrong([len(tokens) - 1 for tokens in drawn])
-        self._draft_next(drawn)
-        width = 1 + max(len(draft) for draft in self._drafts)
-        rows = [
-            [tokens[-1], *draft, *[0] * (width - 1 - len(draft))]
-            for tokens, draft in zip(drawn, self._drafts, strict=True)
-        ]
-        self._unread = torch.tensor(rows, device=self._model.device)
+        if self._draft_tokens:
+            for lookup, tokens in zip(self._lookups, drawn, strict=True):
+                lookup.said(tokens)
+        self._unread = [tokens[-1] for tokens in drawn]
         return drawn
 
     @torch.inference_mode()
     def keep(self, rows: Sequence[int]) -> None:
         """Let every other row go."""
         self._samplers = [self._samplers[row] for row in rows]
-        self._drafts = [self._drafts[row] for row in rows]
         if self._draft_tokens:
             self._lookups = [self._lookups[row] for row in rows]
         if not rows:
-            self._cache, self._unread = new_cache(), None
+            self._cache, self._unread = new_cache(), []
             return
         index = torch.tensor(list(rows), device=self._model.device)
         self._mask, self._logits = self._mask[index], self._logits[index]
-        self._unread = None if self._unread is None else self._unread[index]
+        self._unread = [self._unread[row] for row in rows] if self._unread else []
         used = self._mask.any(dim=0).nonzero()[:, 0]  # columns that some row has a token in
         self._mask = self._mask[:, used]
         for layer in layers_of(self._cache):
@@ -170,18 +162,35 @@ class Batch:
             for layer in layers_of(self._cache)
         ]
 
-    def _read(self) -> None:
-        """Put into the model what is not yet there."""
-        if self._unread is None:
+    def _draft(self) -> list[list[int]]:
+        """What each row may say after the token drawn last."""
+        if not (self._draft_tokens and self._unread):
+            return [[] for _ in self._samplers]
+        for lookup, sampler in zip(self._lookups, self._samplers, strict=True):
+            lookup.look(max(0, min(self._draft_tokens, sampler.room - 1)))
+        count = worthwhile(self._lookups)
+        return [lookup.draft[:count] for lookup in self._lookups]
+
+    def _read(self, drafts: Sequence[Sequence[int]]) -> None:
+        """Put into the model what is not yet there, and the drafts after it."""
+        if not self._unread:
             return
         self._close_gaps()
-        drafted = torch.tensor([len(draft) for draft in self._drafts], device=self._mask.device)
-        places = torch.arange(self._unread.shape[1], device=self._mask.device)
-        self._mask = torch.cat((self._mask, places <= drafted[:, None]), dim=1)
-        self._logits = self._forward(self._unread, self._mask, self._cache, self._unread.shape[1])
-        self._unread = None
+        device = self._model.device
+        lengths = [len(draft) for draft in drafts]
+        width = max(lengths)
+        rows = [
+            [token, *draft, *[0] * (width - len(draft))]
+            for token, draft in zip(self._unread, drafts, strict=True)
+        ]
+        ids = torch.tensor(rows, device=device)
+        # What fills up a row has no place of its own, which may lie beyond the model's last.
+        drafted = torch.tensor(lengths, device=device)[:, None]
+        self._mask = torch.cat((self._mask, torch.arange(width + 1, device=device) <= drafted), 1)
+        self._logits = self._forward(ids, self._mask, self._cache, width + 1)
+        self._unread = []
 
-    def _draw(self) -> list[list[int]]:
+    def _draw(self, drafts: Sequence[list[int]]) -> list[list[int]]:
         """Each row's next token, and those after it for as long as they are as drafted."""
         drawn: list[list[int]] = [[] for _ in self._samplers]
         going = list(range(len(self)))
@@ -190,9 +199,7 @@ class Batch:
             tokens = draw(samplers, self._logits[going, place])
             for row, token in zip(going, tokens, strict=True):
                 drawn[row].append(token)
-            going = [
-                row for row in going if self._drafts[row][place : place + 1] == drawn[row][-1:]
-            ]
+            going = [row for row in going if drafts[row][place : place + 1] == drawn[row][-1:]]
             if not going:
                 break
         return drawn
@@ -204,36 +211,25 @@ class Batch:
             return
         surplus = drafted - max(right)
         width = self._mask.shape[1]
-        for row, count in enumerate(right):
-            self._mask[row, width - drafted + count :] = 0
+        device = self._mask.device
+        counts = torch.tensor(right, device=device)[:, None]
+        self._mask[:, width - drafted :] = torch.arange(drafted, device=device) < counts
         if surplus:
             self._mask = self._mask[:, : width - surplus]
             for layer in layers_of(self._cache):
                 layer.drop_last(surplus)
 
-    def _draft_next(self, drawn: Sequence[Sequence[int]]) -> None:
-        """What each row may say after what it has said now."""
-        if not self._draft_tokens:
-            return
-        for lookup, sampler, tokens in zip(self._lookups, self._samplers, drawn, strict=True):
-            lookup.said(tokens)
-            lookup.look(max(0, min(self._draft_tokens, sampler.room - 1)))
-        count = worthwhile(self._lookups)
-        self._drafts = [lookup.draft[:count] for lookup in self._lookups]
-
     def _close_gaps(self) -> None:
         """Move what wrong drafts have left apart together again, when it is much."""
         if not self._draft_tokens:
             return
-        used = self._mask.sum(dim=1)
-        longest = int(used.max())
+        longest = int(self._mask.sum(dim=1).max())
         if self._mask.shape[1] - longest <= MOST_PADDING * longest:
             return
-        columns = [row.nonzero()[:, 0] for row in self._mask]
+        columns = self._mask.argsort(dim=1, stable=True)[:, -longest:]  # padding first
+        self._mask = self._mask.gather(1, columns)
         for layer in layers_of(self._cache):
-            layer.close_gaps(columns)
-        places = torch.arange(longest, device=self._mask.device)
-        self._mask = (places >= longest - used[:, None]).to(self._mask.dtype)
+            layer.arrange(columns)
 
 
 def read_prefix(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> Prefix | None:

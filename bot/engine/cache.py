@@ -65,17 +65,14 @@ class RoomyLayer(DynamicLayer):  # type: ignore[no-untyped-call]  # of __init_su
         """Let go of so many tokens of every row, the last ones."""
         self.keys, self.values = self.keys[:, :, :-tokens], self.values[:, :, :-tokens]
 
-    def close_gaps(self, columns: Sequence[Tensor]) -> None:
-        """Keep each row's tokens in these columns, and move them to the right."""
-        longest = max(len(each) for each in columns)
-
-        def closed(states: Tensor) -> Tensor:
-            found = states.new_zeros(*states.shape[:2], longest, states.shape[3])
-            for row, used in enumerate(columns):
-                found[row, :, longest - len(used) :] = states[row].index_select(1, used)
-            return found
-
-        self._fill(closed(self.keys), closed(self.values))
+    def arrange(self, columns: Tensor) -> None:
+        """Keep of each row the tokens in these columns, in this order; (rows, tokens)."""
+        rows = torch.arange(len(columns), device=columns.device)[:, None]
+        keys, values = (
+            states.transpose(1, 2)[rows, columns].transpose(1, 2)
+            for states in (self.keys, self.values)
+        )
+        self._fill(keys, values)
 
     def _fill(self, keys: Tensor, values: Tensor, *, more: int = 0) -> None:
         """Take these for all that there is, into room for them and for some more."""

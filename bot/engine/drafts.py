@@ -8,7 +8,7 @@ and changes nothing, so rows are drafted for as far as their drafts have been wo
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import accumulate, zip_longest
+from itertools import accumulate, cycle, islice, zip_longest
 from operator import mul
 
 HOPES = (0.25, 0.5, 0.75)
@@ -18,8 +18,8 @@ was the same before it, two, and three or more (docs/experiments.md)."""
 LONGEST_TAIL = len(HOPES)
 """Tokens at the end that are looked for, and then fewer, down to one."""
 
-PATIENCE = 0.05
-"""How much one more draft counts against those before it."""
+LEARNING_RATE = 0.05
+"""How much one more drafted token counts against those before it."""
 
 STEP_COST = 12
 """What a step takes, in drafted tokens: mostly reading the weights (docs/experiments.md)."""
@@ -36,8 +36,8 @@ class Lookup:
         self._follows: dict[tuple[int, ...], int] = {}
         """Where what follows these tokens is, the last time that something does."""
         self.draft: list[int] = []
-        """What may come next, at most as much as `look` was asked for."""
-        self._tail = 0  # tokens before it that were the same when it was said first
+        """What may come next, as much as `look` was asked for; until something comes."""
+        self._tail = 0  # how many tokens before it were the same there
         self._trust = list(HOPES)
         self._add(prompt)
 
@@ -47,7 +47,8 @@ class Lookup:
         for length in range(min(LONGEST_TAIL, end), 0, -1):
             place = self._follows.get(tuple(self._tokens[end - length :]))
             if place is not None:
-                self.draft, self._tail = self._tokens[place : place + most], length
+                said = self._tokens[place:]  # and then all of it once more
+                self.draft, self._tail = list(islice(cycle(said), most)), length
                 return
         self.draft = []
 
@@ -59,9 +60,10 @@ class Lookup:
         """What came next indeed, and how far it was as drafted."""
         for number, (drafted, token) in enumerate(zip(self.draft, tokens, strict=False)):
             kind = self._kind(number)
-            self._trust[kind] += PATIENCE * ((drafted == token) - self._trust[kind])
+            self._trust[kind] += LEARNING_RATE * ((drafted == token) - self._trust[kind])
             if drafted != token:
                 break
+        self.draft = []
         self._add(tokens)
 
     def _kind(self, number: int) -> int:

@@ -152,7 +152,7 @@ class LocalEngine:
             raise EngineBusy(len(self._open))
         loop = asyncio.get_running_loop()
         room = min(sampling.max_new_tokens, self.context_tokens - len(prompt))
-        limited = replace(sampling, max_new_tokens=room)
+        limited = replace(sampling, max_new_tokens=room)  # drafts stop there, too
         request = Request(prompt=prompt, sampling=limited, adapter=adapter, loop=loop)
         self._open[id(request)] = request
         try:

@@ -91,9 +91,11 @@ class Packed:
 
 
 def side_by_side(modules: Sequence[Any], states: Tensor) -> Tensor:
-    """What modules that multiply the same states make of them, one after the other."""
+    """What modules that multiply the same states make of them, in the modules' order."""
     packed = getattr(modules[0], "packed", None)
-    if packed is None or any(module._forward_hooks for module in modules):
+    if packed is None or any(
+        getattr(module, "packed", None) is not packed or module._forward_hooks for module in modules
+    ):
         return torch.cat([module(states) for module in modules], dim=-1)
     product: Tensor = packed.product(states)
     return product

@@ -22,7 +22,7 @@ JOINING = 8
 """Where many wait, an eighth of the places is filled at a time."""
 
 READ_BESIDE = 128
-"""Prompt tokens that are read between two tokens of those who are being answered."""
+"""Prompt tokens that are read between two steps of those who are being answered."""
 
 End = Callable[[Request, Piece | None], None]
 """Told of every request that ends, with the last that is to be said."""
@@ -68,7 +68,7 @@ class Scheduler:
         self._waiting.append(request)
 
     def work(self) -> None:
-        """Read some of what is to be read, and write a token of every reply."""
+        """Read some of what is to be read, and write on every reply."""
         self._let_go()
         self._admit()
         self._read()

@@ -1,6 +1,6 @@
 """One step: some tokens of every row go in, the scores of the next one come out.
 
-With one token a row, most of what transformers does is getting ready. For models in the shape of
+With few tokens a row, most of what transformers does is getting ready. For models in the shape of
 Llama the same sums are made here with a third of the calls, and prompts are read by matrix products
 where these pay; everything else goes through transformers.
 """
@@ -28,7 +28,10 @@ Step = Callable[[Tensor, Tensor, Cache, int], Tensor]
 tokens' scores are wanted → (rows, wanted, vocabulary)."""
 
 FEW_TOKENS = 16
-"""Of each row, up to which they are attended to like one."""
+"""Of each row, up to which they are attended to like one: one and what is drafted after it."""
+
+COUNT_COLUMNS = ("gpt_neo", "mpt")
+"""Models that take a column of the cache for a place in the text."""
 
 LLAMA_SHAPED = (LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
 
@@ -41,7 +44,9 @@ def step_of(model: PreTrainedModel) -> Step:
 
 
 def looks_everywhere(model: PreTrainedModel) -> bool:
-    """Whether every layer sees all tokens before, not the last few only."""
+    """Whether every layer sees all tokens before, wherever padding lies; not the last few only."""
+    if model.config.model_type in COUNT_COLUMNS:
+        return False
     kinds = getattr(model.config, "layer_types", None)
     if kinds is None:
         return getattr(model.config, "sliding_window", None) is None

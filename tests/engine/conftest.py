@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bot.engine import batch
 from bot.engine.local import LocalEngine
 from bot.engine.remote import VllmEngine
 from bot.engine.weights import Weights, load_weights
@@ -16,6 +17,14 @@ from tests.vllm import FakeVllm
 def tiny_weights(tiny_model: Path, tmp_path: Path) -> Weights:
     """The tiny model in fp32, where sums do not depend on their order enough to matter."""
     return load_weights(str(tiny_model), models_folder=tmp_path, device="cpu", dtype=torch.float32)
+
+
+@pytest.fixture
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that is drafted is checked, whatever it costs."""
+    monkeypatch.setattr(
+        batch, "worthwhile", lambda lookups: max(len(each.draft) for each in lookups)
+    )
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import pytest
 import torch
 from peft import PeftModel
 
-from bot.engine import batch
 from bot.engine.base import Completion, SamplingParams
 from bot.engine.local import LocalEngine
 from bot.engine.weights import Weights, load_weights
@@ -41,11 +40,8 @@ def weights(model: Path, tmp_path: Path) -> Weights:
 
 @pytest.fixture(params=[0, 4], ids=["", "drafts"])
 async def engine(
-    weights: Weights, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    weights: Weights, request: pytest.FixtureRequest, eager: None
 ) -> AsyncIterator[LocalEngine]:
-    monkeypatch.setattr(
-        batch, "worthwhile", lambda lookups: max(len(each.draft) for each in lookups)
-    )
     engine = LocalEngine(weights, draft_tokens=request.param)
     yield engine
     await engine.close()

@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from bot.engine import attention
-from bot.engine.attention import attend_in_parts, bias_of
+from bot.engine.attention import attend_in_parts, attend_to_few, bias_of
 
 ROWS, HEADS, SHARED, SIZE = 3, 4, 2, 8
 
@@ -31,3 +31,23 @@ def test_whatever_fits_at_a_time_the_same_is_found(
         query, key, value, attn_mask=mask, scale=0.3, enable_gqa=True
     )
     torch.testing.assert_close(found, expected.transpose(1, 2))
+
+
+@pytest.mark.parametrize("many", [1, 1000], ids=["products", "kernel"])
+@pytest.mark.parametrize("tokens", [1, 5])
+def test_a_few_tokens_find_what_many_find(
+    tokens: int, many: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "MANY_TOKENS", many)
+    torch.manual_seed(0)
+    query = torch.randn(ROWS, HEADS, tokens, SIZE).bfloat16()
+    key, value = torch.randn(2, ROWS, HEADS // SHARED, 9, SIZE).bfloat16()
+    mask = torch.ones(tokens, 9, dtype=torch.bool).tril(9 - tokens).repeat(ROWS, 1, 1, 1)
+    mask[0, ..., :3] = mask[1, ..., 2] = False
+
+    found = attend_to_few(query, key, value, bias_of(mask, query.dtype), scaling=0.3)
+
+    expected = scaled_dot_product_attention(
+        *(query.float(), key.float(), value.float()), attn_mask=mask, scale=0.3, enable_gqa=True
+    )
+    torch.testing.assert_close(found.float(), expected.transpose(1, 2), rtol=0.02, atol=0.02)

@@ -62,17 +62,17 @@ def test_tokens_that_are_dropped_make_room_for_others() -> None:
     assert all(torch.equal(*pair) for pair in zip(*pairs, strict=True))
 
 
-def test_gaps_that_are_closed_leave_each_row_its_tokens() -> None:
+def test_each_rows_tokens_are_arranged_for_itself() -> None:
     cache = new_cache()
     before, _ = cache.update(*states(5, 0), 0)
     before = before.clone()
 
-    layers_of(cache)[0].close_gaps([torch.tensor([0, 2, 4]), torch.tensor([1])])
+    layers_of(cache)[0].arrange(torch.tensor([[0, 2, 4], [3, 0, 1]]))
+    after, _ = cache.update(*states(1, 1), 0)
 
-    keys = layers_of(cache)[0].keys
-    assert torch.equal(keys[0], before[0][:, [0, 2, 4]])
-    assert torch.equal(keys[1, :, 2:], before[1][:, [1]])
-    assert not keys[1, :, :2].any()
+    assert torch.equal(after[0, :, :3], before[0][:, [0, 2, 4]])
+    assert torch.equal(after[1, :, :3], before[1][:, [3, 0, 1]])
+    assert torch.equal(after[:, :, 3:], states(1, 1)[0])
 
 
 def test_rows_that_stay_go_on_growing() -> None:
