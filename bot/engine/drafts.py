@@ -27,6 +27,10 @@ STEP_COST = 12
 ROW_COST = 2
 """What a row's own token takes, in drafted tokens: its part of the cache is read for it."""
 
+LEAST_GAIN = 1.2
+"""How many times as fast several rows must be expected to be with drafts: those that have none are
+slowed down for the others."""
+
 
 class Lookup:
     """One row's prompt and what has been written since: where its drafts come from."""
@@ -84,12 +88,13 @@ def worthwhile(lookups: Sequence[Lookup]) -> int:
     The model takes every row as far as the longest draft.
     """
     rows = len(lookups)
-    best, fastest = 0, rows / (STEP_COST + rows * ROW_COST)
+    step = STEP_COST + rows * ROW_COST
+    best, fastest = 0, rows / step * (LEAST_GAIN if rows > 1 else 1)
     expected = float(rows)
     chances = zip_longest(*(lookup.chances() for lookup in lookups), fillvalue=0.0)
     for count, right in enumerate(chances, 1):
         expected += sum(right)
-        speed = expected / (STEP_COST + rows * (ROW_COST + count))
+        speed = expected / (step + rows * count)
         if speed > fastest:
             best, fastest = count, speed
     return best
