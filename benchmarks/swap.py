@@ -26,6 +26,7 @@ from bot.engine.base import Completion, SamplingParams
 from bot.engine.local import LocalEngine
 from bot.engine.weights import Weights, load_weights
 from store.domain import Adapter, Message
+from store.settings import load_settings
 
 CHATS = 8
 VERSIONS = 5
@@ -160,7 +161,8 @@ async def swap(talk: Talk, version: Adapter) -> float:
 
 async def measure(weights: Weights, versions: Sequence[Adapter], *, exact: bool) -> Found:
     """Stretches with swaps and, for as many seconds each, without; then each version alone."""
-    engine = LocalEngine(weights, batch_size=CHATS)
+    drafts = load_settings().draft_tokens
+    engine = LocalEngine(weights, batch_size=CHATS, draft_tokens=drafts)
     calm, swapped, waits = [], [], []
     for _ in range(STRETCHES):
         started = time.perf_counter()
