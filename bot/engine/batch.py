@@ -120,8 +120,7 @@ class Batch:
                 ours.join(theirs)
         device = self._model.device
         self._samplers += [Sampler(sampling, device) for sampling in reading.samplings]
-        if self._draft_tokens:
-            self._lookups += [Lookup(prompt) for prompt in reading.prompts]
+        self._lookups += [Lookup(prompt) for prompt in reading.prompts]
 
     @torch.inference_mode()
     def step(self) -> list[list[int]]:
@@ -130,9 +129,8 @@ class Batch:
         self._read(drafts)
         drawn = self._draw(drafts)
         self._forget_wrong([len(tokens) - 1 for tokens in drawn])
-        if self._draft_tokens:
-            for lookup, tokens in zip(self._lookups, drawn, strict=True):
-                lookup.said(tokens)
+        for lookup, tokens in zip(self._lookups, drawn, strict=True):
+            lookup.said(tokens)
         self._unread = [tokens[-1] for tokens in drawn]
         return drawn
 
@@ -140,8 +138,7 @@ class Batch:
     def keep(self, rows: Sequence[int]) -> None:
         """Let every other row go."""
         self._samplers = [self._samplers[row] for row in rows]
-        if self._draft_tokens:
-            self._lookups = [self._lookups[row] for row in rows]
+        self._lookups = [self._lookups[row] for row in rows]
         if not rows:
             self._cache, self._unread = new_cache(), []
             return
@@ -164,7 +161,7 @@ class Batch:
 
     def _draft(self) -> list[list[int]]:
         """What each row may say after the token drawn last."""
-        if not (self._draft_tokens and self._unread):
+        if not self._unread:
             return [[] for _ in self._samplers]
         for lookup, sampler in zip(self._lookups, self._samplers, strict=True):
             lookup.look(max(0, min(self._draft_tokens, sampler.room - 1)))
@@ -221,8 +218,6 @@ class Batch:
 
     def _close_gaps(self) -> None:
         """Move what wrong drafts have left apart together again, when it is much."""
-        if not self._draft_tokens:
-            return
         longest = int(self._mask.sum(dim=1).max())
         if self._mask.shape[1] - longest <= MOST_PADDING * longest:
             return
