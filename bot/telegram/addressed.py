@@ -19,10 +19,7 @@ def is_private(message: Message) -> bool:
 
 def command_of(message: Message) -> str | None:
     """The command that a message begins with, without slash and bot name, in lower case."""
-    first = next(iter(message.entities or ()), None)
-    if first is None or first.type != "bot_command" or first.offset != 0:
-        return None
-    return _covered(message.text or "", first)[1:].partition("@")[0].lower()
+    return _command_and_bot(message)[0] or None
 
 
 def addressed_text(message: Message) -> str | None:
@@ -33,10 +30,9 @@ def addressed_text(message: Message) -> str | None:
     """
     bot = message.get_bot()
     text = message.text or message.caption or ""
-    command = command_of(message)
-    if command is not None:
-        _, _, other = text.split()[0].partition("@")
-        ours = other.lower() == bot.username.lower() if other else command in NAMES
+    command, other = _command_and_bot(message)
+    if command:
+        ours = other == bot.username.lower() if other else command in NAMES
         return text if ours or (is_private(message) and not other) else None
     entities = message.entities or message.caption_entities or ()
     mentions = [
@@ -62,6 +58,15 @@ def is_for_us(update: Update) -> bool:
     if message is None:  # edits and posts, which Telegram may still have in its queue, are not
         return update.message_reaction is not None
     return message.migrate_to_chat_id is not None or addressed_text(message) is not None
+
+
+def _command_and_bot(message: Message) -> tuple[str, str]:
+    """What a message begins with, `/command@bot`, in lower case; empty what it does not say."""
+    first = next(iter(message.entities or ()), None)
+    if first is None or first.type != "bot_command" or first.offset != 0:
+        return "", ""
+    command, _, bot = _covered(message.text or "", first)[1:].lower().partition("@")
+    return command, bot
 
 
 def _replies_to(message: Message, bot_id: int) -> bool:

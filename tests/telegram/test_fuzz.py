@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from telegram import Update
 from telegram.error import BadRequest
@@ -60,6 +60,7 @@ ENTITIES = st.lists(
     st.fixed_dictionaries({"type": st.sampled_from(KINDS), "offset": NUMBERS, "length": NUMBERS}),
     max_size=3,
 )
+EMPTY_COMMAND = {"type": "bot_command", "offset": 0, "length": 0}
 FILE = {"file_id": "f", "file_unique_id": "u"}
 PARTS: dict[str, st.SearchStrategy[Any]] = {
     "text": ODD,
@@ -77,6 +78,8 @@ PARTS: dict[str, st.SearchStrategy[Any]] = {
     "new_chat_members": st.just([ADA]),
     "sender_chat": st.sampled_from(CHATS),
 }
+
+SAID = {"message_id": 5, "date": int(time.time()), "chat": CHATS[0], "from": ADA}
 
 
 def _message(more: dict[str, st.SearchStrategy[Any]]) -> st.SearchStrategy[dict[str, Any]]:
@@ -166,6 +169,7 @@ def fuzzed(sqlite: Database, tmp_path: Path) -> Iterator[Fuzzed]:
     max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(update=UPDATES)
+@example(update={"message": {**SAID, "entities": [EMPTY_COMMAND]}})
 def test_no_update_fails_unforeseen(
     fuzzed: Fuzzed, caplog: pytest.LogCaptureFixture, update: dict[str, Any]
 ) -> None:
@@ -174,8 +178,7 @@ def test_no_update_fails_unforeseen(
     fuzzed.take(update)
 
     assert not [each for each in caplog.records if each.levelno >= logging.ERROR]
-    question = {"message_id": 5, "date": int(time.time()), "chat": CHATS[0], "from": ADA}
-    fuzzed.take({"message": {**question, "text": "and now?"}})
+    fuzzed.take({"message": {**SAID, "text": "and now?"}})
     conversations = fuzzed.store.conversations
     last = conversations.last_turn(conversations.current(Place(chat_id=1)).id)
     assert last is not None
