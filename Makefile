@@ -26,7 +26,7 @@ test: setup
 	$(BIN)/mypy
 	dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && export RATCHET_DATA_DIR="$$dir" \
 		&& $(BIN)/ratchet db upgrade && $(BIN)/alembic check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 # The tests that need a real vLLM server, which lives in an environment of its own.
 vllm: setup $(VLLM)/.ready

@@ -436,16 +436,16 @@ async def test_a_short_prompt_does_not_wait_until_a_long_one_is_read(
         [Message(role="user", content="What is the capital of France? " * times)]
         for times in (12, 1)
     )
-    ended = []
+    begun, ended = asyncio.Event(), []
 
     async def ask(name: str, prompt: Sequence[Message], tokens: int) -> None:
         async with aclosing(engine.stream(prompt, SamplingParams(max_new_tokens=tokens))) as stream:
             async for _ in stream:
-                pass
+                begun.set()
         ended.append(name)
 
     running = asyncio.create_task(ask("running", short, 100))
-    await asyncio.sleep(0.05)
+    await begun.wait()
     await asyncio.gather(ask("long", long, 1), ask("short", short, 1))
     await running
     await engine.close()
