@@ -334,7 +334,7 @@ def main() -> None:
     peers = dict.fromkeys(row.peer for row in rows)
     shown = [[name, *(spread(r.speeds, 0) for r in rows if r.peer == name)] for name in peers]
     shown += [[f"{OURS} ÷ {name}", *_times(rows, name)] for name in peers if name != OURS]
-    show(("tokens a second", *(f"{count} chats" for count in options.chats)), shown)
+    show(("tokens a second, chats:", *map(str, options.chats)), shown)
     print(
         f"median (least–most) of {options.rounds} rounds; memory is read at {speed / 1e9:.0f} GB/s,"
         f" so a step takes {1000 * size / speed:.1f} ms at least"
