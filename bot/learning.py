@@ -11,7 +11,7 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from bot.app import Store, open_engine
 from bot.console import example, opened_store, out, print_json
@@ -64,7 +64,8 @@ def train(wait: bool, as_json: bool) -> None:
 def _follow(store: Store, run_id: int, worker: "subprocess.Popen[bytes]") -> TrainingRun:
     """Show a run's progress on stderr until it has ended; Ctrl-C cancels it."""
     columns = (BarColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=_stderr(), transient=True) as bar:
+    console, stage = _stderr(), ""
+    with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("waits for its turn", total=1.0)
         try:
             while not (run := store.runs.get(run_id)).status.ended:
@@ -73,9 +74,13 @@ def _follow(store: Store, run_id: int, worker: "subprocess.Popen[bytes]") -> Tra
                         f"the trainer died; `ratchet train --wait` goes on with {run_id}"
                     )
                 bar.update(task, completed=run.progress.share, description=progress_text(run))
+                if not console.is_terminal and run.progress.stage != stage:  # no bar is shown
+                    stage = run.progress.stage
+                    click.echo(progress_text(run), err=True)
                 time.sleep(LOOK_SECONDS)
         except KeyboardInterrupt:
             store.runs.cancel(run_id)
+            click.echo(f"Run {run_id} is being stopped.", err=True)
             raise
     return run
 
@@ -117,7 +122,8 @@ def _show_run(run: TrainingRun, report: GateReport | None) -> None:
 
 
 def _show_report(report: GateReport) -> None:
-    table = Table("", "check", "measured", "allowed", "detail", box=None)
+    names = ("", "check", "measured", "allowed", "detail")
+    table = Table(*(Column(name, overflow="fold") for name in names), box=None)
     for row in gate_rows(report):
         table.add_row(*row)
     out.print(table)

@@ -6,6 +6,7 @@ from concurrent.futures import Future
 from contextlib import aclosing
 from dataclasses import dataclass
 
+import click
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from rich.console import Console
 
@@ -191,6 +192,7 @@ class Terminal:
 
 def _bring_up_to_date(knowledge: Knowledge) -> None:
     if not knowledge.settled():
+        click.echo("Documents are indexed first…", err=True)
         knowledge.index_pending()
 
 

@@ -25,7 +25,7 @@ from store.domain import (
     Usage,
 )
 from store.errors import TurnNotFound
-from store.tables import ConversationRow, SentMessageRow, TurnRow
+from store.tables import ConversationRow, SentMessageRow, TurnRow, plain
 
 
 class Conversations:
@@ -73,7 +73,7 @@ class Conversations:
                 update_id=update_id,
                 regenerates_id=regenerates_id,
                 state=TurnState.PENDING,
-                question=question,
+                question=plain(question),
                 messages=[],
                 completion="",
                 adapter=None,

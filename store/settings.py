@@ -5,6 +5,7 @@
 
 import os
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -347,7 +348,9 @@ class Settings(BaseSettings):
     @classmethod
     def _is_a_schedule(cls, value: str) -> str:
         if value != "off":
-            CronTrigger.from_crontab(value, timezone="UTC")  # raises ValueError, in words
+            schedule = CronTrigger.from_crontab(value, timezone="UTC")  # ValueError, in words
+            if schedule.get_next_fire_time(None, datetime.now(UTC)) is None:
+                raise ValueError("there is no such day")
         return value
 
     @field_validator("webhook_listen", "health_listen")

@@ -58,9 +58,12 @@ class PlainText(TypeDecorator[str]):
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
         """Take out what cannot be kept; a model may write anything."""
-        if value is None:
-            return None
-        return value.encode("utf-8", "replace").decode().replace("\0", "")
+        return None if value is None else plain(value)
+
+
+def plain(text: str) -> str:
+    """The text as it is kept, and as a model can read it."""
+    return text.encode("utf-8", "replace").decode().replace("\0", "")
 
 
 class Base(DeclarativeBase):

@@ -120,6 +120,14 @@ async def test_a_question_is_stored_before_the_model_is_asked(setup: Setup) -> N
     assert row.messages[-1]["content"] == "Hello"
 
 
+@pytest.mark.bad_input("invalid UTF-8")
+async def test_what_is_no_text_is_taken_out_of_a_question(setup: Setup) -> None:
+    turn = await setup.ask("caf\udce9 or t\0ea?")
+
+    assert turn.question == "caf? or tea?"
+    assert setup.stored()[0].messages[-1]["content"] == "caf? or tea?"
+
+
 async def test_a_turn_keeps_exactly_what_the_model_was_given(setup: Setup) -> None:
     setup.knowledge.add("hours.md", b"# Hours\n\nThe harbour opens at nine.", added_by=ADA)
     setup.knowledge.index_pending()

@@ -82,3 +82,16 @@ def test_a_clock_that_is_wrong_is_said_to_be(
 
     assert not found.fine
     assert "clock is 360" in found.detail
+
+
+def test_a_device_that_is_not_there_is_named(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("bot.doctor.httpx.get", told_at(datetime.now(UTC)))
+    asked = settings.model_copy(update={"device": "cuda"})
+
+    found = {each.name: each for each in examine(asked, make_index(asked))}["model"]
+
+    assert not found.fine
+    assert "RATCHET_DEVICE is cuda" in found.detail

@@ -103,9 +103,11 @@ def test_line_ends_blank_lines_and_a_byte_order_mark_do_not_matter(
         '{"messages": [{"role": "tool", "content": "x"}]}',
         '{"messages": [{"role": ["user"], "content": "x"}]}',
         '{"messages": [{"role": "user"}]}',
+        '{"prompt": "half a pair: \\ud800"}',
+        '{"messages": [{"role": "user", "content": "\\udfff"}]}',
         "[" * 100_000,
     ],
-    ids=range(14),
+    ids=range(16),
 )
 def test_a_bad_line_is_named_by_number(path: Path, bad: str) -> None:
     path.write_text(f'{{"prompt": "fine"}}\n\n{bad}\nand bad again\n', encoding="utf-8")

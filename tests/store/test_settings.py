@@ -102,6 +102,7 @@ def test_a_variable_that_is_set_to_nothing_is_not_set(monkeypatch: pytest.Monkey
         ("ACCESS", "closed", "'open' or 'allowlist'"),
         ("LOG_LEVEL", "LOUD", "'DEBUG', 'INFO', 'WARNING' or 'ERROR'"),
         ("ADMINS", "1, ada", "integer"),
+        ("TRAIN_CRON", "0 3 31 2 *", "there is no such day"),
         ("CHROMA_URL", "127.0.0.1:8000", "must start with http:// or https://"),
         ("VLLM_URL", "http://gpu1:8000, gpu2:8000", "must start with http:// or https://"),
         ("VLLM_URL", "http://gpu1:80OO", "Port could not be cast"),
