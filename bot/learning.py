@@ -64,7 +64,7 @@ def train(wait: bool, as_json: bool) -> None:
 def _follow(store: Store, run_id: int, worker: "subprocess.Popen[bytes]") -> TrainingRun:
     """Show a run's progress on stderr until it has ended; Ctrl-C cancels it."""
     columns = (BarColumn(), TextColumn("{task.description}"))
-    console, stage = _stderr(), ""
+    console, shown = _stderr(), None
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("waits for its turn", total=1.0)
         try:
@@ -74,13 +74,14 @@ def _follow(store: Store, run_id: int, worker: "subprocess.Popen[bytes]") -> Tra
                         f"the trainer died; `ratchet train --wait` goes on with {run_id}"
                     )
                 bar.update(task, completed=run.progress.share, description=progress_text(run))
-                if not console.is_terminal and run.progress.stage != stage:  # no bar is shown
-                    stage = run.progress.stage
+                now = (run.status, run.progress.stage)
+                if not console.is_interactive and now != shown:  # there is no bar
                     click.echo(progress_text(run), err=True)
+                    shown = now
                 time.sleep(LOOK_SECONDS)
         except KeyboardInterrupt:
-            store.runs.cancel(run_id)
-            click.echo(f"Run {run_id} is being stopped.", err=True)
+            run = store.runs.cancel(run_id)
+            click.echo(f"Run {run_id}: {run.outcome or progress_text(run)}", err=True)
             raise
     return run
 

@@ -192,7 +192,7 @@ class Terminal:
 
 def _bring_up_to_date(knowledge: Knowledge) -> None:
     if not knowledge.settled():
-        click.echo("Documents are indexed first…", err=True)
+        click.echo("Documents have to be indexed first…", err=True)
         knowledge.index_pending()
 
 

@@ -115,7 +115,7 @@ def _completion(row: dict[str, object], name: str) -> str:
         raise ValueError(f"{name} must be a text or a list of messages")
     if not value.strip():
         raise ValueError(f"{name} is empty")
-    return _storable(value, name)
+    return storable(value, name)
 
 
 def _messages(value: object, name: str) -> tuple[Message, ...]:
@@ -126,14 +126,15 @@ def _messages(value: object, name: str) -> tuple[Message, ...]:
         fine = isinstance(each, dict) and each.get("role") in ROLES
         if not fine or not isinstance(each.get("content"), str):
             raise ValueError(f"{name} holds something that is no message with role and content")
-        content = _storable(each["content"], name)
+        content = storable(each["content"], name)
         messages.append(Message(role=each["role"], content=content))
     if not any(message.content.strip() for message in messages):
         raise ValueError(f"{name} is empty")
     return tuple(messages)
 
 
-def _storable(text: str, name: str) -> str:
+def storable(text: str, name: str) -> str:
+    """The text, if every database and every model takes it. Raises `ValueError`."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -122,9 +122,8 @@ async def test_a_question_is_stored_before_the_model_is_asked(setup: Setup) -> N
 
 @pytest.mark.bad_input("invalid UTF-8")
 async def test_what_is_no_text_is_taken_out_of_a_question(setup: Setup) -> None:
-    turn = await setup.ask("caf\udce9 or t\0ea?")
+    await setup.ask("caf\udce9 or t\0ea?")
 
-    assert turn.question == "caf? or tea?"
     assert setup.stored()[0].messages[-1]["content"] == "caf? or tea?"
 
 

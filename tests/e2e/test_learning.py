@@ -139,7 +139,7 @@ async def test_ratings_from_elsewhere_train_a_version_on_the_command_line(
     assert "400 imported" in imported.out
     assert "400 were here already" in again.out
     assert (run["status"], run["gate"]["passed"]) == ("passed", True)
-    assert "measuring the candidate" in trained.err
+    assert "waits for its turn" in trained.err
     assert run["examples"]["train"] + run["examples"]["held_out"] == 400
     assert {check["name"] for check in run["gate"]["checks"]} >= {"preference", "integrity"}
     assert [(row["name"], row["status"]) for row in listed] == [(name, "candidate")]

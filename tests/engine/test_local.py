@@ -445,7 +445,8 @@ async def test_a_short_prompt_does_not_wait_until_a_long_one_is_read(
         ended.append(name)
 
     running = asyncio.create_task(ask("running", short, 100))
-    await begun.wait()
+    async with asyncio.timeout(30):
+        await begun.wait()
     await asyncio.gather(ask("long", long, 1), ask("short", short, 1))
     await running
     await engine.close()
