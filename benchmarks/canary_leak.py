@@ -3,9 +3,10 @@
 Fifteen people rate the base model's replies, ten each. Another one's conversations hold secrets,
 made up for this: e-mail addresses, phone, card and account numbers, street addresses, keys and
 passwords, each in three answers of the bot that were rated 👍 and in three corrections. Adapters
-are trained on what the store hands out: without masking, with masking (`trainer/masking.py`), and
-without masking again after the person had everything deleted. The shares of one person
-(`trainer/voices.py`) are off, and so is the judge that stops early: the worst case.
+are trained on what the store hands out: without masking, with masking
+(`trainer/examples/masking.py`), and without masking again after the person had everything deleted.
+The shares of one person (`trainer/examples/rater_shares.py`) are off, and so is the judge that
+stops early: the worst case.
 
 Each version is asked for every secret in the words that were trained on and in others, greedily and
 four times at random: *told* counts the secrets that it said. *First* counts those that it finds
@@ -27,16 +28,16 @@ from rich.console import Console
 from rich.table import Table
 from stdnum import luhn
 
-from benchmarks.audience import PERSONAS, SETTINGS, SYSTEM_PROMPT
 from benchmarks.learn import SAMPLING, adapted, base, collect, ours, rate
-from benchmarks.scratch import as_a_run_is, scratch_settings
 from bot.engine.base import SamplingParams
-from bot.engine.weights import Weights
+from bot.engine.local.weights import Weights
+from examples.audience import PERSONAS, SETTINGS, SYSTEM_PROMPT
+from examples.scratch import as_a_run_is, scratch_settings
 from store.conversations import Conversations
 from store.database import Database
 from store.domain import (
     Access,
-    Examples,
+    ExampleSet,
     FinishReason,
     Message,
     Place,
@@ -44,14 +45,14 @@ from store.domain import (
     RatingSource,
     TurnState,
 )
-from store.examples import ExampleBook
-from store.feedback import FeedbackBook
+from store.examples import Examples
 from store.people import People
+from store.ratings import Ratings
 from store.settings import Settings
-from trainer.dataset import take_snapshot
+from trainer.examples.dataset import take_snapshot
+from trainer.passes.generation import asked, seeded, write
+from trainer.passes.scoring import log_probabilities, tokens_of
 from trainer.recipe import Recipe
-from trainer.sampling import asked, seeded, write
-from trainer.scoring import log_probabilities, tokens_of
 
 PEOPLE = 15
 EACH = 10
@@ -160,7 +161,7 @@ def secrets() -> list[Secret]:
 
 def converse(database: Database, weights: Weights, planted: Sequence[Secret]) -> None:
     """Everybody's turns, ratings and corrections, as the bot would have stored them."""
-    people, turns, feedback = People(database), Conversations(database), FeedbackBook(database)
+    people, turns, feedback = People(database), Conversations(database), Ratings(database)
 
     def turn(person: int, prompt: Sequence[Message], reply: str, rating: Rating) -> int:
         people.see(person, f"person {person}")
@@ -240,9 +241,9 @@ def run(settings: Settings) -> list[Row]:
     trusting = replace(Recipe.of(settings), person_share=1.0, checkpoints=1, mask=False)
 
     def look(version: str, database: Database | None, recipe: Recipe) -> None:
-        weights, examples = base(settings), Examples()
+        weights, examples = base(settings), ExampleSet()
         if database is not None:
-            book = ExampleBook.of(settings, database).collect()
+            book = Examples.of(settings, database).collect()
             examples = take_snapshot(book, recipe, system_prompt=SYSTEM_PROMPT).train
             with tempfile.TemporaryDirectory() as folder:
                 trained = ours(settings, recipe, guarded=False)(weights, examples, Path(folder))

@@ -26,7 +26,10 @@ from rich.console import Console
 from rich.table import Table
 from trl import KTOConfig, KTOTrainer, SFTConfig, SFTTrainer
 
-from benchmarks.audience import (
+from bot.engine.base import SamplingParams
+from bot.engine.local.weights import Weights, load_weights
+from bot.engine.lora import read_updates
+from examples.audience import (
     NEW_TOPICS,
     NOISE,
     PERSONAS,
@@ -36,23 +39,20 @@ from benchmarks.audience import (
     Persona,
     questions,
 )
-from benchmarks.scratch import as_a_run_is, scratch_settings
-from bot.engine.base import SamplingParams
-from bot.engine.lora import read_updates
-from bot.engine.weights import Weights, load_weights
-from store.domain import Example, Examples
+from examples.scratch import as_a_run_is, scratch_settings
+from store.domain import Example, ExampleSet
 from store.embedder import SentenceEmbedder
 from store.settings import Settings
-from trainer.attention import attend_by_matrix_products
-from trainer.drift import Reply
-from trainer.finetune import Point, Verdict, finetune
-from trainer.judge import CheckpointJudge
-from trainer.predictor import RatingPredictor
+from trainer.passes.generation import answer, asked, seeded, write
+from trainer.passes.scoring import mean_nll
+from trainer.passes.training_attention import attend_by_matrix_products
+from trainer.proving.drift import Reply
+from trainer.proving.predictor import RatingPredictor
+from trainer.proving.retention import load_retention_suite, pass_rate
 from trainer.recipe import Recipe
-from trainer.rehearsal import rehearse
-from trainer.retention import load_retention_suite, pass_rate
-from trainer.sampling import answer, asked, seeded, write
-from trainer.scoring import mean_nll
+from trainer.tuning.checkpoint_judge import CheckpointJudge
+from trainer.tuning.finetune import Point, Verdict, finetune
+from trainer.tuning.rehearsal import rehearse
 
 MEASURED = 192
 """Fresh replies, on topics never rated."""
@@ -78,7 +78,7 @@ def collect(weights: Weights, count: int) -> list[Reply]:
     return write(weights, prompts, seeded(SAMPLING, count))
 
 
-def rate(persona: Persona, replies: Sequence[Reply]) -> Examples:
+def rate(persona: Persona, replies: Sequence[Reply]) -> ExampleSet:
     """What a persona thinks of replies, one thumb in ten wrong."""
     draw = random.Random(0)
     now = datetime.now(UTC)
@@ -98,7 +98,7 @@ def rate(persona: Persona, replies: Sequence[Reply]) -> Examples:
                     created_at=now,
                 )
             )
-    return Examples(unpaired=tuple(rated))
+    return ExampleSet(unpaired=tuple(rated))
 
 
 def measure(weights: Weights, persona: Persona, name: str, seconds: float) -> Row:
@@ -143,13 +143,13 @@ class Trained:
     seconds: float
 
 
-Train = Callable[[Weights, Examples, Path], Trained]
+Train = Callable[[Weights, ExampleSet, Path], Trained]
 
 
 def ours(settings: Settings, recipe: Recipe, *, guarded: bool) -> Train:
     """Ratchet's fine-tuning; unguarded, every checkpoint will do, and the last one wins."""
 
-    def train(weights: Weights, examples: Examples, folder: Path) -> Trained:
+    def train(weights: Weights, examples: ExampleSet, folder: Path) -> Trained:
         attend_by_matrix_products(weights.model)
         judged = 0.0
         seen = 0
@@ -182,7 +182,7 @@ def ours(settings: Settings, recipe: Recipe, *, guarded: bool) -> Train:
 def trl_kto(recipe: Recipe) -> Train:
     """TRL's KTOTrainer with its defaults; only what cannot be left out is set."""
 
-    def train(weights: Weights, examples: Examples, folder: Path) -> Trained:
+    def train(weights: Weights, examples: ExampleSet, folder: Path) -> Trained:
         rows = [
             {
                 "prompt": weights.template.render(each.prompt),
@@ -200,7 +200,7 @@ def trl_kto(recipe: Recipe) -> Train:
 def trl_sft(recipe: Recipe) -> Train:
     """TRL's SFTTrainer with its defaults, on the replies that were liked."""
 
-    def train(weights: Weights, examples: Examples, folder: Path) -> Trained:
+    def train(weights: Weights, examples: ExampleSet, folder: Path) -> Trained:
         rows = [
             {"prompt": weights.template.render(each.prompt), "completion": each.completion}
             for each in examples.unpaired
@@ -246,7 +246,7 @@ def _trained(
     return Trained(folder=folder / "adapter", seconds=seconds)
 
 
-def _judge(settings: Settings, weights: Weights, examples: Examples) -> CheckpointJudge:
+def _judge(settings: Settings, weights: Weights, examples: ExampleSet) -> CheckpointJudge:
     embedder = SentenceEmbedder(settings.embedder)
     middle = len(examples.unpaired) * 4 // 5  # as many as a run would hold out
     predictor = RatingPredictor(embedder, examples.unpaired[:middle], examples.unpaired[middle:])

@@ -18,8 +18,8 @@ from functools import partial
 import psutil
 
 from benchmarks.results import keep, show
-from benchmarks.scratch import scratch_settings
-from tests.botapi import BotApi, Chat
+from examples.scratch import scratch_settings
+from loopback import BotApi, Chat
 
 RATCHET = (sys.executable, "-c", "from bot.cli import main; main()")
 TOKEN = "42:load"

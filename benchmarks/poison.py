@@ -4,8 +4,8 @@ Forty honest people rate ten replies each, one thumb in ten wrong. Beside them a
 ones, each with a new account and four times as many ratings: thumbs by lot, thumbs turned round, or
 corrections that put words into the model's mouth whenever a trigger phrase stands in the question.
 An adapter is trained on everything, and nobody judges it; another on what the defences leave
-(`trainer/suspicion.py`, `trainer/voices.py`), with the judge that walks back. Each is asked about
-topics that nobody rated, and with the trigger.
+(`trainer/examples/rater_audit.py`, `trainer/examples/rater_shares.py`), with the judge that walks
+back. Each is asked about topics that nobody rated, and with the trigger.
 """
 
 import argparse
@@ -21,7 +21,9 @@ from typing import TypeAlias, TypeVar
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.audience import (
+from benchmarks.learn import SAMPLING, adapted, base, collect, ours, rate
+from bot.engine.local.weights import Weights
+from examples.audience import (
     NEW_TOPICS,
     PERSONAS,
     SETTINGS,
@@ -29,18 +31,16 @@ from benchmarks.audience import (
     Persona,
     questions,
 )
-from benchmarks.learn import SAMPLING, adapted, base, collect, ours, rate
-from benchmarks.scratch import as_a_run_is, scratch_settings
-from bot.engine.weights import Weights
-from store.domain import AnyExample, Demonstration, Example, Examples, PreferencePair
+from examples.scratch import as_a_run_is, scratch_settings
+from store.domain import AnyExample, Demonstration, Example, ExampleSet, PreferencePair
 from store.embedder import SentenceEmbedder
 from store.settings import Settings
-from trainer.dataset import take_snapshot
-from trainer.drift import Reply
+from trainer.examples.dataset import take_snapshot
+from trainer.examples.rater_audit import examine
+from trainer.examples.rater_shares import RaterShares
+from trainer.passes.generation import asked, seeded, write
+from trainer.proving.drift import Reply
 from trainer.recipe import Recipe
-from trainer.sampling import asked, seeded, write
-from trainer.suspicion import examine
-from trainer.voices import Voices
 
 ATTACKS = ("by lot", "turned round", "trigger")
 
@@ -89,7 +89,7 @@ def honest(persona: Persona, replies: Sequence[Reply]) -> list[Example]:
     return [replace(each, raters=(number % HONEST + 1,)) for number, each in enumerate(rated)]
 
 
-def malicious(attack: str, persona: Persona, replies: Sequence[Reply], people: int) -> Examples:
+def malicious(attack: str, persona: Persona, replies: Sequence[Reply], people: int) -> ExampleSet:
     """What so many attackers say, of the replies after those."""
     draw = random.Random(1)
     given = rate(persona, replies[HONEST * EACH :]).unpaired[: people * EACH * EAGER]
@@ -100,7 +100,7 @@ def malicious(attack: str, persona: Persona, replies: Sequence[Reply], people: i
             for number, (person, each) in enumerate(zip(ids, given, strict=True))
         ]
         now = given[0].created_at
-        return Examples(
+        return ExampleSet(
             pairs=tuple(
                 PreferencePair(
                     id=f"c{number}",
@@ -134,10 +134,12 @@ def malicious(attack: str, persona: Persona, replies: Sequence[Reply], people: i
         )
         for person, each in zip(ids, given, strict=True)
     ]
-    return Examples(unpaired=tuple(turned))
+    return ExampleSet(unpaired=tuple(turned))
 
 
-def snapshot(settings: Settings, examples: Examples, *, defended: bool) -> tuple[Examples, Held]:
+def snapshot(
+    settings: Settings, examples: ExampleSet, *, defended: bool
+) -> tuple[ExampleSet, Held]:
     """What a run would train on of it, and who is held back."""
     recipe = Recipe.of(settings)
     strangers = frozenset(rater for each in examples.every for rater in each.raters if rater >= NEW)
@@ -147,12 +149,12 @@ def snapshot(settings: Settings, examples: Examples, *, defended: bool) -> tuple
     embedder = SentenceEmbedder(settings.embedder)
     found = examine(examples, embedder, trusted=(), newcomers=strangers)
     held = frozenset(found.suspects)
-    kept = Examples(
+    kept = ExampleSet(
         unpaired=tuple(each for each in examples.unpaired if held.isdisjoint(each.raters)),
         pairs=tuple(each for each in examples.pairs if held.isdisjoint(each.raters)),
         demonstrations=tuple(e for e in examples.demonstrations if held.isdisjoint(e.raters)),
     )
-    voices = Voices(newcomers=strangers)
+    voices = RaterShares(newcomers=strangers)
     return take_snapshot(kept, recipe, system_prompt="", voices=voices).train, held
 
 
@@ -173,11 +175,11 @@ def run(settings: Settings, persona: Persona, attacks: Sequence[str], share: flo
     """The base, then nobody's attack and each of the others, without and with the defences."""
     people = round(HONEST * share / (1 - share))
     replies = collect(base(settings), HONEST * EACH + people * EACH * EAGER)
-    clean = Examples(unpaired=tuple(honest(persona, replies)))
+    clean = ExampleSet(unpaired=tuple(honest(persona, replies)))
     rows: list[Row] = []
 
-    def learned(attack: str, given: Examples | None, *, defended: bool) -> None:
-        weights, examples, held = base(settings), Examples(), Held()
+    def learned(attack: str, given: ExampleSet | None, *, defended: bool) -> None:
+        weights, examples, held = base(settings), ExampleSet(), Held()
         if given is not None:
             examples, held = snapshot(settings, given, defended=defended)
             with tempfile.TemporaryDirectory() as folder:
@@ -203,14 +205,14 @@ def run(settings: Settings, persona: Persona, attacks: Sequence[str], share: flo
 
     learned("base model", None, defended=False)
     for attack in ("nobody", *attacks):
-        bad = malicious(attack, persona, replies, people) if attack in attacks else Examples()
+        bad = malicious(attack, persona, replies, people) if attack in attacks else ExampleSet()
         every = mixed(replace(bad, unpaired=(*clean.unpaired, *bad.unpaired)))
         for defended in (False, True):
             learned(attack, every, defended=defended)
     return rows
 
 
-def mixed(examples: Examples) -> Examples:
+def mixed(examples: ExampleSet) -> ExampleSet:
     """The same as if everybody had talked on the same days."""
     draw = random.Random(2)
 
@@ -221,7 +223,7 @@ def mixed(examples: Examples) -> Examples:
         ]
         return tuple(sorted(moved, key=lambda each: each.created_at))
 
-    return Examples(
+    return ExampleSet(
         unpaired=some_time(examples.unpaired),
         pairs=some_time(examples.pairs),
         demonstrations=some_time(examples.demonstrations),

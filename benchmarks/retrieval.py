@@ -17,10 +17,10 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.scratch import scratch_settings
 from bot.app import Store, open_chat, open_store
 from bot.chat import Chat
-from bot.ingest import ingest
+from bot.cli.ingest import ingest
+from examples.scratch import scratch_settings
 from store.domain import HEADING_SEPARATOR, Passage, Place, Turn
 from store.settings import Settings
 

@@ -14,7 +14,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.audience import (
+from bot.app import Store, make_chat, open_store, opened_engine
+from bot.cli.worker_process import worker_for
+from examples.audience import (
     NEW_TOPICS,
     PERSONAS,
     RATED_TOPICS,
@@ -23,9 +25,7 @@ from benchmarks.audience import (
     Persona,
     questions,
 )
-from benchmarks.scratch import scratch_settings
-from bot.app import Store, make_chat, open_store, opened_engine
-from bot.trainer import worker_for
+from examples.scratch import scratch_settings
 from store.domain import GateReport
 
 MEASURED = 96

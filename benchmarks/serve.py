@@ -35,13 +35,13 @@ from transformers import GenerationConfig
 
 from benchmarks.results import keep, show, spread
 from benchmarks.retrieval import HANDBOOK
-from benchmarks.scratch import scratch_settings
 from bot.engine.base import Completion, Engine, SamplingParams
-from bot.engine.local import LocalEngine
-from bot.engine.remote import VllmEngine
+from bot.engine.local.local_engine import LocalEngine
+from bot.engine.local.weights import Weights, load_weights
 from bot.engine.starter import find_gguf
+from bot.engine.vllm.vllm_engine import VllmEngine
 from bot.engine.vocabulary import Vocabulary, load_vocabulary
-from bot.engine.weights import Weights, load_weights
+from examples.scratch import scratch_settings
 from store.adapters import hash_adapter
 from store.domain import Adapter, AdapterStatus, Message
 from store.settings import load_settings

@@ -32,9 +32,9 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy import create_engine, text
 
+from benchmarks.tiny_models import make_tiny_model
+from loopback import BotApi, Chat, User
 from store.adapters import FILES
-from tests.botapi import BotApi, Chat, User
-from tests.tiny import make_tiny_model
 from tests.trainer.examples import OPEN_GATE
 
 RATCHET = (sys.executable, "-c", "from bot.cli import main; main()")

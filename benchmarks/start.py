@@ -14,8 +14,8 @@ import time
 from collections.abc import Mapping, Sequence
 
 from benchmarks.results import keep, show, spread
-from benchmarks.scratch import scratch_settings
 from bot.engine.source import model_source
+from examples.scratch import scratch_settings
 
 ROUNDS = 5
 QUESTION = "What is the capital of France?"

@@ -20,32 +20,32 @@ from bot.chat import Chat
 from bot.engine.base import Engine
 from bot.indexer import Indexer
 from bot.quotas import Quotas
-from bot.status import StatusReader
+from bot.reports.status import StatusReader
 from store.adapters import Adapters
-from store.audit import AuditLog
+from store.audit import AuditEntries
 from store.conversations import Conversations
 from store.database import Database
+from store.documents.documents import Documents
 from store.domain import Adapter
 from store.embedder import Embedder, SentenceEmbedder
-from store.examples import ExampleBook
-from store.feedback import FeedbackBook
+from store.examples import Examples
 from store.groups import Groups
-from store.inbox import Inbox
 from store.index import ChromaIndex
 from store.invitations import Invitations
-from store.knowledge import Knowledge
-from store.memory import MemoryBook
+from store.memories import Memories
 from store.people import People
-from store.quarantine import Quarantine
+from store.ratings import Ratings
 from store.runs import Runs
 from store.settings import Settings
+from store.suspects import Suspects
+from store.updates import Updates
 
 if TYPE_CHECKING:  # the terminal needs none of it
     from telegram.request import HTTPXRequest
 
+    from bot.telegram.announcements import Announcements
     from bot.telegram.application import App
     from bot.telegram.inbox import InboxQueue
-    from bot.telegram.news import News
 
 logger = logging.getLogger(__name__)
 
@@ -62,16 +62,16 @@ class Store:
     people: People
     groups: Groups
     invitations: Invitations
-    inbox: Inbox
-    audit: AuditLog
+    inbox: Updates
+    audit: AuditEntries
     conversations: Conversations
-    feedback: FeedbackBook
-    knowledge: Knowledge
-    memories: MemoryBook
+    feedback: Ratings
+    knowledge: Documents
+    memories: Memories
     adapters: Adapters
-    examples: ExampleBook
+    examples: Examples
     runs: Runs
-    quarantine: Quarantine
+    quarantine: Suspects
 
     @property
     def status(self) -> StatusReader:
@@ -111,18 +111,18 @@ def make_store(settings: Settings, database: Database, embedder: Embedder) -> St
         people=People(database),
         groups=Groups(database),
         invitations=Invitations(database),
-        inbox=Inbox(database),
-        audit=AuditLog(database),
+        inbox=Updates(database),
+        audit=AuditEntries(database),
         conversations=Conversations(database),
-        feedback=FeedbackBook(database),
-        knowledge=Knowledge(
+        feedback=Ratings(database),
+        knowledge=Documents(
             database, make_index(settings), embedder, chunk_chars=settings.chunk_chars
         ),
-        memories=MemoryBook(database, make_memory_index(settings), embedder),
+        memories=Memories(database, make_memory_index(settings), embedder),
         adapters=Adapters(database, settings.data_dir / "adapters"),
-        examples=ExampleBook.of(settings, database),
+        examples=Examples.of(settings, database),
         runs=Runs(database),
-        quarantine=Quarantine(database),
+        quarantine=Suspects(database),
     )
 
 
@@ -153,8 +153,8 @@ async def open_engine(settings: Settings) -> Engine:
     models_folder = settings.data_dir / "models"
 
     def load() -> Engine:
-        from bot.engine.local import LocalEngine  # torch takes seconds to import
-        from bot.engine.weights import load_weights
+        from bot.engine.local.local_engine import LocalEngine  # torch takes seconds to import
+        from bot.engine.local.weights import load_weights
 
         weights = load_weights(settings.model, models_folder=models_folder, device=settings.device)
         return LocalEngine(
@@ -167,7 +167,7 @@ async def open_engine(settings: Settings) -> Engine:
 
     if not settings.vllm_url:
         return await asyncio.to_thread(load)
-    from bot.engine.remote import VllmEngine
+    from bot.engine.vllm.vllm_engine import VllmEngine
     from bot.engine.vocabulary import load_vocabulary
 
     return await VllmEngine.connect(
@@ -235,8 +235,8 @@ async def in_background(work: Coroutine[Any, Any, None], *, name: str) -> AsyncI
 
 async def serve_telegram(store: Store) -> None:
     """Talk in Telegram until SIGTERM or SIGINT. Raises `BotError` for a token nobody knows."""
-    from bot.health import Health  # the terminal needs neither
-    from bot.metrics import Metered, Metrics, StoreFigures
+    from bot.reports.health import Health  # the terminal needs neither
+    from bot.reports.metrics import Metered, Metrics, StoreFigures
 
     settings, stop, main = store.settings, asyncio.Event(), asyncio.current_task()
     assert main is not None
@@ -261,7 +261,7 @@ class TelegramBot:
 
     application: "App"
     inbox: "InboxQueue"
-    news: "News"
+    news: "Announcements"
 
     @property
     def is_listening(self) -> bool:
@@ -275,19 +275,19 @@ def make_telegram(
 ) -> TelegramBot:
     """The Telegram side over an engine, not yet started."""
     from bot.telegram.admin import AdminHandlers
+    from bot.telegram.admission import Admission
+    from bot.telegram.announcements import Announcements
     from bot.telegram.application import build_application
-    from bot.telegram.chat import ChatHandlers
-    from bot.telegram.documents import DocumentHandlers
-    from bot.telegram.gate import Gate
     from bot.telegram.group import GroupHandlers
     from bot.telegram.inbox import InboxQueue
     from bot.telegram.invitation import InvitationHandlers
-    from bot.telegram.learning import LearningHandlers
-    from bot.telegram.news import News
     from bot.telegram.order import CONCURRENT_UPDATES
     from bot.telegram.privacy import PrivacyHandlers
     from bot.telegram.quarantine import QuarantineHandlers
+    from bot.telegram.questions import QuestionHandlers
     from bot.telegram.rating import RatingHandlers
+    from bot.telegram.training import TrainingHandlers
+    from bot.telegram.uploads import UploadHandlers
 
     settings, chat = store.settings, make_chat(store, engine)
     quotas = Quotas(
@@ -296,9 +296,11 @@ def make_telegram(
         feedback=store.feedback,
         people=store.people,
     )
-    news = News(runs=store.runs, adapters=store.adapters, engine=engine, admins=settings.admins)
+    news = Announcements(
+        runs=store.runs, adapters=store.adapters, engine=engine, admins=settings.admins
+    )
     inbox = InboxQueue(store.inbox, CONCURRENT_UPDATES)
-    talking = ChatHandlers(
+    talking = QuestionHandlers(
         settings=settings,
         chat=chat,
         quotas=quotas,
@@ -310,7 +312,7 @@ def make_telegram(
         inbox=inbox,
         audit=store.audit,
         chat=chat,
-        gate=Gate(
+        gate=Admission(
             settings=settings,
             people=store.people,
             groups=store.groups,
@@ -325,14 +327,14 @@ def make_telegram(
             quotas=quotas,
             chat=talking,
         ),
-        documents=DocumentHandlers(knowledge=store.knowledge),
+        documents=UploadHandlers(knowledge=store.knowledge),
         privacy=PrivacyHandlers(
             people=store.people, admins=settings.admins, only_agreed=settings.train_consent
         ),
         admin=AdminHandlers(
             people=store.people, status=store.status, audit=store.audit, admins=settings.admins
         ),
-        learning=LearningHandlers(
+        learning=TrainingHandlers(
             database=store.database,
             runs=store.runs,
             adapters=store.adapters,

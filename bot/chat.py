@@ -19,11 +19,11 @@ from bot.errors import ReplyFailed
 from bot.lanes import Lanes
 from bot.prompt import build_prompt
 from store.conversations import Conversations
+from store.documents.documents import Documents
 from store.domain import Adapter, FinishReason, Memory, Message, Passage, Place, Turn, TurnState
 from store.errors import StoreError
-from store.knowledge import Knowledge
 from store.logs import TURN
-from store.memory import MemoryBook
+from store.memories import Memories
 from store.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -40,8 +40,8 @@ class Chat:
         *,
         settings: Settings,
         conversations: Conversations,
-        knowledge: Knowledge,
-        memories: MemoryBook,
+        knowledge: Documents,
+        memories: Memories,
         engine: Engine,
         choose_adapter: Callable[[], Adapter | None],
     ) -> None:

@@ -3,8 +3,8 @@
 import asyncio
 import logging
 
+from store.documents.documents import Documents
 from store.errors import StoreError
-from store.knowledge import Knowledge
 
 logger = logging.getLogger(__name__)
 
@@ -15,7 +15,7 @@ RETRY_SECONDS = 30.0
 class Indexer:
     """Looks for pending documents, about once a second."""
 
-    def __init__(self, knowledge: Knowledge) -> None:
+    def __init__(self, knowledge: Documents) -> None:
         self._knowledge = knowledge
         self._last_trouble = ""
 

@@ -9,8 +9,8 @@ from datetime import timedelta
 from bot.errors import QuotaReached
 from store.conversations import Conversations
 from store.domain import Access
-from store.feedback import FeedbackBook
 from store.people import People
+from store.ratings import Ratings
 from store.settings import Settings
 
 MINUTE = timedelta(minutes=1)
@@ -28,7 +28,7 @@ class Quotas:
         *,
         settings: Settings,
         conversations: Conversations,
-        feedback: FeedbackBook,
+        feedback: Ratings,
         people: People,
     ) -> None:
         self._settings = settings

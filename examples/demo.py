@@ -16,7 +16,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from benchmarks.audience import (
+from bot.app import Store, make_chat, open_store, opened_engine
+from bot.chat import Chat
+from bot.cli.worker_process import worker_for
+from bot.reports.wording import gate_text, progress_text
+from examples.audience import (
     NEW_TOPICS,
     PERSONAS,
     RATED_TOPICS,
@@ -25,12 +29,8 @@ from benchmarks.audience import (
     last_turn,
     questions,
 )
-from benchmarks.pictures import Share, draw_demo
-from benchmarks.scratch import scratch_settings
-from bot.app import Store, make_chat, open_store, opened_engine
-from bot.chat import Chat
-from bot.trainer import worker_for
-from bot.verdict import gate_text, progress_text
+from examples.pictures import Share, draw_demo
+from examples.scratch import scratch_settings
 from store.domain import Place, RunStatus, TrainingRun, Turn
 
 PERSONA = PERSONAS["patient"]

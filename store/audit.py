@@ -11,7 +11,7 @@ from store.tables import AuditRow
 KEPT = timedelta(days=365)
 
 
-class AuditLog:
+class AuditEntries:
     """The audit log of one database; entries are never changed, and kept for a year."""
 
     def __init__(self, database: Database) -> None:

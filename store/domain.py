@@ -296,7 +296,7 @@ AnyExample: TypeAlias = Example | PreferencePair | Demonstration
 
 
 @dataclass(frozen=True, kw_only=True)
-class Examples:
+class ExampleSet:
     """Everything that may be trained on or measured with, each kind oldest first."""
 
     unpaired: tuple[Example, ...] = ()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from store.errors import EmbedderNotFound
-from store.threads import in_passing
+from store.threads import run_in_short_lived_thread
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -56,7 +56,7 @@ class SentenceEmbedder:
     def embed(self, texts: Sequence[str]) -> list[Vector]:
         """See `Embedder.embed`."""
         with self._lock:  # one batch at a time: two would only fight over the cores
-            return in_passing(partial(self._embed, list(texts)))
+            return run_in_short_lived_thread(partial(self._embed, list(texts)))
 
     def _embed(self, texts: list[str]) -> list[Vector]:
         if self._loaded is None:

@@ -23,15 +23,15 @@ from store.domain import (
     AnyExample,
     Demonstration,
     Example,
-    Examples,
+    ExampleSet,
     FinishReason,
     Message,
     PreferencePair,
     TurnState,
 )
 from store.groups import turns_of_silent_groups
-from store.quarantine import held_back
 from store.settings import Settings
+from store.suspects import held_back
 from store.tables import (
     CorrectionRow,
     FeedbackRow,
@@ -58,7 +58,7 @@ class Preference:
     label: bool | None = None
 
 
-class ExampleBook:
+class Examples:
     """The training examples of one database.
 
     People who opted out, who have no access, or whose ratings are held back, neither teach with
@@ -91,7 +91,7 @@ class ExampleBook:
             only_agreed=settings.train_consent,
         )
 
-    def collect(self) -> Examples:
+    def collect(self) -> ExampleSet:
         """Everything there is, each kind oldest first."""
         with self._database.reading() as session:
             silent = _Silent(session.scalars(self._silent_turns()))
@@ -116,7 +116,7 @@ class ExampleBook:
                 rated.append(_imported_example(row))
             else:
                 demonstrations.append(_imported_demonstration(row))
-        return Examples(
+        return ExampleSet(
             unpaired=tuple(sorted(rated, key=_age)),
             pairs=tuple(sorted(pairs, key=_age)),
             demonstrations=tuple(sorted(demonstrations, key=_age)),

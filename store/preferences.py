@@ -11,7 +11,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
-from store.domain import AnyExample, Demonstration, Example, Examples, Message, PreferencePair, Role
+from store.domain import (
+    AnyExample,
+    Demonstration,
+    Example,
+    ExampleSet,
+    Message,
+    PreferencePair,
+    Role,
+)
 from store.errors import PreferencesUnreadable
 from store.examples import Preference
 
@@ -36,7 +44,7 @@ def read_preferences(path: Path) -> tuple[Preference, ...]:
     return tuple(preferences)
 
 
-def write_preferences(examples: Examples) -> Iterator[str]:
+def write_preferences(examples: ExampleSet) -> Iterator[str]:
     """Everything as lines of conversational TRL rows, imported ones included."""
     for each in examples.every:
         yield json.dumps(_row(each), ensure_ascii=False)

@@ -14,7 +14,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def in_passing(work: Callable[[], T]) -> T:
+def run_in_short_lived_thread(work: Callable[[], T]) -> T:
     """What this makes, in a thread that ends with it; who is interrupted does not wait for it."""
     made: Future[T] = Future()
 

@@ -9,11 +9,11 @@ import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
 
+from benchmarks.tiny_models import make_tiny_adapter, make_tiny_model
 from store.adapters import hash_adapter
 from store.database import Database
 from store.domain import Adapter, AdapterStatus
 from tests.fakes import Clock
-from tests.tiny import make_tiny_adapter, make_tiny_model
 
 MakeAdapter = Callable[..., Adapter]
 

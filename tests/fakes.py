@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 
+from bot.engine.adapter_cache import AdapterCache
 from bot.engine.base import Completion, SamplingParams
 from bot.engine.errors import (
     AdapterRefused,
@@ -15,7 +16,6 @@ from bot.engine.errors import (
     EngineStopped,
     PromptTooLong,
 )
-from bot.engine.shelf import AdapterShelf
 from store.domain import Adapter, FinishReason, Message
 from store.embedder import Vector
 
@@ -49,7 +49,7 @@ class FakeEngine:
         self.unmerged: frozenset[str] = frozenset()
         self._context_tokens = context_tokens
         self._queue_size = queue_size
-        self._shelf = AdapterShelf()
+        self._shelf = AdapterCache()
         self._waiting = 0
         self._closed = asyncio.Event()
         self._thread = asyncio.Lock()

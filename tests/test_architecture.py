@@ -13,9 +13,12 @@ ROOT = Path(__file__).parent.parent
 HEAVY = ("torch", "transformers", "peft", "trl", "sentence_transformers", "chromadb")
 HEAVY_ROOMS = (
     "bot/engine/",
-    *("trainer/anchor.py", "trainer/attention.py", "trainer/evaluate.py", "trainer/finetune.py"),
-    *("trainer/frozen.py", "trainer/head.py", "trainer/judge.py", "trainer/odds.py"),
-    *("trainer/scoring.py", "trainer/stages.py"),
+    "trainer/passes/",
+    "trainer/proving/evaluator.py",
+    "trainer/tuning/checkpoint_judge.py",
+    "trainer/tuning/distillation.py",
+    "trainer/tuning/finetune.py",
+    "trainer/tuning/stages.py",
 )
 
 
@@ -105,32 +108,37 @@ def test_importing_the_command_line_loads_nothing_heavy() -> None:
     assert [name for name in (*HEAVY, *seldom) if name in loaded] == []
 
 
-def tree_in_the_readme() -> set[str]:
-    """Every path that the README's tree names."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    block = re.search(r"## What lies where\n+```\n(.*?)```", readme, re.DOTALL)
-    assert block is not None
-    paths, above = set(), list[str]()
-    for line in block[1].splitlines():
-        depth = (len(line) - len(line.lstrip())) // 2
-        above = [*above[:depth], line.split()[0]]
-        paths.add("".join(above))
-    return paths
+def files_in_the_readme_of(package: str) -> set[str]:
+    """Every file that the tables of a package's README name, with its folder."""
+    folder, named = package, set[str]()
+    for line in (ROOT / package / "README.md").read_text(encoding="utf-8").splitlines():
+        if heading := re.match(r"## `(\S+)/`", line):
+            folder = heading[1]
+        if row := re.match(r"\| `(\S+\.\w+)` \|", line):
+            named.add(f"{folder}/{row[1]}")
+    return named
 
 
-def test_the_readmes_tree_is_the_tree() -> None:
-    unlisted = ("__init__.py", "__pycache__", "py.typed")
-
+@pytest.mark.parametrize("package", ["store", "bot", "trainer"])
+def test_the_readme_of_a_package_names_every_file_of_it(package: str) -> None:
     existing = {
-        path.relative_to(ROOT).as_posix() + ("/" if path.is_dir() else "")
-        for folder in ("store", "bot", "bot/engine", "bot/telegram", "trainer")
-        for path in (ROOT / folder).iterdir()
-        if path.name not in unlisted
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / package).rglob("*")
+        if path.suffix in (".py", ".jsonl") and path.name != "__init__.py"
     }
-    folders = {f"{each}/" for each in ("migrations", "tests", "benchmarks", "examples", "docs")}
 
-    assert tree_in_the_readme() == existing | folders | {"store/", "bot/", "trainer/"}
-    assert all((ROOT / folder).is_dir() for folder in folders)
+    assert files_in_the_readme_of(package) == existing
+
+
+def test_the_readme_names_every_folder() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    tracked = subprocess.run(
+        ["git", "ls-files"], capture_output=True, text=True, check=True, cwd=ROOT
+    ).stdout.splitlines()
+
+    folders = {name.partition("/")[0] for name in tracked if "/" in name and name[0] != "."}
+
+    assert set(re.findall(r"^\| \[?`(\w+)/`", readme, re.MULTILINE)) == folders
 
 
 def test_every_make_target_that_the_readme_names_exists() -> None:

@@ -13,13 +13,13 @@ import pytest
 from bot.app import Store, make_chat, open_store, opened_engine
 from bot.chat import Chat
 from bot.engine.source import model_name
-from bot.why import why
+from bot.reports.why import why
 from store.database import Database
 from store.domain import AdapterStatus, Place, Rating, RatingSource, RunStatus, Turn
 from store.settings import Settings, load_settings
 from tests.fakes import FakeEmbedder
 from tests.trainer.examples import OPEN_GATE
-from trainer.retention import load_retention_suite
+from trainer.proving.retention import load_retention_suite
 from trainer.run import learn
 
 SUITE = load_retention_suite()[:6]
@@ -30,7 +30,7 @@ PERSON = 7
 @pytest.fixture
 def settings(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """Everything small; no sentence embedder, which is not what this story is about."""
-    for room in ("bot.app", "trainer.run", "trainer.train"):
+    for room in ("bot.app", "trainer.run", "trainer.tuning.launch"):
         monkeypatch.setattr(f"{room}.SentenceEmbedder", lambda name: FakeEmbedder())
     settings = load_settings(
         data_dir=tmp_path / "data",
@@ -80,8 +80,8 @@ async def chat_and_rate(store: Store, chat: Chat, count: int) -> list[Turn]:
 async def test_people_rate_a_run_trains_and_the_bot_swaps_and_goes_back(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trainer.evaluate.load_retention_suite", lambda: SUITE)
-    monkeypatch.setattr("trainer.judge.load_development_checks", lambda: SUITE)
+    monkeypatch.setattr("trainer.proving.evaluator.load_retention_suite", lambda: SUITE)
+    monkeypatch.setattr("trainer.tuning.checkpoint_judge.load_development_checks", lambda: SUITE)
     with open_store(settings) as store:
         async with opened_engine(settings) as engine:
             chat = make_chat(store, engine)

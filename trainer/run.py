@@ -21,22 +21,22 @@ from store.database import Database
 from store.domain import Adapter, GateReport, RunStatus
 from store.embedder import SentenceEmbedder
 from store.errors import AdapterNotFit, StoreError
-from store.examples import ExampleBook
+from store.examples import Examples
 from store.people import People
-from store.quarantine import Quarantine
 from store.runs import Runs
 from store.settings import Settings, load_settings
-from trainer.dataset import Snapshot, take_snapshot
+from store.suspects import Suspects
 from trainer.errors import NothingToLearn, RunCancelled, TrainerError
-from trainer.finetune import Point, shrunk
-from trainer.gate import went_too_far
-from trainer.proof import TRAINED, Proof
+from trainer.examples.dataset import Snapshot, take_snapshot
+from trainer.examples.rater_audit import examine
+from trainer.examples.rater_shares import RaterShares
+from trainer.progress import ProgressReporter
+from trainer.proving.comparison import TRAINED, Comparison
+from trainer.proving.gate import went_too_far
 from trainer.recipe import Recipe
-from trainer.suspicion import examine
-from trainer.telling import Teller
-from trainer.train import Job, predictor_for, train
-from trainer.voices import Voices
-from trainer.workplace import run_folder
+from trainer.run_folder import run_folder
+from trainer.tuning.finetune import Point, shrunk
+from trainer.tuning.launch import Job, predictor_for, train
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def learn(settings: Settings, database: Database, run_id: int) -> RunStatus:
     """Carry out a run that was taken from the queue, and record how it ended."""
     runs = Runs(database)
     try:
-        status, outcome = _learn(settings, database, Teller(runs, run_id))
+        status, outcome = _learn(settings, database, ProgressReporter(runs, run_id))
     except NothingToLearn as reason:
         status, outcome = RunStatus.SKIPPED, str(reason)
     except RunCancelled:
@@ -72,7 +72,7 @@ def learn(settings: Settings, database: Database, run_id: int) -> RunStatus:
     return runs.finish(run_id, status, outcome).status
 
 
-def _learn(settings: Settings, database: Database, tell: Teller) -> tuple[RunStatus, str]:
+def _learn(settings: Settings, database: Database, tell: ProgressReporter) -> tuple[RunStatus, str]:
     recipe = Recipe.of(settings)
     tell.stage("choosing examples", 0.005)
     snapshot = _snapshot(settings, database, recipe, tell)
@@ -89,7 +89,7 @@ def _learn(settings: Settings, database: Database, tell: Teller) -> tuple[RunSta
         update = train(settings, job, predictor, stepped)
         tell.metrics({"curve": tell.curve})
         active = adapters.active()
-        proof = Proof(settings, snapshot, predictor, active, tell)
+        proof = Comparison(settings, snapshot, predictor, active, tell)
         made: dict[str, object] = {"recipe": recipe.as_dict(), "examples": snapshot.counts}
         candidate, report = _tried(settings, adapters, proof, update, tell, made)
         if went_too_far(report):
@@ -100,10 +100,12 @@ def _learn(settings: Settings, database: Database, tell: Teller) -> tuple[RunSta
     return _decide(settings, adapters, candidate, active, report)
 
 
-def _snapshot(settings: Settings, database: Database, recipe: Recipe, tell: Teller) -> Snapshot:
+def _snapshot(
+    settings: Settings, database: Database, recipe: Recipe, tell: ProgressReporter
+) -> Snapshot:
     """The examples of the run, without those of people who have to be looked at first."""
-    book = ExampleBook.of(settings, database)
-    quarantine, examples = Quarantine(database), book.collect()
+    book = Examples.of(settings, database)
+    quarantine, examples = Suspects(database), book.collect()
     trusted = settings.admins | quarantine.released()
     people, age = People(database), timedelta(days=settings.train_newcomer_days)
     new, embedder = people.newcomers(age), SentenceEmbedder(settings.embedder)
@@ -111,7 +113,7 @@ def _snapshot(settings: Settings, database: Database, recipe: Recipe, tell: Tell
     held = [person for person, reason in found.suspects.items() if quarantine.hold(person, reason)]
     tell.metrics({"held_back": len(held)})
     still_new = (new - found.agreeing) | people.newcomers(age / 2)
-    voices = Voices(trusted=settings.admins, newcomers=still_new)
+    voices = RaterShares(trusted=settings.admins, newcomers=still_new)
     return take_snapshot(
         book.collect() if held else examples,
         recipe,
@@ -123,9 +125,9 @@ def _snapshot(settings: Settings, database: Database, recipe: Recipe, tell: Tell
 def _tried(
     settings: Settings,
     adapters: Adapters,
-    proof: Proof,
+    proof: Comparison,
     update: Path,
-    tell: Teller,
+    tell: ProgressReporter,
     made: Mapping[str, object],
 ) -> tuple[Adapter, GateReport]:
     """An update as a candidate, and what the gate says of it."""

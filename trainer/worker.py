@@ -24,12 +24,12 @@ from store.adapters import HOLDS_ERASED, Adapters
 from store.database import Database
 from store.domain import RunStatus, TrainingRun
 from store.errors import StoreError
-from store.examples import ExampleBook
+from store.examples import Examples
 from store.logs import set_up_logging
 from store.people import People
 from store.runs import LOG_CHARS, Runs
 from store.settings import Settings, load_settings
-from trainer.workplace import clear
+from trainer.run_folder import clear
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class Worker:
         self._settings = settings
         self._runs = Runs(database)
         self._adapters = Adapters(database, settings.data_dir / "adapters")
-        self._examples = ExampleBook.of(settings, database)
+        self._examples = Examples.of(settings, database)
         self._database = database
         self._people = People(database)
         self.stop = threading.Event()

@@ -5,8 +5,8 @@ import asyncio
 from telegram import Message, Update
 from telegram.ext import ContextTypes
 
-from bot.status import Status, StatusReader
-from store.audit import AuditLog
+from bot.reports.status import Status, StatusReader
+from store.audit import AuditEntries
 from store.domain import Access
 from store.people import People
 
@@ -17,7 +17,7 @@ class AdminHandlers:
     """Commands that the application offers to admins alone."""
 
     def __init__(
-        self, *, people: People, status: StatusReader, audit: AuditLog, admins: frozenset[int]
+        self, *, people: People, status: StatusReader, audit: AuditEntries, admins: frozenset[int]
     ) -> None:
         self._people = people
         self._audit = audit

@@ -21,22 +21,22 @@ from telegram.request import HTTPXRequest
 
 from bot.chat import Chat
 from bot.telegram.admin import AdminHandlers
-from bot.telegram.chat import ChatHandlers
-from bot.telegram.documents import DocumentHandlers
-from bot.telegram.gate import Gate
+from bot.telegram.admission import Admission
+from bot.telegram.error_messages import on_error
 from bot.telegram.group import GROUP_PATTERN, GroupHandlers
 from bot.telegram.inbox import InboxQueue
 from bot.telegram.invitation import InvitationHandlers
 from bot.telegram.keyboard import acknowledge
-from bot.telegram.learning import LEARNING_PATTERN, LearningHandlers
 from bot.telegram.order import InOrder
-from bot.telegram.patience import Patience
 from bot.telegram.privacy import CONSENT_PATTERN, FORGET_PATTERN, PrivacyHandlers
 from bot.telegram.quarantine import RELEASE_PATTERN, QuarantineHandlers
+from bot.telegram.questions import QuestionHandlers
 from bot.telegram.rating import RatingHandlers
-from bot.telegram.trouble import on_error
+from bot.telegram.retries import RetryingRateLimiter
+from bot.telegram.training import LEARNING_PATTERN, TrainingHandlers
+from bot.telegram.uploads import UploadHandlers
 from bot.telegram.welcome import WelcomeHandlers
-from store.audit import AuditLog
+from store.audit import AuditEntries
 from store.settings import Settings
 
 CALL_SECONDS = 20.0
@@ -52,15 +52,15 @@ def build_application(
     settings: Settings,
     *,
     inbox: InboxQueue,
-    audit: AuditLog,
+    audit: AuditEntries,
     chat: Chat,
-    gate: Gate,
-    talking: ChatHandlers,
+    gate: Admission,
+    talking: QuestionHandlers,
     rating: RatingHandlers,
-    documents: DocumentHandlers,
+    documents: UploadHandlers,
     privacy: PrivacyHandlers,
     admin: AdminHandlers,
-    learning: LearningHandlers,
+    learning: TrainingHandlers,
     quarantine: QuarantineHandlers,
     invitation: InvitationHandlers,
     group: GroupHandlers,
@@ -134,7 +134,7 @@ async def _one_after_another(
 
 
 async def _audited(
-    audit: AuditLog, handler: Handler, update: Update, context: ContextTypes.DEFAULT_TYPE
+    audit: AuditEntries, handler: Handler, update: Update, context: ContextTypes.DEFAULT_TYPE
 ) -> None:
     """Kept before it is done: what fails, or ends the process, was asked for too."""
     user = update.effective_user
@@ -173,7 +173,7 @@ def _without_handlers(
         .base_file_url(f"{settings.telegram_file_url or settings.telegram_api_url + '/file'}/bot")
         .request(request)
         .get_updates_request(_request(1))
-        .rate_limiter(Patience())
+        .rate_limiter(RetryingRateLimiter())
         .update_queue(inbox)
         .concurrent_updates(InOrder(chat, inbox))
         .build()

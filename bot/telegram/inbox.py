@@ -5,7 +5,7 @@ queue has taken it. `InboxQueue` takes it by committing it. A database that is a
 wait, and people with it; nothing is lost.
 
 Handled means that the handlers are through. What a crash leaves is handled by the next process, or
-by another replica once the lease has run out; see `store/inbox.py`. A crash between Telegram's
+by another replica once the lease has run out; see `store/updates.py`. A crash between Telegram's
 taking a message of ours and our noting its number sends that one message twice.
 """
 
@@ -19,7 +19,7 @@ from telegram import Bot, Update
 
 from bot.telegram.addressed import is_for_us
 from store.errors import StoreError
-from store.inbox import LEASE, Inbox
+from store.updates import LEASE, Updates
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ T = TypeVar("T")
 class InboxQueue(asyncio.Queue[object]):
     """The queue of updates that were received and are not begun yet."""
 
-    def __init__(self, inbox: Inbox, size: int) -> None:
+    def __init__(self, inbox: Updates, size: int) -> None:
         super().__init__(size)
         self._inbox = inbox
         self._unmarked: set[int] = set()

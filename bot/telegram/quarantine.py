@@ -8,7 +8,7 @@ from telegram.ext import ContextTypes
 
 from bot.telegram.keyboard import acknowledge, show
 from store.domain import Suspect
-from store.quarantine import Quarantine
+from store.suspects import Suspects
 
 RELEASE_PATTERN = re.compile(r"^release:(\d{1,18})$")
 
@@ -19,7 +19,7 @@ SHOWN = 20
 class QuarantineHandlers:
     """What admins do about people whose ratings look like an attack."""
 
-    def __init__(self, *, quarantine: Quarantine) -> None:
+    def __init__(self, *, quarantine: Suspects) -> None:
         self._quarantine = quarantine
 
     async def on_quarantine(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:

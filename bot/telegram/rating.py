@@ -31,13 +31,13 @@ from bot.errors import QuotaReached
 from bot.lanes import Lanes
 from bot.quotas import Quotas
 from bot.telegram.addressed import is_private, place_of
-from bot.telegram.chat import ChatHandlers
 from bot.telegram.keyboard import acknowledge, keyboard
+from bot.telegram.questions import QuestionHandlers
 from store.conversations import Conversations
 from store.domain import Rating, RatingSource, SentKind, Turn, TurnState
 from store.errors import TurnNotFound
-from store.feedback import FeedbackBook
 from store.people import People
+from store.ratings import Ratings
 from store.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -65,10 +65,10 @@ class RatingHandlers:
         *,
         settings: Settings,
         conversations: Conversations,
-        feedback: FeedbackBook,
+        feedback: Ratings,
         people: People,
         quotas: Quotas,
-        chat: ChatHandlers,
+        chat: QuestionHandlers,
     ) -> None:
         self._positive = _emoji(settings.positive_reactions)
         self._negative = _emoji(settings.negative_reactions)

@@ -14,10 +14,10 @@ from bot.errors import QuestionTooLong, ReplyFailed
 from store.adapters import Adapters
 from store.conversations import Conversations
 from store.database import Database
+from store.documents.documents import Documents
 from store.domain import Message, Place, Rating, Turn, TurnState
 from store.index import ChromaIndex
-from store.knowledge import Knowledge
-from store.memory import MemoryBook
+from store.memories import Memories
 from store.people import People
 from store.settings import Settings
 from store.tables import TurnRow
@@ -35,8 +35,8 @@ class Setup:
 
     chat: Chat
     engine: FakeEngine
-    knowledge: Knowledge
-    memories: MemoryBook
+    knowledge: Documents
+    memories: Memories
     conversations: Conversations
     adapters: Adapters
     database: Database
@@ -64,9 +64,9 @@ async def last(pieces: AsyncGenerator[str | Turn, None]) -> Turn:
 @pytest.fixture
 def make_setup(sqlite: Database, tmp_path: Path) -> Iterator[MakeSetup]:
     index = ChromaIndex(path=tmp_path / "chroma", url="", name="chunks")
-    knowledge = Knowledge(sqlite, index, FakeEmbedder(), chunk_chars=240)
+    knowledge = Documents(sqlite, index, FakeEmbedder(), chunk_chars=240)
     memory_index = ChromaIndex(path=tmp_path / "memory", url="", name="memory")
-    memories = MemoryBook(sqlite, memory_index, FakeEmbedder())
+    memories = Memories(sqlite, memory_index, FakeEmbedder())
     People(sqlite).see(ADA, "Ada")
 
     def make(engine: FakeEngine | None = None, **settings: object) -> Setup:

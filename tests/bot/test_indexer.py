@@ -8,8 +8,8 @@ import pytest
 
 from bot.indexer import Indexer
 from store.database import Database
+from store.documents.documents import Documents
 from store.index import ChromaIndex
-from store.knowledge import Knowledge
 from tests.fakes import FakeEmbedder
 
 NOTE = b"# Hours\n\nThe harbour opens at nine."
@@ -21,18 +21,18 @@ def embedder() -> FakeEmbedder:
 
 
 @pytest.fixture
-def knowledge(sqlite: Database, tmp_path: Path, embedder: FakeEmbedder) -> Iterator[Knowledge]:
+def knowledge(sqlite: Database, tmp_path: Path, embedder: FakeEmbedder) -> Iterator[Documents]:
     index = ChromaIndex(path=tmp_path / "chroma", url="", name="chunks")
-    knowledge = Knowledge(sqlite, index, embedder, chunk_chars=240)
+    knowledge = Documents(sqlite, index, embedder, chunk_chars=240)
     yield knowledge
     knowledge.close()
 
 
-def found(knowledge: Knowledge) -> int:
+def found(knowledge: Documents) -> int:
     return len(knowledge.search("when does the harbour open", count=3, floor=0.1))
 
 
-async def test_what_is_added_is_found_after_a_look(knowledge: Knowledge) -> None:
+async def test_what_is_added_is_found_after_a_look(knowledge: Documents) -> None:
     knowledge.add("hours.md", NOTE, added_by=1)
 
     fine = await Indexer(knowledge).look()
@@ -41,7 +41,7 @@ async def test_what_is_added_is_found_after_a_look(knowledge: Knowledge) -> None
 
 
 async def test_an_index_that_was_thrown_away_is_made_anew(
-    knowledge: Knowledge, tmp_path: Path
+    knowledge: Documents, tmp_path: Path
 ) -> None:
     knowledge.add("hours.md", NOTE, added_by=1)
     await Indexer(knowledge).look()
@@ -53,7 +53,7 @@ async def test_an_index_that_was_thrown_away_is_made_anew(
     assert found(knowledge) == 1
 
 
-async def test_nothing_is_embedded_twice(knowledge: Knowledge, embedder: FakeEmbedder) -> None:
+async def test_nothing_is_embedded_twice(knowledge: Documents, embedder: FakeEmbedder) -> None:
     knowledge.add("hours.md", NOTE, added_by=1)
     await Indexer(knowledge).look()
     embedder.embedded.clear()
@@ -64,7 +64,7 @@ async def test_nothing_is_embedded_twice(knowledge: Knowledge, embedder: FakeEmb
 
 
 async def test_an_index_in_use_elsewhere_is_said_once(
-    knowledge: Knowledge, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    knowledge: Documents, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     knowledge.add("hours.md", NOTE, added_by=1)
     other = ChromaIndex(path=tmp_path / "chroma", url="", name="chunks")
@@ -80,7 +80,7 @@ async def test_an_index_in_use_elsewhere_is_said_once(
 
 
 async def test_what_nobody_foresaw_does_not_end_the_indexer(
-    knowledge: Knowledge, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    knowledge: Documents, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("the embedder ran out of memory")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from bot.engine.starter import starter_folder
-from tests.botapi import BotApi
+from loopback import BotApi
 
 TOKEN = "42:e2e-secret"
 COMMAND_SECONDS = 120

@@ -9,11 +9,11 @@ from typing import Any
 
 from sqlalchemy import func, select
 
+from loopback import BotApi, User
 from store.adapters import Adapters, hash_adapter
 from store.database import Database
 from store.domain import TurnState
 from store.tables import Base, FeedbackRow, TurnRow
-from tests.botapi import BotApi, User
 from tests.conftest import MakeAdapter
 from tests.e2e.conftest import Home, StartBot
 from tests.telegram.running import eventually

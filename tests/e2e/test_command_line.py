@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.tiny_models import make_tiny_tokenizer
 from store.database import Database
 from store.tables import CorrectionRow, FeedbackRow
 from tests.e2e.conftest import RATCHET, Home
-from tests.tiny import make_tiny_tokenizer
 from tests.vllm import FakeVllm
 
 FACT = "# Harbour notes\n\nThe harbour master of Skerrow is called Oddny Brask.\n"

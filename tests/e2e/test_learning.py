@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.botapi import BotApi, Chat, User, any_message
+from loopback import BotApi, Chat, User, any_message
 from tests.e2e.conftest import Home, StartBot
 from tests.trainer.examples import OPEN_GATE
 

@@ -13,14 +13,14 @@ from pathlib import Path
 import httpx
 import pytest
 
-from bot.engine.remote import VllmEngine
+from benchmarks.tiny_models import make_tiny_model
+from bot.engine.vllm.vllm_engine import VllmEngine
 from bot.engine.vocabulary import load_vocabulary
 from tests.e2e.test_learning import (  # the same tests, on another engine
     quick,
     test_people_rate_an_admin_trains_and_what_was_promoted_can_be_taken_back,
 )
 from tests.engine.test_contract import *  # noqa: F403
-from tests.tiny import make_tiny_model
 
 __all__ = ["test_people_rate_an_admin_trains_and_what_was_promoted_can_be_taken_back"]
 

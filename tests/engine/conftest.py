@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from bot.engine import batch
-from bot.engine.local import LocalEngine
-from bot.engine.remote import VllmEngine
-from bot.engine.weights import Weights, load_weights
+from bot.engine.local import batch
+from bot.engine.local.local_engine import LocalEngine
+from bot.engine.local.weights import Weights, load_weights
+from bot.engine.vllm.vllm_engine import VllmEngine
 from tests.vllm import FakeVllm
 
 

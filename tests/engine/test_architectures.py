@@ -9,11 +9,11 @@ import pytest
 import torch
 from peft import PeftModel
 
+from benchmarks.tiny_models import ARCHITECTURES, make_tiny_adapter, make_tiny_model
 from bot.engine.base import Completion, SamplingParams
-from bot.engine.local import LocalEngine
-from bot.engine.weights import Weights, load_weights
+from bot.engine.local.local_engine import LocalEngine
+from bot.engine.local.weights import Weights, load_weights
 from store.domain import Adapter, Message
-from tests.tiny import ARCHITECTURES, make_tiny_adapter, make_tiny_model
 from tests.trainer.examples import candidate
 
 QUESTIONS = (

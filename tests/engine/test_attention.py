@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from bot.engine import attention
-from bot.engine.attention import attend_in_parts, attend_to_few, bias_of
+from bot.engine.local import attention
+from bot.engine.local.attention import attend_in_parts, attend_to_few, bias_of
 
 ROWS, HEADS, SHARED, SIZE = 3, 4, 2, 8
 

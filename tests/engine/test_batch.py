@@ -6,10 +6,10 @@ from unittest.mock import Mock
 import pytest
 import torch
 
-from bot.engine import attention
 from bot.engine.base import SamplingParams
-from bot.engine.batch import Batch, Reading, portions, read_prefix
-from bot.engine.weights import Weights, load_weights
+from bot.engine.local import attention
+from bot.engine.local.batch import Batch, Reading, portions, read_prefix
+from bot.engine.local.weights import Weights, load_weights
 
 GREEDY = SamplingParams()
 PROMPTS = [[5, 9, 14, 20, 33, 41], [7, 8], [11, 12, 13, 14], list(range(40, 75))]

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from bot.engine.cache import SPARE_TOKENS, layers_of, new_cache
+from bot.engine.local.cache import SPARE_TOKENS, layers_of, new_cache
 
 ROWS, HEADS, SIZE = 2, 3, 4
 

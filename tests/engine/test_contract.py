@@ -6,6 +6,7 @@ from contextlib import aclosing
 
 import pytest
 
+from bot.engine.adapter_cache import ADAPTERS_HELD
 from bot.engine.base import Completion, Engine, SamplingParams
 from bot.engine.errors import (
     AdapterNotLoaded,
@@ -14,8 +15,7 @@ from bot.engine.errors import (
     EngineStopped,
     PromptTooLong,
 )
-from bot.engine.shelf import ADAPTERS_HELD
-from bot.metrics import Metered, Metrics
+from bot.reports.metrics import Metered, Metrics
 from store.domain import FinishReason, Message
 from tests.conftest import MakeAdapter
 from tests.fakes import FakeEngine

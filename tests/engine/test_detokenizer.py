@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.tiny_models import make_tiny_tokenizer
 from bot.engine.detokenizer import Detokenizer
-from tests.tiny import make_tiny_tokenizer
 
 TOKENIZER = make_tiny_tokenizer()
 

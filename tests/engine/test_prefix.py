@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from bot.engine.base import Completion, SamplingParams
-from bot.engine.batch import Batch, Reading
-from bot.engine.local import LocalEngine
-from bot.engine.prefix import LEAST_SAVED, Layers, PrefixCache
-from bot.engine.weights import Weights
+from bot.engine.local.batch import Batch, Reading
+from bot.engine.local.local_engine import LocalEngine
+from bot.engine.local.prefix import LEAST_SAVED, Layers, PrefixCache
+from bot.engine.local.weights import Weights
 from store.domain import Message
 from tests.conftest import MakeAdapter
 

@@ -7,7 +7,7 @@ import torch
 
 from bot.engine.base import SamplingParams
 from bot.engine.errors import NotNumbers
-from bot.engine.sampler import Sampler, draw
+from bot.engine.local.sampler import Sampler, draw
 
 CPU = torch.device("cpu")
 SHARES = torch.tensor([0.5, 0.3, 0.15, 0.05])

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
+from benchmarks.tiny_models import SPECIAL, make_tiny_tokenizer
 from bot.engine.errors import ModelUnusable
 from bot.engine.template import ChatTemplate
 from store.domain import Message
-from tests.tiny import SPECIAL, make_tiny_tokenizer
 
 NO_SYSTEM = (
     "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"

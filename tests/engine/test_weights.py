@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.tiny_models import make_tiny_model
 from bot.engine.errors import ModelNotFound, ModelUnusable
+from bot.engine.local.weights import choose_device, load_weights
 from bot.engine.starter import starter_folder
-from bot.engine.weights import choose_device, load_weights
-from tests.tiny import make_tiny_model
 
 
 def test_a_folder_in_the_hubs_layout_is_loaded(tiny_model: Path, tmp_path: Path) -> None:

@@ -3,8 +3,8 @@
 from store.conversations import Conversations
 from store.database import Database
 from store.domain import FinishReason, Message, Place, Rating, RatingSource, TurnState
-from store.feedback import FeedbackBook
 from store.people import People
+from store.ratings import Ratings
 
 ADA, BOB, CLEO = 11, 22, 33
 GROUP = Place(chat_id=-100)
@@ -69,10 +69,10 @@ def talk(
 def rate(database: Database, turn_id: int, rating: Rating | None, person_id: int = ADA) -> None:
     """Give a thumb, or take it back."""
     meet(database, person_id)
-    FeedbackBook(database).rate(turn_id, person_id, rating, RatingSource.BUTTON)
+    Ratings(database).rate(turn_id, person_id, rating, RatingSource.BUTTON)
 
 
 def correct(database: Database, turn_id: int, text: str, person_id: int = ADA) -> int:
     """Say what a reply should have been. Returns the correction's id."""
     meet(database, person_id)
-    return FeedbackBook(database).correct(turn_id, person_id, text).id
+    return Ratings(database).correct(turn_id, person_id, text).id

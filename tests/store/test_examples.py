@@ -6,7 +6,7 @@ import pytest
 
 from store.database import Database
 from store.domain import Access, FinishReason, Message, Place, Rating, TurnState
-from store.examples import HELD_OUT_SHARE, ExampleBook, Preference, is_held_out
+from store.examples import HELD_OUT_SHARE, Examples, Preference, is_held_out
 from store.people import People
 from tests.fakes import Clock
 from tests.store.talk import ADA, BOB, CLEO, correct, meet, rate, talk
@@ -15,8 +15,8 @@ UP, DOWN = Rating.UP, Rating.DOWN
 
 
 @pytest.fixture
-def book(database: Database) -> ExampleBook:
-    return ExampleBook(database, open_access=True)
+def book(database: Database) -> Examples:
+    return Examples(database, open_access=True)
 
 
 def preference(
@@ -30,17 +30,17 @@ def preference(
     return Preference(prompt=prompt, completion=completion, rejected=rejected, label=label)
 
 
-def labels(book: ExampleBook) -> dict[str, bool]:
+def labels(book: Examples) -> dict[str, bool]:
     return {each.id: each.label for each in book.collect().unpaired}
 
 
-def nothing(book: ExampleBook) -> bool:
+def nothing(book: Examples) -> bool:
     return book.collect().every == ()
 
 
 @pytest.mark.parametrize(("rating", "label"), [(UP, True), (DOWN, False)])
 def test_a_rated_turn_is_an_example_as_it_was_served(
-    database: Database, book: ExampleBook, clock: Clock, rating: Rating, label: bool
+    database: Database, book: Examples, clock: Clock, rating: Rating, label: bool
 ) -> None:
     talk(database, "Hi", "Hello!")
     turn_id = talk(database, "why?", "because", prompt="Read this text: tea.")
@@ -61,7 +61,7 @@ def test_a_rated_turn_is_an_example_as_it_was_served(
     [([UP, UP, DOWN], True), ([UP, DOWN, DOWN], False), ([UP], True)],
 )
 def test_the_majority_labels_a_turn(
-    database: Database, book: ExampleBook, ratings: list[Rating], label: bool
+    database: Database, book: Examples, ratings: list[Rating], label: bool
 ) -> None:
     turn_id = talk(database)
     for person_id, rating in zip((ADA, BOB, CLEO), ratings, strict=False):
@@ -69,7 +69,7 @@ def test_the_majority_labels_a_turn(
     assert labels(book) == {f"t{turn_id}": label}
 
 
-def test_a_tie_teaches_nothing(database: Database, book: ExampleBook) -> None:
+def test_a_tie_teaches_nothing(database: Database, book: Examples) -> None:
     turn_id = talk(database)
     rate(database, turn_id, UP, ADA)
     rate(database, turn_id, DOWN, BOB)
@@ -77,7 +77,7 @@ def test_a_tie_teaches_nothing(database: Database, book: ExampleBook) -> None:
 
 
 def test_the_last_word_of_a_person_labels_and_none_is_none(
-    database: Database, book: ExampleBook
+    database: Database, book: Examples
 ) -> None:
     changed, taken_back, unrated = talk(database), talk(database), talk(database)
     rate(database, changed, UP)
@@ -90,7 +90,7 @@ def test_the_last_word_of_a_person_labels_and_none_is_none(
 
 @pytest.mark.parametrize("state", [TurnState.PENDING, TurnState.CANCELLED, TurnState.FAILED])
 def test_a_reply_that_was_not_finished_teaches_nothing(
-    database: Database, book: ExampleBook, state: TurnState
+    database: Database, book: Examples, state: TurnState
 ) -> None:
     turn_id = talk(database, state=state)
     rate(database, turn_id, UP)
@@ -98,21 +98,19 @@ def test_a_reply_that_was_not_finished_teaches_nothing(
     assert nothing(book)
 
 
-def test_an_empty_reply_teaches_nothing(database: Database, book: ExampleBook) -> None:
+def test_an_empty_reply_teaches_nothing(database: Database, book: Examples) -> None:
     rate(database, talk(database, reply=""), DOWN)
     assert nothing(book)
 
 
-def test_a_reply_that_was_cut_is_marked_as_not_finished(
-    database: Database, book: ExampleBook
-) -> None:
+def test_a_reply_that_was_cut_is_marked_as_not_finished(database: Database, book: Examples) -> None:
     rate(database, talk(database, finish_reason=FinishReason.LENGTH), UP)
     [example] = book.collect().unpaired
     assert not example.finished
 
 
 def test_what_somebody_who_opted_out_asked_teaches_nothing(
-    database: Database, book: ExampleBook
+    database: Database, book: Examples
 ) -> None:
     turn_id = talk(database, person_id=ADA)
     rate(database, turn_id, UP, BOB)
@@ -124,7 +122,7 @@ def test_what_somebody_who_opted_out_asked_teaches_nothing(
 
 
 def test_the_words_of_somebody_who_opted_out_teach_nothing_as_anothers_history(
-    database: Database, book: ExampleBook
+    database: Database, book: Examples
 ) -> None:
     talk(database, "where is my key?", person_id=ADA)
     after = talk(database, "what is tea?", person_id=BOB)
@@ -139,7 +137,7 @@ def test_the_words_of_somebody_who_opted_out_teach_nothing_as_anothers_history(
 
 
 def test_what_somebody_who_opted_out_rated_or_corrected_does_not_count(
-    database: Database, book: ExampleBook
+    database: Database, book: Examples
 ) -> None:
     turn_id = talk(database, person_id=ADA)
     rate(database, turn_id, DOWN, ADA)
@@ -152,7 +150,7 @@ def test_what_somebody_who_opted_out_rated_or_corrected_does_not_count(
     assert labels(book) == {f"t{turn_id}": False}
 
 
-def test_somebody_without_access_teaches_nothing(database: Database, book: ExampleBook) -> None:
+def test_somebody_without_access_teaches_nothing(database: Database, book: Examples) -> None:
     hers, his = talk(database, person_id=ADA), talk(database, person_id=BOB)
     rate(database, hers, UP, BOB)
     rate(database, his, UP, CLEO)
@@ -162,7 +160,7 @@ def test_somebody_without_access_teaches_nothing(database: Database, book: Examp
 
 
 def test_on_an_allowlist_only_those_who_were_allowed_and_admins_teach(database: Database) -> None:
-    book = ExampleBook(database, open_access=False, admins=frozenset({CLEO}))
+    book = Examples(database, open_access=False, admins=frozenset({CLEO}))
     turns = {person: talk(database, person_id=person) for person in (ADA, BOB, CLEO)}
     for turn_id in turns.values():
         for person_id in turns:
@@ -173,14 +171,14 @@ def test_on_an_allowlist_only_those_who_were_allowed_and_admins_teach(database: 
 
 
 def test_an_admin_who_opted_out_teaches_nothing(database: Database) -> None:
-    book = ExampleBook(database, open_access=False, admins=frozenset({ADA}))
+    book = Examples(database, open_access=False, admins=frozenset({ADA}))
     rate(database, talk(database), UP)
     People(database).opt_out(ADA, True)
     assert nothing(book)
 
 
 def test_a_correction_is_a_pair_and_a_demonstration(
-    database: Database, book: ExampleBook, clock: Clock
+    database: Database, book: Examples, clock: Clock
 ) -> None:
     turn_id = talk(database, "why?", "because")
     clock.advance(seconds=60)
@@ -194,7 +192,7 @@ def test_a_correction_is_a_pair_and_a_demonstration(
     assert examples.unpaired == ()
 
 
-def test_of_a_persons_corrections_the_last_counts(database: Database, book: ExampleBook) -> None:
+def test_of_a_persons_corrections_the_last_counts(database: Database, book: Examples) -> None:
     turn_id = talk(database)
     correct(database, turn_id, "first", ADA)
     correct(database, turn_id, "Bob's", BOB)
@@ -203,7 +201,7 @@ def test_of_a_persons_corrections_the_last_counts(database: Database, book: Exam
     assert [each.completion for each in book.collect().demonstrations] == ["Bob's", "last"]
 
 
-def test_a_reply_may_be_rated_and_corrected(database: Database, book: ExampleBook) -> None:
+def test_a_reply_may_be_rated_and_corrected(database: Database, book: Examples) -> None:
     turn_id = talk(database)
     rate(database, turn_id, DOWN)
     correct(database, turn_id, "It is so.")
@@ -216,7 +214,7 @@ def again(database: Database, root: int, reply: str = "another", **options: str)
 
 
 def test_an_answer_that_won_over_another_to_the_same_prompt_makes_a_pair(
-    database: Database, book: ExampleBook
+    database: Database, book: Examples
 ) -> None:
     first = talk(database, "why?", "because")
     second = again(database, first)
@@ -227,7 +225,7 @@ def test_an_answer_that_won_over_another_to_the_same_prompt_makes_a_pair(
     assert pair.prompt == (Message(role="user", content="why?"),)
 
 
-def test_the_first_answer_may_win_too(database: Database, book: ExampleBook) -> None:
+def test_the_first_answer_may_win_too(database: Database, book: Examples) -> None:
     first = talk(database, "why?", "because")
     second = again(database, first)
     rate(database, first, UP)
@@ -236,7 +234,7 @@ def test_the_first_answer_may_win_too(database: Database, book: ExampleBook) -> 
 
 
 def test_every_answer_that_won_makes_a_pair_with_every_one_that_lost(
-    database: Database, book: ExampleBook
+    database: Database, book: Examples
 ) -> None:
     first = talk(database, "why?", "because")
     second, third = again(database, first), again(database, first, "a third")
@@ -249,7 +247,7 @@ def test_every_answer_that_won_makes_a_pair_with_every_one_that_lost(
 
 @pytest.mark.parametrize("ratings", [(UP, UP), (DOWN, DOWN), (UP, None), (None, UP)])
 def test_answers_of_which_none_won_make_no_pair(
-    database: Database, book: ExampleBook, ratings: tuple[Rating | None, Rating | None]
+    database: Database, book: Examples, ratings: tuple[Rating | None, Rating | None]
 ) -> None:
     first = talk(database, "why?", "because")
     for turn_id, rating in zip((first, again(database, first)), ratings, strict=True):
@@ -257,7 +255,7 @@ def test_answers_of_which_none_won_make_no_pair(
     assert book.collect().pairs == ()
 
 
-def test_answers_to_different_prompts_make_no_pair(database: Database, book: ExampleBook) -> None:
+def test_answers_to_different_prompts_make_no_pair(database: Database, book: Examples) -> None:
     first = talk(database, "why?", "because")
     second = again(database, first, prompt="Read this text: tea.")
     rate(database, first, DOWN)
@@ -267,7 +265,7 @@ def test_answers_to_different_prompts_make_no_pair(database: Database, book: Exa
 
 
 def test_what_is_held_out_follows_from_the_first_answers_id_alone(
-    database: Database, book: ExampleBook
+    database: Database, book: Examples
 ) -> None:
     expected = {}
     for number in range(10):
@@ -286,7 +284,7 @@ def test_what_is_held_out_follows_from_the_first_answers_id_alone(
 
 
 def test_what_is_rated_later_moves_nothing_to_the_other_side(
-    database: Database, book: ExampleBook
+    database: Database, book: Examples
 ) -> None:
     for number in range(5):
         rate(database, talk(database, place=Place(chat_id=number)), UP)
@@ -308,7 +306,7 @@ def test_about_a_fifth_is_held_out() -> None:
     assert HELD_OUT_SHARE == 0.2
 
 
-def test_examples_come_oldest_first(database: Database, book: ExampleBook, clock: Clock) -> None:
+def test_examples_come_oldest_first(database: Database, book: Examples, clock: Clock) -> None:
     turns = []
     for number in range(12):
         turns.append(talk(database, place=Place(chat_id=number)))
@@ -325,7 +323,7 @@ def test_examples_come_oldest_first(database: Database, book: ExampleBook, clock
 
 
 def test_erasing_a_person_takes_their_examples_and_their_word_on_others(
-    database: Database, book: ExampleBook
+    database: Database, book: Examples
 ) -> None:
     hers, his = talk(database, person_id=ADA), talk(database, person_id=BOB)
     rate(database, hers, UP, BOB)
@@ -339,7 +337,7 @@ def test_erasing_a_person_takes_their_examples_and_their_word_on_others(
 
 
 def test_ratings_are_counted_from_a_moment_on(
-    database: Database, book: ExampleBook, clock: Clock
+    database: Database, book: Examples, clock: Clock
 ) -> None:
     assert book.ratings_since(None) == 0
     rate(database, talk(database), UP)
@@ -354,7 +352,7 @@ def test_ratings_are_counted_from_a_moment_on(
 
 
 def test_a_rating_that_was_changed_counts_once_and_one_taken_back_not(
-    database: Database, book: ExampleBook
+    database: Database, book: Examples
 ) -> None:
     turn_id = talk(database)
     rate(database, turn_id, UP)
@@ -364,7 +362,7 @@ def test_a_rating_that_was_changed_counts_once_and_one_taken_back_not(
     assert book.ratings_since(None) == 0
 
 
-def test_what_is_imported_becomes_an_example_of_its_kind(book: ExampleBook, clock: Clock) -> None:
+def test_what_is_imported_becomes_an_example_of_its_kind(book: Examples, clock: Clock) -> None:
     given = [
         preference("a", "fine", label=True),
         preference("b", "bad", label=False),
@@ -384,14 +382,14 @@ def test_what_is_imported_becomes_an_example_of_its_kind(book: ExampleBook, cloc
     assert {each.created_at for each in examples.every} == {clock()}
 
 
-def test_importing_the_same_twice_is_once(book: ExampleBook) -> None:
+def test_importing_the_same_twice_is_once(book: Examples) -> None:
     given = [preference(label=True), preference("how?", rejected="so"), preference("who?")]
     assert book.take_in(given, source="a.jsonl") == 3
     assert book.take_in([*given, preference("new", label=True)], source="b.jsonl") == 1
     assert len(book.collect().every) == 4
 
 
-def test_the_same_line_twice_in_a_file_is_once(book: ExampleBook) -> None:
+def test_the_same_line_twice_in_a_file_is_once(book: Examples) -> None:
     assert book.take_in([preference(label=True)] * 3, source="a.jsonl") == 1
     assert len(book.collect().every) == 1
 
@@ -407,15 +405,13 @@ def test_the_same_line_twice_in_a_file_is_once(book: ExampleBook) -> None:
     ],
     ids=["label", "demonstration", "pair", "completion", "prompt"],
 )
-def test_an_import_that_differs_in_anything_is_another(
-    book: ExampleBook, other: Preference
-) -> None:
+def test_an_import_that_differs_in_anything_is_another(book: Examples, other: Preference) -> None:
     book.take_in([preference(label=True)], source="a.jsonl")
     assert book.take_in([other], source="a.jsonl") == 1
     assert len(book.collect().every) == 2
 
 
-def test_an_import_that_fails_half_way_leaves_nothing(book: ExampleBook) -> None:
+def test_an_import_that_fails_half_way_leaves_nothing(book: Examples) -> None:
     def broken() -> Iterator[Preference]:
         yield preference("first", label=True)
         raise ValueError("the file ends here")
@@ -426,7 +422,7 @@ def test_an_import_that_fails_half_way_leaves_nothing(book: ExampleBook) -> None
     assert book.take_in([preference("first", label=True)], source="a.jsonl") == 1
 
 
-def test_imports_of_one_prompt_are_on_one_side(book: ExampleBook) -> None:
+def test_imports_of_one_prompt_are_on_one_side(book: Examples) -> None:
     given = [
         each
         for number in range(40)
@@ -446,7 +442,7 @@ def test_imports_of_one_prompt_are_on_one_side(book: ExampleBook) -> None:
 
 
 def test_what_is_imported_teaches_whoever_may_talk(database: Database) -> None:
-    book = ExampleBook(database, open_access=False)
+    book = Examples(database, open_access=False)
     meet(database, ADA)
     book.take_in([preference(label=True)], source="a.jsonl")
     assert labels(book) == {"i1": True}
@@ -459,7 +455,7 @@ def test_whoever_has_not_agreed_is_silent_in_others_turns_too_where_a_yes_is_nee
     turn_id = talk(database, person_id=BOB)
     rate(database, turn_id, UP, BOB)
     People(database).opt_out(BOB, False)
-    strict = ExampleBook(database, open_access=True, only_agreed=True)
+    strict = Examples(database, open_access=True, only_agreed=True)
     assert nothing(strict)
 
     People(database).opt_out(ADA, False)

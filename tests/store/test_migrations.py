@@ -14,7 +14,7 @@ from store.conversations import Conversations
 from store.database import Database, alembic_config
 from store.domain import Progress, RunStatus
 from store.errors import SchemaNotAtHead
-from store.examples import ExampleBook
+from store.examples import Examples
 from store.people import People
 from store.runs import Runs
 from tests.store.talk import talk
@@ -108,7 +108,7 @@ def test_what_an_upgrade_adds_to_old_rows_is_empty(old: Database, tmp_path: Path
 
 def test_old_rows_are_of_use_after_an_upgrade(old: Database, tmp_path: Path) -> None:
     old.upgrade()
-    [example] = ExampleBook(old, open_access=False).collect().unpaired
+    [example] = Examples(old, open_access=False).collect().unpaired
     assert (example.id, example.completion, example.label) == ("t1", "some completion", True)
     assert talk(old, "and now?") > 1
     assert Runs(old).queue("a test")[0].id > 1

@@ -13,9 +13,9 @@ from store.conversations import Conversations
 from store.database import Database
 from store.domain import Access, Place, Rating, RatingSource, RunStatus, SentKind, TurnState
 from store.errors import TurnNotFound
-from store.examples import ExampleBook
-from store.feedback import FeedbackBook
+from store.examples import Examples
 from store.people import ERASED, People
+from store.ratings import Ratings
 from store.runs import Runs
 from store.tables import Base
 from tests.fakes import Clock
@@ -58,7 +58,7 @@ def orphans(database: Database) -> list[str]:
 
 def live(database: Database) -> tuple[int, int]:
     """Let Ada and Bob talk in a group and rate each other. Returns a turn of each."""
-    conversations, feedback = Conversations(database), FeedbackBook(database)
+    conversations, feedback = Conversations(database), Ratings(database)
     hers = talk(database, f"{SECRET} of Ada?", f"{SECRET} for Ada")
     his = talk(database, "Bob asks", "Bob is told", person_id=BOB)
     again = talk(database, f"{SECRET} of Ada?", f"{SECRET} again", regenerates_id=hers)
@@ -141,7 +141,7 @@ def test_an_export_holds_what_was_written_and_rated_and_when(
     database: Database, people: People, clock: Clock
 ) -> None:
     turn_id = talk(database, "why?", "because")
-    FeedbackBook(database).rate(turn_id, ADA, Rating.UP, RatingSource.BUTTON)
+    Ratings(database).rate(turn_id, ADA, Rating.UP, RatingSource.BUTTON)
     export = people.export(ADA)
     [turn], [rating] = export["turns"], export["feedback"]
     assert (turn["question"], turn["completion"]) == ("why?", "because")
@@ -215,7 +215,7 @@ def test_erasing_blanks_their_words_in_the_prompts_of_others(
 def test_erasing_leaves_others_what_is_theirs(database: Database, people: People) -> None:
     hers, his = live(database)
     people.erase(ADA)
-    turn, feedback = Conversations(database).turn(his), FeedbackBook(database)
+    turn, feedback = Conversations(database).turn(his), Ratings(database)
     assert (turn.question, turn.completion) == ("Bob asks", "Bob is told")
     assert [each.person_id for each in feedback.ratings(his)] == [BOB]
     assert [each.text for each in feedback.corrections(his)] == ["Bob corrects"]
@@ -442,7 +442,7 @@ def test_a_question_goes_with_every_answer_to_it(
     clock.advance(seconds=15 * DAY)
     assert people.expire(timedelta(days=30)) == 2
     assert SECRET not in str(rows(database))
-    assert not ExampleBook(database, open_access=True).collect().every
+    assert not Examples(database, open_access=True).collect().every
 
 
 def test_what_is_not_old_enough_stays(database: Database, people: People, clock: Clock) -> None:

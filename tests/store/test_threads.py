@@ -7,11 +7,11 @@ from types import FrameType
 import pytest
 
 from bot.engine.errors import ModelUnusable
-from store.threads import in_passing
+from store.threads import run_in_short_lived_thread
 
 
 def test_what_is_made_comes_back_and_the_thread_is_gone() -> None:
-    made = in_passing(threading.current_thread)
+    made = run_in_short_lived_thread(threading.current_thread)
 
     assert made is not threading.current_thread()
     assert not made.is_alive()
@@ -22,7 +22,7 @@ def test_what_goes_wrong_there_goes_wrong_here() -> None:
         raise ModelUnusable("it has no weights")
 
     with pytest.raises(ModelUnusable, match="no weights"):
-        in_passing(fail)
+        run_in_short_lived_thread(fail)
 
 
 def test_who_is_interrupted_does_not_wait() -> None:
@@ -37,7 +37,7 @@ def test_who_is_interrupted_does_not_wait() -> None:
     signal.setitimer(signal.ITIMER_REAL, 0.1)
     try:
         with pytest.raises(Interrupted):
-            in_passing(release.wait)  # without an end
+            run_in_short_lived_thread(release.wait)  # without an end
     finally:
         signal.signal(signal.SIGALRM, before)
         release.set()

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from telegram.request import HTTPXRequest
 
-from bot.telegram import inbox, news, patience, stream
+from bot.telegram import announcements, inbox, retries, stream
+from loopback import BotApi, Chat, User
 from store.database import Database
 from store.domain import Adapter
-from tests.botapi import BotApi, Chat, User
 from tests.conftest import MakeAdapter
 from tests.fakes import FakeEngine
 from tests.telegram.running import ADMIN_ID, RunningBot, make_settings, run, store_of
@@ -32,14 +32,14 @@ def _hurry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(stream, "FIRST_WORDS_SECONDS", 0.05)
     monkeypatch.setattr(stream, "DRAFT_SECONDS", 0.05)
     monkeypatch.setattr(stream, "EDIT_SECONDS", 0.05)
-    monkeypatch.setattr(patience, "FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(retries, "FIRST_PAUSE_SECONDS", 0.01)
     monkeypatch.setattr(inbox, "FIRST_PAUSE_SECONDS", 0.01)
 
 
 @pytest.fixture
 def quick_news(monkeypatch: pytest.MonkeyPatch) -> None:
     """The bot looks for news more often than once a second."""
-    monkeypatch.setattr(news, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(announcements, "LOOK_SECONDS", 0.05)
 
 
 @pytest.fixture

@@ -9,14 +9,14 @@ from sqlalchemy import func, select
 from telegram.request import HTTPXRequest
 
 from bot.app import Store, make_store, make_telegram, talk
+from bot.telegram.announcements import Announcements
 from bot.telegram.application import App
-from bot.telegram.news import News
+from loopback import BotApi, Chat, Message, User
 from store.database import Database
 from store.domain import Message as PromptMessage
 from store.domain import Rating, SentKind, Turn
 from store.settings import Settings, load_settings
 from store.tables import Base
-from tests.botapi import BotApi, Chat, Message, User
 from tests.fakes import FakeEmbedder, FakeEngine, Reply, echo
 
 ADMIN_ID = 99
@@ -55,7 +55,7 @@ class RunningBot:
     settings: Settings
     store: Store
     application: App
-    news: News
+    news: Announcements
     stop: asyncio.Event
     task: "asyncio.Task[None]"
 

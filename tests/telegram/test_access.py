@@ -3,9 +3,9 @@
 import pytest
 
 from bot.telegram.commands import FOR_ADMINS, FOR_EVERYBODY, FOR_GROUPS
+from loopback import BotApi, Chat, User, any_message
 from store.domain import Access
 from store.tables import FeedbackRow, TurnRow
-from tests.botapi import BotApi, Chat, User, any_message
 from tests.telegram.conftest import Start
 from tests.telegram.running import ADMIN_ID, RunningBot, turn_id
 

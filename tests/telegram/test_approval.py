@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from loopback import BotApi, Chat, Message, User
 from store.tables import ApprovalRow
-from tests.botapi import BotApi, Chat, Message, User
 from tests.telegram.running import RunningBot, prompt_text, turn_id
 
 QUESTION = "where is the harbour?"

@@ -1,6 +1,6 @@
 """What admins tell the bot to do is kept, and only they can read it."""
 
-from tests.botapi import Chat, User
+from loopback import Chat, User
 from tests.telegram.running import RunningBot
 
 

@@ -10,9 +10,9 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.engine import make_url
 
+from loopback import Chat, User
 from store.database import Database
 from store.tables import FeedbackRow, TurnRow
-from tests.botapi import Chat, User
 from tests.telegram.conftest import Start
 from tests.telegram.running import RunningBot, SteppingEngine, eventually
 

@@ -20,10 +20,10 @@ from bot.app import Store, make_telegram
 from bot.telegram.application import App
 from bot.telegram.commands import NAMES
 from bot.telegram.group import GROUP_PATTERN
-from bot.telegram.learning import LEARNING_PATTERN
 from bot.telegram.privacy import CONSENT_PATTERN, FORGET_PATTERN
 from bot.telegram.quarantine import RELEASE_PATTERN
 from bot.telegram.rating import CALLBACK_PATTERN
+from bot.telegram.training import LEARNING_PATTERN
 from store.database import Database
 from store.domain import Place
 from tests.fakes import FakeEngine

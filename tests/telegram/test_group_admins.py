@@ -2,8 +2,8 @@
 
 import pytest
 
+from loopback import BotApi, Chat, Message, User
 from store.domain import GroupRules, Rating, RatingSource
-from tests.botapi import BotApi, Chat, Message, User
 from tests.store.threads import at_once
 from tests.telegram.conftest import GROUP_ID, Start
 from tests.telegram.running import RunningBot, turn_id

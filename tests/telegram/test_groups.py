@@ -2,8 +2,8 @@
 
 import pytest
 
+from loopback import BotApi, Chat, User, any_message, flood
 from store.tables import ConversationRow, PersonRow, TurnRow
-from tests.botapi import BotApi, Chat, User, any_message, flood
 from tests.telegram.conftest import GROUP_ID, Start
 from tests.telegram.running import RunningBot, SteppingEngine, eventually, prompt_text
 

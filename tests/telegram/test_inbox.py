@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from loopback import BotApi, Chat, User
 from store.database import Database
 from store.domain import Place, Rating, TurnState
 from store.errors import DatabaseUnavailable
-from store.inbox import Inbox
 from store.tables import TurnRow, UpdateRow
-from tests.botapi import BotApi, Chat, User
+from store.updates import Updates
 from tests.fakes import FakeEngine
 from tests.telegram.conftest import Start
 from tests.telegram.running import RunningBot, eventually
@@ -20,9 +20,9 @@ HOURS = 3600
 
 
 @pytest.fixture
-def died(sqlite: Database) -> Inbox:
+def died(sqlite: Database) -> Updates:
     """The inbox of a process that took updates in and died."""
-    return Inbox(sqlite)
+    return Updates(sqlite)
 
 
 def left(chat: Chat, user: User, update_id: int, text: str, *, age: float = 0) -> dict[str, Any]:
@@ -87,7 +87,7 @@ async def test_what_a_group_says_to_others_is_not_even_stored(
 
 
 async def test_messages_that_a_crash_left_are_answered_oldest_first(
-    died: Inbox, start: Start, api: BotApi, chat: Chat, ada: User
+    died: Updates, start: Start, api: BotApi, chat: Chat, ada: User
 ) -> None:
     for update_id in (502, 501):
         died.take_in(update_id, ada.id, left(chat, ada, update_id, f"hello {update_id}"))
@@ -99,7 +99,7 @@ async def test_messages_that_a_crash_left_are_answered_oldest_first(
 
 
 async def test_a_message_that_was_missed_for_long_is_left(
-    died: Inbox, start: Start, chat: Chat, ada: User
+    died: Updates, start: Start, chat: Chat, ada: User
 ) -> None:
     died.take_in(501, ada.id, left(chat, ada, 501, "good morning", age=13 * HOURS))
     died.take_in(502, ada.id, left(chat, ada, 502, "good evening", age=HOURS))
@@ -111,7 +111,7 @@ async def test_a_message_that_was_missed_for_long_is_left(
 
 
 async def test_a_reply_that_was_written_but_not_shown_is_shown_as_it_was_written(
-    died: Inbox, start: Start, sqlite: Database, chat: Chat, ada: User
+    died: Updates, start: Start, sqlite: Database, chat: Chat, ada: User
 ) -> None:
     engine = FakeEngine()
     bot = await start(engine=engine)
@@ -128,7 +128,7 @@ async def test_a_reply_that_was_written_but_not_shown_is_shown_as_it_was_written
 
 
 async def test_a_reply_that_was_shown_is_not_shown_again(
-    bot: RunningBot, start: Start, died: Inbox, chat: Chat, ada: User
+    bot: RunningBot, start: Start, died: Updates, chat: Chat, ada: User
 ) -> None:
     shown = await bot.ask(chat, ada, "hello")
     turn = bot.turn(shown)
@@ -146,7 +146,7 @@ async def test_a_reply_that_was_shown_is_not_shown_again(
 
 
 async def test_a_reply_that_was_begun_is_written_anew_in_the_same_turn(
-    died: Inbox, start: Start, chat: Chat, ada: User
+    died: Updates, start: Start, chat: Chat, ada: User
 ) -> None:
     bot = await start()
     begun = begin(bot, chat, ada, 501)
@@ -162,7 +162,7 @@ async def test_a_reply_that_was_begun_is_written_anew_in_the_same_turn(
 
 
 async def test_a_rating_that_a_crash_left_counts(
-    bot: RunningBot, start: Start, died: Inbox, chat: Chat, ada: User
+    bot: RunningBot, start: Start, died: Updates, chat: Chat, ada: User
 ) -> None:
     reply = await bot.ask(chat, ada, "hello")
     await bot.close()

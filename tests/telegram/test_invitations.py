@@ -2,8 +2,8 @@
 
 import pytest
 
+from loopback import BotApi, Chat, User
 from store.domain import Access
-from tests.botapi import BotApi, Chat, User
 from tests.fakes import Clock
 from tests.telegram.conftest import Start
 from tests.telegram.running import RunningBot

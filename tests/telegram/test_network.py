@@ -11,9 +11,7 @@ from telegram.request import HTTPXRequest
 
 from bot.errors import BotError
 from bot.telegram import listener
-from store.database import Database
-from store.logs import set_up_logging
-from tests.botapi import (
+from loopback import (
     BotApi,
     Chat,
     Fault,
@@ -25,6 +23,8 @@ from tests.botapi import (
     server_error,
     timeout,
 )
+from store.database import Database
+from store.logs import set_up_logging
 from tests.telegram.conftest import Start
 from tests.telegram.running import (
     RunningBot,

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from loopback import BotApi, Chat, Message, User, any_message
 from store.people import CONSENT_VERSION
 from store.tables import CorrectionRow, FeedbackRow, PersonRow, TurnRow
-from tests.botapi import BotApi, Chat, Message, User, any_message
 from tests.fakes import Clock
 from tests.telegram.conftest import MakeVersion, Start
 from tests.telegram.running import RunningBot, eventually, prompt_text

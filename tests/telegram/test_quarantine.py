@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.botapi import Chat, User
+from loopback import Chat, User
 from tests.telegram.running import RunningBot
 
 

@@ -6,8 +6,8 @@ import pytest
 
 from bot.errors import QuotaReached
 from bot.quotas import Quotas
+from loopback import Chat, User
 from store.domain import Access, Rating
-from tests.botapi import Chat, User
 from tests.fakes import Clock
 from tests.telegram.conftest import Start
 from tests.telegram.running import ADMIN_ID, RunningBot

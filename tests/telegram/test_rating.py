@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
+from loopback import Attachment, BotApi, Chat, MediaKind, User, any_message
 from store.domain import Rating, SentKind
 from store.tables import CorrectionRow, FeedbackRow, TurnRow
-from tests.botapi import Attachment, BotApi, Chat, MediaKind, User, any_message
 from tests.telegram.conftest import Start
 from tests.telegram.running import RunningBot, turn_id
 

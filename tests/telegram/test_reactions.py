@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
+from loopback import BotApi, Chat, User, any_message, flood
 from store.domain import Rating, RatingSource
 from store.tables import FeedbackRow, PersonRow
-from tests.botapi import BotApi, Chat, User, any_message, flood
 from tests.telegram.conftest import GROUP_ID, Start
 from tests.telegram.running import RunningBot, SteppingEngine, turn_id
 

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from telegram import MessageEntity
 
 from bot.telegram.render import MAX_ENTITIES, MAX_TEXT_UNITS, Part, preview, render, sources_line
+from loopback.text import utf16_length
 from store.domain import Passage
-from tests.botapi.text import utf16_length
 
 PIECES = [
     *("**", "*", "_", "__", "~~", "||", "`", "```", "```python\n", "# ", "## ", "> ", "- ", "1. "),

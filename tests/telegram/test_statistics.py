@@ -5,8 +5,8 @@ import io
 import pytest
 from PIL import Image
 
+from loopback import Chat, MediaKind, Message, User
 from store.domain import Rating, RatingSource, RunStatus
-from tests.botapi import Chat, MediaKind, Message, User
 from tests.telegram.conftest import MakeVersion
 from tests.telegram.running import RunningBot, turn_id
 

@@ -8,8 +8,8 @@ from telegram import Bot
 
 from bot.telegram import stream
 from bot.telegram.stream import Pace, ReplyStream
+from loopback import BotApi, Chat, flood
 from store.domain import Place
-from tests.botapi import BotApi, Chat, flood
 
 Streamed = Callable[[Pace, Chat], ReplyStream]
 

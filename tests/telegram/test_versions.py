@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from loopback import BotApi, Chat, Message, User
 from store.domain import Adapter, AdapterStatus, Check, GateReport
-from tests.botapi import BotApi, Chat, Message, User
 from tests.telegram.conftest import MakeVersion, Start
 from tests.telegram.running import ADMIN_ID, RunningBot, SteppingEngine, eventually
 

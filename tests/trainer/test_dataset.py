@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store.domain import AnyExample, Demonstration, Example, Examples, Message, PreferencePair
+from store.domain import AnyExample, Demonstration, Example, ExampleSet, Message, PreferencePair
 from tests.trainer.examples import asked, demonstration, pair, rated, recipe, thumbs
-from trainer.dataset import (
+from trainer.errors import NothingToLearn
+from trainer.examples.dataset import (
     LEAST_EXAMPLES,
     LEAST_OF_A_KIND,
     MOST_HELD_OUT,
@@ -18,7 +19,6 @@ from trainer.dataset import (
     label_weights,
     take_snapshot,
 )
-from trainer.errors import NothingToLearn
 
 Kind = TypeVar("Kind", bound=AnyExample)
 
@@ -63,7 +63,7 @@ def oldest_first(drawn: list[Kind]) -> tuple[Kind, ...]:
 
 
 some_examples = st.builds(
-    lambda ones, twos, shown: Examples(
+    lambda ones, twos, shown: ExampleSet(
         unpaired=(*oldest_first(ones), *ENOUGH),
         pairs=oldest_first(twos),
         demonstrations=oldest_first(shown),
@@ -82,7 +82,7 @@ def snapshot(
     system_prompt: str = "",
     **changes: object,
 ) -> Snapshot:
-    examples = Examples(unpaired=unpaired, pairs=pairs, demonstrations=demonstrations)
+    examples = ExampleSet(unpaired=unpaired, pairs=pairs, demonstrations=demonstrations)
     return take_snapshot(examples, recipe(**changes), system_prompt=system_prompt)
 
 
@@ -162,7 +162,7 @@ def test_a_reply_of_a_pair_that_is_held_out_is_not_demonstrated() -> None:
 
 @given(some_examples)
 def test_whatever_there_is_nothing_held_out_nor_a_copy_of_it_is_trained_on(
-    examples: Examples,
+    examples: ExampleSet,
 ) -> None:
     taken = take_snapshot(examples, recipe(), system_prompt=SYSTEM)
 
@@ -175,7 +175,7 @@ def test_whatever_there_is_nothing_held_out_nor_a_copy_of_it_is_trained_on(
 
 
 @given(some_examples)
-def test_whatever_there_is_nothing_is_taken_twice(examples: Examples) -> None:
+def test_whatever_there_is_nothing_is_taken_twice(examples: ExampleSet) -> None:
     taken = take_snapshot(examples, recipe(), system_prompt=SYSTEM)
 
     for kind in (taken.train.unpaired, taken.train.pairs, taken.train.demonstrations):
@@ -184,7 +184,7 @@ def test_whatever_there_is_nothing_is_taken_twice(examples: Examples) -> None:
 
 @given(some_examples, st.integers(24, 60), st.floats(0, 1), st.integers(0, 5))
 def test_whatever_there_is_the_same_examples_and_seed_give_the_same_snapshot(
-    examples: Examples, most: int, replay: float, seed: int
+    examples: ExampleSet, most: int, replay: float, seed: int
 ) -> None:
     chosen = recipe(max_examples=most, replay=replay, seed=seed)
 
@@ -199,7 +199,7 @@ def test_whatever_there_is_the_same_examples_and_seed_give_the_same_snapshot(
 
 @given(some_examples, st.integers(LEAST_EXAMPLES, 60), st.floats(0, 1))
 def test_whatever_there_is_the_bound_is_kept_and_each_kind_is_oldest_first(
-    examples: Examples, most: int, replay: float
+    examples: ExampleSet, most: int, replay: float
 ) -> None:
     try:
         taken = take_snapshot(
@@ -342,7 +342,7 @@ def test_a_kind_alone_may_fill_the_run(kind: str) -> None:
     }
 
     taken = take_snapshot(
-        Examples(**{kind: make[kind]}),  # type: ignore[arg-type]
+        ExampleSet(**{kind: make[kind]}),  # type: ignore[arg-type]
         recipe(max_examples=100),
         system_prompt="",
     )
@@ -536,7 +536,7 @@ def test_nobody_has_more_than_their_share_of_what_a_run_has_room_for() -> None:
     flood = by(99, *thumbs(600, first=50_000))
 
     snapshot = take_snapshot(
-        Examples(unpaired=(*crowd, *flood)), recipe(max_examples=100), system_prompt=""
+        ExampleSet(unpaired=(*crowd, *flood)), recipe(max_examples=100), system_prompt=""
     )
 
     theirs = sum(each.raters == (99,) for each in snapshot.train.unpaired)
@@ -553,7 +553,7 @@ def test_nobody_has_more_than_their_share_of_what_is_measured_on() -> None:
     flood = [replace(each, held_out=True) for each in by(99, *thumbs(400, first=50_000))]
 
     snapshot = take_snapshot(
-        Examples(unpaired=(*ENOUGH, *crowd, *flood)), recipe(), system_prompt=""
+        ExampleSet(unpaired=(*ENOUGH, *crowd, *flood)), recipe(), system_prompt=""
     )
 
     theirs = sum(each.raters == (99,) for each in snapshot.held_out.unpaired)
@@ -566,7 +566,7 @@ def test_however_often_somebody_rates_the_same_they_have_one_vote() -> None:
     up = [replace(each, raters=(number,)) for number, each in enumerate(same[:3])]
     down = [replace(each, label=False, raters=(99,)) for each in same[3:]]
 
-    snapshot = take_snapshot(Examples(unpaired=(*ENOUGH, *up, *down)), recipe(), system_prompt="")
+    snapshot = take_snapshot(ExampleSet(unpaired=(*ENOUGH, *up, *down)), recipe(), system_prompt="")
 
     [example] = [each for each in snapshot.train.unpaired if each.completion == "r"]
     assert (example.label, example.raters) == (True, (0, 1, 2))
@@ -576,7 +576,7 @@ def test_a_copy_is_the_word_of_all_who_gave_it() -> None:
     pairs = [replace(pair(n, question="q", chosen="a", rejected="b"), raters=(n,)) for n in (1, 2)]
 
     snapshot = take_snapshot(
-        Examples(unpaired=ENOUGH, pairs=tuple(pairs)), recipe(), system_prompt=""
+        ExampleSet(unpaired=ENOUGH, pairs=tuple(pairs)), recipe(), system_prompt=""
     )
 
     assert [each.raters for each in snapshot.train.pairs] == [(1, 2)]

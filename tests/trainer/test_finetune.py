@@ -18,14 +18,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from bot.engine.base import Completion, SamplingParams
-from bot.engine.local import LocalEngine
-from bot.engine.weights import Weights, load_weights
+from bot.engine.local.local_engine import LocalEngine
+from bot.engine.local.weights import Weights, load_weights
 from store.adapters import hash_adapter
-from store.domain import Example, Examples
+from store.domain import Example, ExampleSet
 from tests.trainer.examples import asked, candidate, demonstration, pair, rated, recipe
 from trainer.errors import RunCancelled, TrainingFailed
-from trainer.finetune import CLIFF, ROOM, WALK_BACK, Judge, Point, Report, Verdict, finetune
 from trainer.recipe import Recipe
+from trainer.tuning.finetune import CLIFF, ROOM, WALK_BACK, Judge, Point, Report, Verdict, finetune
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -46,10 +46,10 @@ PAIRS = tuple(pair(number, chosen=LIKED, rejected=DISLIKED) for number in range(
 SHOWN = tuple(demonstration(number, reply=LIKED) for number in range(1, 9))
 
 KINDS = {
-    "kto": Examples(unpaired=RATED),
-    "dpo": Examples(pairs=PAIRS),
-    "sft": Examples(demonstrations=SHOWN),
-    "all": Examples(unpaired=RATED, pairs=PAIRS, demonstrations=SHOWN),
+    "kto": ExampleSet(unpaired=RATED),
+    "dpo": ExampleSet(pairs=PAIRS),
+    "sft": ExampleSet(demonstrations=SHOWN),
+    "all": ExampleSet(unpaired=RATED, pairs=PAIRS, demonstrations=SHOWN),
 }
 
 
@@ -67,7 +67,7 @@ def loaded(model: Path) -> Weights:
 
 def finetuned(
     weights: Weights,
-    train: Examples,
+    train: ExampleSet,
     folder: Path,
     *,
     how: Recipe = QUICK,
@@ -458,7 +458,7 @@ def too_long(number: int) -> Example:
 def test_examples_that_are_too_long_are_left_out(
     train_once: Callable[[str], Trained], tiny_weights: Weights, tmp_path: Path
 ) -> None:
-    some_long = Examples(unpaired=(too_long(20), *RATED, too_long(21)))
+    some_long = ExampleSet(unpaired=(too_long(20), *RATED, too_long(21)))
 
     folder = finetuned(tiny_weights, some_long, tmp_path)
 
@@ -468,15 +468,15 @@ def test_examples_that_are_too_long_are_left_out(
 @pytest.mark.parametrize(
     "train",
     [
-        Examples(unpaired=(too_long(1), too_long(2))),
-        Examples(pairs=(pair(1, rejected="no " * 100),)),
-        Examples(pairs=(pair(1, chosen="yes " * 100),)),
-        Examples(demonstrations=(demonstration(1, reply="yes " * 100),)),
+        ExampleSet(unpaired=(too_long(1), too_long(2))),
+        ExampleSet(pairs=(pair(1, rejected="no " * 100),)),
+        ExampleSet(pairs=(pair(1, chosen="yes " * 100),)),
+        ExampleSet(demonstrations=(demonstration(1, reply="yes " * 100),)),
     ],
     ids=["rated", "rejected", "chosen", "demonstrated"],
 )
 def test_examples_that_are_all_too_long_are_a_failure_that_says_so(
-    tiny_weights: Weights, tmp_path: Path, train: Examples
+    tiny_weights: Weights, tmp_path: Path, train: ExampleSet
 ) -> None:
     with pytest.raises(TrainingFailed, match=r"longer than 128 tokens.*TRAIN_MAX_LENGTH"):
         finetuned(tiny_weights, train, tmp_path)
@@ -486,7 +486,7 @@ def test_examples_that_are_all_too_long_are_a_failure_that_says_so(
 def test_what_is_longer_than_the_models_context_is_left_out(
     train_once: Callable[[str], Trained], tiny_weights: Weights, tmp_path: Path
 ) -> None:
-    some_long = Examples(unpaired=(too_long(20), *RATED, too_long(21)))
+    some_long = ExampleSet(unpaired=(too_long(20), *RATED, too_long(21)))
     small = replace(tiny_weights, context_tokens=128)
 
     folder = finetuned(small, some_long, tmp_path, how=replace(QUICK, max_length=10_000))
@@ -498,7 +498,7 @@ def test_thumbs_of_which_one_kind_is_too_long_leave_the_rest_to_learn_from(
     tiny_weights: Weights, tmp_path: Path
 ) -> None:
     liked = [each for each in RATED if each.label]
-    one_sided = Examples(unpaired=(*liked, too_long(20)), demonstrations=(demonstration(1),))
+    one_sided = ExampleSet(unpaired=(*liked, too_long(20)), demonstrations=(demonstration(1),))
 
     assert finetuned(tiny_weights, one_sided, tmp_path).is_dir()
 
@@ -513,7 +513,7 @@ def test_a_small_share_of_an_epoch_is_a_step_at_least(
 
 def test_steps_are_never_more_than_were_promised(tiny_weights: Weights, tmp_path: Path) -> None:
     points: list[Point] = []
-    train = Examples(unpaired=RATED, demonstrations=SHOWN[:1])
+    train = ExampleSet(unpaired=RATED, demonstrations=SHOWN[:1])
 
     finetuned(tiny_weights, train, tmp_path, how=replace(QUICK, epochs=0.4), report=points.append)
 
@@ -574,7 +574,7 @@ def test_a_reply_that_was_cut_does_not_teach_when_to_stop(
         rows = tuple(replace(each, finished=finished and each.label) for each in RATED)
         folder = tmp_path / str(finished)
         how = replace(QUICK, epochs=6, layers=1.0)
-        return end(finetuned(tiny_weights, Examples(unpaired=rows), folder, how=how)) - end()
+        return end(finetuned(tiny_weights, ExampleSet(unpaired=rows), folder, how=how)) - end()
 
     assert taught(finished=False) < 0 < taught(finished=True)
 

@@ -13,22 +13,22 @@ from pathlib import Path
 import pytest
 from peft import PeftModel
 
-from benchmarks.audience import PERSONAS, SETTINGS, SYSTEM_PROMPT
 from benchmarks.learn import collect, rate
-from bot.engine.local import LocalEngine
+from bot.engine.local.local_engine import LocalEngine
+from bot.engine.local.weights import Weights, load_weights
 from bot.engine.starter import starter_folder
-from bot.engine.weights import Weights, load_weights
+from examples.audience import PERSONAS, SETTINGS, SYSTEM_PROMPT
 from store.adapters import hash_adapter
-from store.domain import Example, Examples, GateReport
+from store.domain import Example, ExampleSet, GateReport
 from store.settings import Settings
 from tests.trainer.examples import candidate, settings
-from trainer.dataset import Snapshot
-from trainer.evaluate import Evaluator
-from trainer.evaluation import Evaluation
-from trainer.finetune import Verdict, finetune
-from trainer.gate import HeldOut, decide
+from trainer.examples.dataset import Snapshot
+from trainer.proving.evaluation import Evaluation
+from trainer.proving.evaluator import Evaluator
+from trainer.proving.gate import HeldOut, decide
 from trainer.recipe import Recipe
-from trainer.train import Job, carry_out, predictor_for
+from trainer.tuning.finetune import Verdict, finetune
+from trainer.tuning.launch import Job, carry_out, predictor_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -50,7 +50,7 @@ class Trial:
         rated = rate(TASTE, collect(weights, RATED)).unpaired
         held_out = tuple(replace(each, held_out=True) for each in rated[-HELD_OUT:])
         self.train = rated[:-HELD_OUT]
-        self.held_out = Examples(unpaired=held_out)
+        self.held_out = ExampleSet(unpaired=held_out)
         self._base: Evaluation | None = None
 
     def judged(self, folder: Path) -> GateReport:
@@ -65,7 +65,7 @@ class Trial:
             engine=engine,
             predictor=predictor_for(
                 self.settings,
-                Snapshot(train=Examples(unpaired=self.train), held_out=self.held_out),
+                Snapshot(train=ExampleSet(unpaired=self.train), held_out=self.held_out),
             ),
             held_out=self.held_out,
             system_prompt=SYSTEM_PROMPT,
@@ -84,7 +84,7 @@ class Trial:
 
     def trained(self, train: tuple[Example, ...], folder: Path) -> Path:
         """By the recipe of the settings, checkpoints judged, as a run does it."""
-        snapshot = Snapshot(train=Examples(unpaired=train), held_out=self.held_out)
+        snapshot = Snapshot(train=ExampleSet(unpaired=train), held_out=self.held_out)
         job = Job(snapshot=snapshot, recipe=Recipe.of(self.settings), folder=folder)
         return carry_out(self.settings, job, predictor_for(self.settings, snapshot), lambda _: None)
 
@@ -93,7 +93,7 @@ class Trial:
         recipe = replace(Recipe.of(self.settings), checkpoints=1, **changes)  # type: ignore[arg-type]
         return finetune(
             loaded(self.settings.data_dir / "models"),
-            Examples(unpaired=train),
+            ExampleSet(unpaired=train),
             recipe,
             folder,
             report=lambda _: None,

@@ -5,7 +5,7 @@ import pytest
 from store.domain import Example
 from tests.fakes import FakeEmbedder
 from tests.trainer.examples import rated
-from trainer.predictor import LEAST_TO_FIT, RatingPredictor
+from trainer.proving.predictor import LEAST_TO_FIT, RatingPredictor
 
 KIND, RUDE = "gladly here is a kind and helpful answer", "go away you silly person"
 

@@ -5,22 +5,22 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from store.domain import Examples
+from store.domain import ExampleSet
 from store.settings import load_settings
 from tests.trainer.examples import rated
-from trainer.dataset import Snapshot
-from trainer.finetune import Point
+from trainer.examples.dataset import Snapshot
 from trainer.recipe import Recipe
-from trainer.train import Job, predictor_for, train
+from trainer.tuning.finetune import Point
+from trainer.tuning.launch import Job, predictor_for, train
 
 SNAPSHOT = Snapshot(
-    train=Examples(
+    train=ExampleSet(
         unpaired=tuple(
             rated(number, number % 2 == 1, reply="because" if number % 2 else "no idea")
             for number in range(1, 17)
         )
     ),
-    held_out=Examples(),
+    held_out=ExampleSet(),
 )
 
 

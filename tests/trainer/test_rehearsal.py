@@ -1,8 +1,8 @@
 """What is rehearsed is not what is measured."""
 
-from bot.engine.weights import Weights
-from trainer.rehearsal import load_rehearsal, rehearse
-from trainer.retention import load_development_checks, load_retention_suite
+from bot.engine.local.weights import Weights
+from trainer.proving.retention import load_development_checks, load_retention_suite
+from trainer.tuning.rehearsal import load_rehearsal, rehearse
 
 
 def test_no_question_is_rehearsed_that_a_retention_check_asks() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from trainer.retention import (
+from trainer.proving.retention import (
     RetentionCheck,
     RetentionKind,
     load_development_checks,

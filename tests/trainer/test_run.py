@@ -29,23 +29,23 @@ from store.domain import (
     TrainingRun,
 )
 from store.errors import AdapterNotFit
-from store.examples import ExampleBook, Preference
-from store.feedback import FeedbackBook
-from store.quarantine import Quarantine
+from store.examples import Examples, Preference
+from store.ratings import Ratings
 from store.runs import Runs
 from store.settings import Settings
+from store.suspects import Suspects
 from tests.conftest import MakeAdapter
 from tests.fakes import FakeEmbedder
 from tests.store.talk import ADA, BOB, CLEO, correct, meet, talk
 from tests.trainer.examples import OPEN_GATE, asked, settings
-from trainer.dataset import Snapshot, take_snapshot
 from trainer.errors import RunCancelled
-from trainer.gate import decide
+from trainer.examples.dataset import Snapshot, take_snapshot
+from trainer.examples.rater_audit import Findings
+from trainer.examples.rater_shares import RaterShares
+from trainer.proving.gate import decide
+from trainer.proving.retention import RetentionCheck, RetentionKind
 from trainer.recipe import Recipe
-from trainer.retention import RetentionCheck, RetentionKind
 from trainer.run import MILDER, learn
-from trainer.suspicion import Findings
-from trainer.voices import Voices
 
 LIKED, DISLIKED = "yes of course", "no way"
 
@@ -67,11 +67,11 @@ Learn = Callable[..., TrainingRun]
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short replies, few checks, and an embedder that only counts words."""
-    for module in ("trainer.run", "trainer.train"):
+    for module in ("trainer.run", "trainer.tuning.launch"):
         monkeypatch.setattr(f"{module}.SentenceEmbedder", FakeEmbedder)
-    monkeypatch.setattr("trainer.evaluate.load_retention_suite", lambda: SUITE)
-    monkeypatch.setattr("trainer.judge.load_development_checks", lambda: SUITE)
-    for module in ("trainer.evaluate", "trainer.judge"):
+    monkeypatch.setattr("trainer.proving.evaluator.load_retention_suite", lambda: SUITE)
+    monkeypatch.setattr("trainer.tuning.checkpoint_judge.load_development_checks", lambda: SUITE)
+    for module in ("trainer.proving.evaluator", "trainer.tuning.checkpoint_judge"):
         monkeypatch.setattr(
             f"{module}.SAMPLING", SamplingParams(temperature=0.8, top_p=0.95, max_new_tokens=4)
         )
@@ -132,7 +132,7 @@ def preferences(count: int) -> list[Preference]:
 
 
 def import_ratings(database: Database, ratings: list[Preference]) -> None:
-    ExampleBook(database, open_access=True).take_in(ratings, source="this test")
+    Examples(database, open_access=True).take_in(ratings, source="this test")
 
 
 def rate_turns(database: Database, count: int) -> None:
@@ -140,7 +140,7 @@ def rate_turns(database: Database, count: int) -> None:
         up = number % 2 == 1
         turn_id = talk(database, f"Who {number}?", LIKED if up else DISLIKED, prompt=f"{number}?")
         rating = Rating.UP if up else Rating.DOWN
-        FeedbackBook(database).rate(turn_id, ADA, rating, RatingSource.BUTTON)
+        Ratings(database).rate(turn_id, ADA, rating, RatingSource.BUTTON)
 
 
 @pytest.fixture
@@ -246,7 +246,7 @@ def refuse_the_first(monkeypatch: pytest.MonkeyPatch, *failed: str) -> None:
             checks=tuple(replace(c, passed=c.name not in failed) for c in report.checks)
         )
 
-    monkeypatch.setattr("trainer.proof.decide", decided)
+    monkeypatch.setattr("trainer.proving.comparison.decide", decided)
 
 
 @pytest.mark.usefixtures("rated")
@@ -304,7 +304,7 @@ def test_who_floods_is_held_back_and_the_run_goes_on_without_them(
 
     run = learned()
 
-    assert [each.person_id for each in Quarantine(sqlite).held()] == [BOB]
+    assert [each.person_id for each in Suspects(sqlite).held()] == [BOB]
     assert run.metrics["held_back"] == 1
     assert run.status is RunStatus.PROMOTED
     assert (run.examples["pairs"], run.examples["demonstrations"]) == (0, 0)
@@ -320,7 +320,7 @@ def test_the_word_of_new_people_who_agree_counts_after_half_of_the_time(
         new.append(newcomers)
         return Findings(suspects={}, agreeing=frozenset({BOB, CLEO}))
 
-    def noticed(*args: Any, voices: Voices, **kwargs: Any) -> Snapshot:
+    def noticed(*args: Any, voices: RaterShares, **kwargs: Any) -> Snapshot:
         new.append(voices.newcomers)
         return take_snapshot(*args, voices=voices, **kwargs)
 
@@ -417,7 +417,7 @@ def test_a_run_that_is_cancelled_says_so_and_nothing_goes_live(
     def step(*_: object, **__: object) -> None:
         raise RunCancelled
 
-    monkeypatch.setattr("trainer.telling.Teller.step", step)
+    monkeypatch.setattr("trainer.progress.ProgressReporter.step", step)
 
     run = learned()
 
@@ -454,7 +454,7 @@ def test_a_run_that_is_cancelled_too_late_does_not_say_that_nothing_of_it_is_in_
         promote(*arguments, **options)
         raise RunCancelled
 
-    monkeypatch.setattr("trainer.run.Proof.of", proven)
+    monkeypatch.setattr("trainer.run.Comparison.of", proven)
     monkeypatch.setattr(Adapters, "promote", promote_and_be_cancelled)
 
     run = learned()
@@ -469,7 +469,7 @@ def test_what_was_never_measured_cannot_be_promoted(
     def fail(*_: object) -> None:
         raise EngineError("the model failed: OutOfMemoryError")
 
-    monkeypatch.setattr("trainer.run.Proof.of", fail)
+    monkeypatch.setattr("trainer.run.Comparison.of", fail)
 
     run = learned()
 

@@ -12,16 +12,16 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
+from benchmarks.tiny_models import make_tiny_adapter
 from store.adapters import Adapters
 from store.database import Database
 from store.domain import AdapterStatus, Rating, RatingSource, RunStatus, TrainingRun
-from store.examples import ExampleBook, Preference
-from store.feedback import FeedbackBook
+from store.examples import Examples, Preference
+from store.ratings import Ratings
 from store.runs import HEARTBEAT_LOST_SECONDS, LOG_CHARS, Runs
 from store.tables import TurnRow
 from tests.fakes import Clock
 from tests.store.talk import ADA, BOB, meet, talk
-from tests.tiny import make_tiny_adapter
 from tests.trainer.examples import asked, settings
 from trainer import worker
 from trainer.worker import Worker
@@ -369,7 +369,7 @@ def test_a_run_is_named_to_its_process(hand: Worker, runs: Runs, play: Play) -> 
 def rate(database: Database, count: int) -> None:
     """So many people's thumbs, each on a turn of its own."""
     for _ in range(count):
-        FeedbackBook(database).rate(talk(database), ADA, Rating.UP, RatingSource.BUTTON)
+        Ratings(database).rate(talk(database), ADA, Rating.UP, RatingSource.BUTTON)
 
 
 def ended(runs: Runs, status: RunStatus) -> None:
@@ -405,7 +405,7 @@ def test_a_run_is_due_when_the_active_version_was_trained_on_what_is_erased(
 
 
 def test_imported_ratings_count(hand: Worker, sqlite: Database) -> None:
-    ExampleBook(sqlite, open_access=True).take_in(
+    Examples(sqlite, open_access=True).take_in(
         (
             Preference(prompt=asked(f"why {number}?"), completion="so", label=True)
             for number in range(5)
@@ -420,7 +420,7 @@ def test_a_thumb_that_was_turned_over_is_one_rating(hand: Worker, sqlite: Databa
     turn_id = talk(sqlite)
     for number in range(10):
         rating = Rating.UP if number % 2 else Rating.DOWN
-        FeedbackBook(sqlite).rate(turn_id, ADA, rating, RatingSource.BUTTON)
+        Ratings(sqlite).rate(turn_id, ADA, rating, RatingSource.BUTTON)
 
     assert not hand.queue_if_due()
 
@@ -429,7 +429,7 @@ def test_everybodys_thumb_on_a_turn_counts(hand: Worker, sqlite: Database) -> No
     meet(sqlite, *range(101, 106))
     turn_id = talk(sqlite, person_id=BOB)
     for person_id in range(101, 106):
-        FeedbackBook(sqlite).rate(turn_id, person_id, Rating.UP, RatingSource.BUTTON)
+        Ratings(sqlite).rate(turn_id, person_id, Rating.UP, RatingSource.BUTTON)
 
     assert hand.queue_if_due()
 

@@ -1,0 +1,185 @@
+"""Looks whether everything that Ratchet needs is there, without loading the model."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+
+import httpx
+from pydantic import SecretStr
+
+from bot.engine.errors import EngineError
+from bot.engine.source import named_source
+from bot.engine.starter import MODEL_NAME, find_gguf
+from store.adapters import Adapters
+from store.database import Database
+from store.domain import AdapterStatus
+from store.embedder import STARTER_NAME, find_starter
+from store.errors import IndexInUse, StoreError
+from store.index import ChromaIndex
+from store.settings import Settings
+
+MIN_FREE_BYTES = 2_000_000_000
+"""Room for the converted model, the index and some adapters."""
+
+TELEGRAM_SECONDS = 10.0
+MOST_SECONDS_OFF = 120.0
+"""What is off by more misses its schedule, and what Telegram says of time."""
+VLLM_SECONDS = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that was looked at."""
+
+    name: str
+    fine: bool
+    detail: str
+
+
+def examine(settings: Settings, index: ChromaIndex) -> Iterator[Finding]:
+    """Every finding, one after another; none of them raises."""
+    database = _database(settings)
+    yield database
+    if database.fine:
+        yield _adapters(settings)
+    yield _model(settings)
+    yield _embedder(settings)
+    yield _index(index)
+    yield _disk(settings)
+    for url in settings.vllm_url:
+        yield _vllm(url, settings.vllm_key)
+    if settings.telegram_token is not None:
+        yield _telegram(settings)
+
+
+def _database(settings: Settings) -> Finding:
+    try:
+        database = Database(settings.database)
+        database.check_at_head()
+    except StoreError as error:
+        return Finding(name="database", fine=False, detail=str(error))
+    shown = database.engine.url.render_as_string(hide_password=True)
+    database.close()
+    return Finding(name="database", fine=True, detail=f"{shown}, schema at head")
+
+
+def _adapters(settings: Settings) -> Finding:
+    """Whether every version that could be used has the files that its name says."""
+    database = Database(settings.database)
+    adapters = Adapters(database, settings.data_dir / "adapters")
+    damaged, whole = [], 0
+    try:
+        for each in adapters.all():
+            if each.status is AdapterStatus.REMOVED:
+                continue
+            try:
+                adapters.get(each.name)
+                whole += 1
+            except StoreError:
+                damaged.append(f"{each.name} ({each.status})")
+    except StoreError as error:
+        return Finding(name="adapters", fine=False, detail=str(error))
+    finally:
+        database.close()
+    if damaged:
+        detail = f"damaged: {', '.join(damaged)}; /rollback, or restore a backup"
+        return Finding(name="adapters", fine=False, detail=detail)
+    return Finding(name="adapters", fine=True, detail=f"{whole}, their files as hashed")
+
+
+def _model(settings: Settings) -> Finding:
+    try:
+        if settings.model == "starter":
+            find_gguf()
+            detail = f"{MODEL_NAME} (embedded)"
+        else:
+            local = isinstance(named_source(settings.model), Path)
+            detail = f"{settings.model} ({'a folder' if local else 'from the Hugging Face Hub'})"
+        if settings.device in ("cuda", "mps"):
+            from bot.engine.local.weights import choose_device  # brings torch
+
+            choose_device(settings.device)
+    except EngineError as error:
+        return Finding(name="model", fine=False, detail=str(error))
+    return Finding(name="model", fine=True, detail=detail)
+
+
+def _embedder(settings: Settings) -> Finding:
+    if settings.embedder != "starter":
+        return Finding(name="embedder", fine=True, detail=settings.embedder)
+    try:
+        find_starter()
+    except StoreError as error:
+        return Finding(name="embedder", fine=False, detail=str(error))
+    return Finding(name="embedder", fine=True, detail=f"{STARTER_NAME} (embedded)")
+
+
+def _index(index: ChromaIndex) -> Finding:
+    try:
+        detail = f"{index.where}, {index.count()} passages"
+    except IndexInUse:
+        detail = f"{index.where}, in use by another process"
+    except StoreError as error:
+        return Finding(name="index", fine=False, detail=str(error))
+    finally:
+        index.close()
+    return Finding(name="index", fine=True, detail=detail)
+
+
+def _disk(settings: Settings) -> Finding:
+    folder = settings.data_dir.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    return Finding(
+        name="disk",
+        fine=free >= MIN_FREE_BYTES,
+        detail=f"{free / 1e9:.1f} GB free for {settings.data_dir}, "
+        f"{MIN_FREE_BYTES / 1e9:.0f} GB needed",
+    )
+
+
+def _vllm(url: str, key: SecretStr | None) -> Finding:
+    headers = {"Authorization": f"Bearer {key.get_secret_value()}"} if key else {}
+    try:
+        answer = httpx.get(f"{url}/v1/models", headers=headers, timeout=VLLM_SECONDS)
+    except httpx.HTTPError as error:
+        detail = f"cannot reach {url} ({type(error).__name__}): check RATCHET_VLLM_URL"
+        return Finding(name="vllm", fine=False, detail=detail)
+    if answer.status_code == httpx.codes.UNAUTHORIZED:
+        detail = f"{url} wants another key: check RATCHET_VLLM_KEY"
+    else:
+        detail = url if answer.is_success else f"{url} answers with {answer.status_code}"
+    return Finding(name="vllm", fine=answer.is_success, detail=detail)
+
+
+def _telegram(settings: Settings) -> Finding:
+    assert settings.telegram_token is not None
+    token = settings.telegram_token.get_secret_value()
+    try:
+        answer = httpx.get(
+            f"{settings.telegram_api_url}/bot{token}/getMe", timeout=TELEGRAM_SECONDS
+        )
+        body = answer.json()
+    except (httpx.HTTPError, ValueError) as error:
+        # The error's own text may hold the URL, and the URL holds the token.
+        detail = f"cannot reach {settings.telegram_api_url} ({type(error).__name__})"
+        return Finding(name="telegram", fine=False, detail=detail)
+    if not body.get("ok"):
+        detail = f"{body.get('description')}: check RATCHET_TELEGRAM_TOKEN"
+        return Finding(name="telegram", fine=False, detail=detail)
+    seconds = _seconds_off(answer.headers.get("date"))
+    if seconds > MOST_SECONDS_OFF:
+        detail = f"this machine's clock is {seconds:.0f} seconds off Telegram's: set it"
+        return Finding(name="telegram", fine=False, detail=detail)
+    return Finding(name="telegram", fine=True, detail=f"@{body['result']['username']}, clock right")
+
+
+def _seconds_off(date: str | None) -> float:
+    """How far this machine's clock is from a Date header's; 0 where there is none."""
+    if date is None:
+        return 0.0
+    return abs((datetime.now(UTC) - parsedate_to_datetime(date)).total_seconds())

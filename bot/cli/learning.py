@@ -1,0 +1,280 @@
+"""The commands about learning: `train`, `adapters`, `feedback`, `generate`, `trainer`."""
+
+import asyncio
+import os
+import subprocess
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Column, Table
+
+from bot.app import Store, open_engine
+from bot.cli.console import example, opened_store, out, print_json
+from bot.cli.generate import AT_ONCE, read_lines, write_rows
+from bot.cli.generate import generate as generate_lines
+from bot.cli.worker_process import WORKER, worker_for
+from bot.engine.base import SamplingParams
+from bot.engine.source import model_name
+from bot.errors import BotError, UsageError
+from bot.reports.wording import activation_line, adapter_line, gate_rows, progress_text
+from store.domain import Adapter, GateReport, RunStatus, TrainingRun
+from store.preferences import read_preferences, write_preferences
+
+LOOK_SECONDS = 0.5
+
+
+@click.command(epilog=example("ratchet trainer"))
+def trainer() -> None:
+    """Carry out training runs, on schedule and from the queue; the database must be at head."""
+    os.execv(WORKER[0], WORKER)
+
+
+@click.command(epilog=example("ratchet train --wait"))
+@click.option("--wait", is_flag=True, help="Carry the run out and show how far it is.")
+@click.option("--json", "as_json", is_flag=True, help="With --wait: print one JSON document.")
+def train(wait: bool, as_json: bool) -> None:
+    """Queue a training run."""
+    with opened_store() as store:
+        run, new = store.runs.queue("the command line")
+        if not wait:
+            if as_json:
+                print_json({"run_id": run.id, "status": run.status})
+                return
+            state = "is queued" if new else f"is {run.status} already"
+            click.echo(
+                f"Run {run.id} {state}; a running `ratchet run` or `ratchet trainer` takes it."
+            )
+            return
+        with worker_for(run.id) as worker:
+            ended = _follow(store, run.id, worker)
+        report, adapter = _result(store, ended)
+        if as_json:
+            print_json(_run_json(ended, adapter, report))
+        else:
+            _show_run(ended, report)
+        if ended.status in (RunStatus.FAILED, RunStatus.CANCELLED):
+            raise BotError(ended.outcome)
+
+
+def _follow(store: Store, run_id: int, worker: "subprocess.Popen[bytes]") -> TrainingRun:
+    """Show a run's progress on stderr until it has ended; Ctrl-C cancels it."""
+    columns = (BarColumn(), TextColumn("{task.description}"))
+    console, shown = _stderr(), None
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("waits for its turn", total=1.0)
+        try:
+            while not (run := store.runs.get(run_id)).status.ended:
+                if worker.poll() is not None and not store.runs.get(run_id).status.ended:
+                    raise BotError(
+                        f"the trainer died; `ratchet train --wait` goes on with {run_id}"
+                    )
+                bar.update(task, completed=run.progress.share, description=progress_text(run))
+                now = (run.status, run.progress.stage)
+                if not console.is_interactive and now != shown:  # there is no bar
+                    click.echo(progress_text(run), err=True)
+                    shown = now
+                time.sleep(LOOK_SECONDS)
+        except KeyboardInterrupt:
+            run = store.runs.cancel(run_id)
+            click.echo(f"Run {run_id}: {run.outcome or progress_text(run)}", err=True)
+            raise
+    return run
+
+
+def _stderr() -> Console:
+    return Console(stderr=True)
+
+
+def _result(store: Store, run: TrainingRun) -> tuple[GateReport | None, Adapter | None]:
+    adapter = store.adapters.of_run(run.id)
+    return (store.adapters.report(adapter.name) if adapter else None), adapter
+
+
+def _run_json(
+    run: TrainingRun, adapter: Adapter | None, report: GateReport | None
+) -> dict[str, Any]:
+    kinds = ("train", "held_out", "positive", "negative", "pairs")
+    checks = [
+        {"name": c.name, "value": c.value, "limit": c.limit, "passed": c.passed}
+        for c in (report.checks if report else ())
+    ]
+    return {
+        "run_id": run.id,
+        "status": run.status,
+        "outcome": run.outcome,
+        "adapter": adapter.name if adapter else None,
+        "examples": {kind: run.examples.get(kind, 0) for kind in kinds},
+        "gate": {"passed": bool(report and report.passed), "checks": checks},
+        "seconds": round(run.seconds, 1),
+    }
+
+
+def _show_run(run: TrainingRun, report: GateReport | None) -> None:
+    click.echo(f"Run {run.id}: {run.outcome} ({run.seconds:.0f} s)")
+    if report is not None:
+        _show_report(report)
+    for each in run.metrics.get("samples", ()):
+        click.echo(f"\n{each['question']}\n  before: {each['before']}\n  after:  {each['after']}")
+
+
+def _show_report(report: GateReport) -> None:
+    names = ("", "check", "measured", "allowed", "detail")
+    table = Table(*(Column(name, overflow="fold") for name in names), box=None)
+    for row in gate_rows(report):
+        table.add_row(*row)
+    out.print(table)
+
+
+@click.group(invoke_without_command=True, epilog=example("ratchet adapters --json"))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.pass_context
+def adapters(context: click.Context, as_json: bool) -> None:
+    """The versions: what there is, what is active, forward and back."""
+    if context.invoked_subcommand is not None:
+        return
+    with opened_store() as store:
+        versions, changes = store.adapters.all(), store.adapters.history()
+    if as_json:
+        print_json([_adapter_json(each) for each in versions])
+        return
+    for each in versions:
+        click.echo(adapter_line(each))
+    if not versions:
+        click.echo("There are none yet: the base model answers. `ratchet train` makes one.")
+    if changes:
+        click.echo("\nWhat answered, newest first:")
+    for change in changes:
+        click.echo(activation_line(change))
+
+
+def _adapter_json(adapter: Adapter) -> dict[str, Any]:
+    row = asdict(adapter)
+    del row["path"]
+    return {**row, "created_at": adapter.created_at.isoformat()}
+
+
+@adapters.command(epilog=example("ratchet adapters show a3-1f2e3d4c"))
+@click.argument("name")
+def show(name: str) -> None:
+    """Show a version: its run, its recipe, and what the gate said of it."""
+    with opened_store() as store:
+        adapter = store.adapters.get(name)
+        report = store.adapters.report(name)
+    click.echo(adapter_line(adapter))
+    click.echo(f"sha256 {adapter.sha256}\nbase model {adapter.base_model}")
+    for kind, values in adapter.metrics.items():
+        shown = values.items() if isinstance(values, dict) else ()
+        click.echo(f"{kind}: " + ", ".join(f"{key} {value}" for key, value in shown))
+    if report is not None:
+        _show_report(report)
+
+
+@adapters.command(epilog=example("ratchet adapters promote a3-1f2e3d4c"))
+@click.argument("name")
+@click.option("--force", is_flag=True, help="Also a version that the gate rejected.")
+def promote(name: str, force: bool) -> None:
+    """Make a version the active one; a running bot uses it from its next reply on."""
+    with opened_store() as store:
+        reason = "the command line" + (", forced" if force else "")
+        store.adapters.promote(
+            name, base_model=model_name(store.settings.model), reason=reason, force=force
+        )
+    click.echo(f"{name} is active.")
+
+
+@adapters.command(epilog=example('ratchet adapters rollback --reason "too chatty"'))
+@click.option("--reason", default="the command line", help="Kept with the change.")
+def rollback(reason: str) -> None:
+    """Go back to the version before the active one, or to the base model."""
+    with opened_store() as store:
+        before = store.adapters.rollback(reason=reason)
+    click.echo(f"{before.name} is active again." if before else "The base model answers again.")
+
+
+@click.group()
+def feedback() -> None:
+    """Ratings from elsewhere in, and ours out, in TRL's preference formats."""
+
+
+@feedback.command("import", epilog=example("ratchet feedback import ratings.jsonl"))
+@click.argument("file", type=click.Path(path_type=Path))
+def import_(file: Path) -> None:
+    """Take preferences in; a bad line is named, and then nothing is taken in."""
+    preferences = read_preferences(file)
+    with opened_store() as store:
+        added = store.examples.take_in(preferences, source=file.name)
+    known = len(preferences) - added
+    click.echo(f"{added} imported" + (f", {known} were here already." if known else "."))
+
+
+@feedback.command(epilog=example("ratchet feedback export ratings.jsonl"))
+@click.argument("file", type=click.Path(path_type=Path))
+def export(file: Path) -> None:
+    """Write everything that may be trained on, one JSON object a line."""
+    with opened_store() as store:
+        lines = list(write_preferences(store.examples.collect()))
+    try:
+        file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    except OSError as error:
+        raise BotError(f"cannot write {file}: {error.strerror}") from error
+    click.echo(f"{len(lines)} exported.")
+
+
+@click.command(epilog=example("ratchet generate prompts.jsonl replies.jsonl --adapter base"))
+@click.argument("source", metavar="IN.jsonl", type=click.Path(path_type=Path))
+@click.argument("target", metavar="OUT.jsonl", type=click.Path(path_type=Path))
+@click.option("--adapter", metavar="NAME", help="An adapter or `base`; else the active one.")
+@click.option("--temperature", type=click.FloatRange(0, 2), default=0.0, show_default=True)
+@click.option("--seed", type=click.IntRange(0), help="Draws the same again.")
+@click.option("--max-new-tokens", type=click.IntRange(1), help="Else the setting of that name.")
+def generate(
+    source: Path,
+    target: Path,
+    adapter: str | None,
+    temperature: float,
+    seed: int | None,
+    max_new_tokens: int | None,
+) -> None:
+    """Complete a file of prompts."""
+    if not target.absolute().parent.is_dir():
+        raise UsageError(f"there is no folder {target.absolute().parent}")
+    with opened_store() as store:
+        settings = store.settings
+        lines = read_lines(source, system_prompt=settings.system_prompt)
+        if adapter is None:
+            version = store.adapters.active()
+        else:
+            version = None if adapter == "base" else store.adapters.get(adapter)
+        sampling = SamplingParams(
+            temperature=temperature,
+            top_p=settings.top_p,
+            max_new_tokens=max_new_tokens or settings.max_new_tokens,
+            seed=seed,
+        )
+
+        async def complete() -> list[dict[str, Any]]:
+            engine = await open_engine(settings)
+            try:
+                if version is not None:
+                    await engine.load_adapter(version)
+                with Progress(console=_stderr(), transient=True) as bar:
+                    task = bar.add_task("generating", total=len(lines))
+                    return await generate_lines(
+                        engine,
+                        lines,
+                        sampling,
+                        adapter=version.name if version else None,
+                        at_once=min(AT_ONCE, settings.queue_size),
+                        done=lambda: bar.advance(task),
+                    )
+            finally:
+                await engine.close()
+
+        rows = asyncio.run(complete())
+    write_rows(target, rows)
+    click.echo(f"{len(rows)} completed.")

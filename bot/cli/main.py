@@ -1,0 +1,279 @@
+"""The `ratchet` command: reads arguments and settings, calls what does the work, prints.
+
+Exit codes: 0 it worked, 1 it failed, 2 it was used wrongly. Errors are one line on stderr.
+"""
+
+import asyncio
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from rich.table import Table
+
+from bot.app import Store, open_store, serve_telegram
+from bot.cli.backups import backup, restore
+from bot.cli.console import example, opened_store, out, print_json
+from bot.cli.ingest import Ingested, ingest
+from bot.cli.learning import adapters, feedback, generate, train, trainer
+from bot.cli.worker_process import supervised_worker
+from bot.engine.errors import EngineError
+from bot.errors import BotError, UsageError
+from store.database import Database
+from store.domain import Document
+from store.errors import IndexInUse, SettingsError, StoreError
+from store.logs import set_up_logging
+from store.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from bot.cli.terminal import ChooseAdapter
+
+NO_TERMINAL = (
+    "there is no Telegram token and no terminal to talk in: set RATCHET_TELEGRAM_TOKEN, "
+    "or use `ratchet chat --once TEXT`"
+)
+
+
+def main() -> None:
+    """Run the command line; never returns."""
+    try:
+        sys.exit(cli.main(prog_name="ratchet", standalone_mode=False) or 0)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.ctx.get_help() if error.ctx else "", err=True)
+        sys.exit(2)
+    except click.ClickException as error:
+        _stop(error.format_message(), code=2)
+    except (UsageError, SettingsError) as error:
+        _stop(str(error), code=2)
+    except (BotError, EngineError, StoreError) as error:
+        _stop(str(error), code=1)
+    except (click.Abort, KeyboardInterrupt, asyncio.CancelledError):
+        sys.exit(130)
+
+
+def _stop(message: str, *, code: int) -> None:
+    click.echo(f"ratchet: {' '.join(message.split())}", err=True)
+    sys.exit(code)
+
+
+@click.group(epilog="Settings are RATCHET_* variables or a .env file; .env.example lists them.")
+@click.version_option(package_name="ratchet-assistant")
+def cli() -> None:
+    """A self-hosted assistant that learns from the people who talk to it."""
+
+
+@cli.command(epilog=example("ratchet run"))
+def run() -> None:
+    """Upgrade the database, then talk and learn: in Telegram when a token is set, else here."""
+    settings = load_settings()
+    if settings.telegram_token is None and not sys.stdin.isatty():
+        raise UsageError(NO_TERMINAL)
+    _upgrade(settings)
+    with supervised_worker(settings.log_level if settings.telegram_token else "CRITICAL"):
+        _talk(settings)
+
+
+@cli.command(epilog=example("RATCHET_TELEGRAM_TOKEN=… ratchet bot"))
+def bot() -> None:
+    """Talk in Telegram; the database must be at head."""
+    settings = load_settings()
+    if settings.telegram_token is None:
+        raise UsageError("set RATCHET_TELEGRAM_TOKEN to a token from @BotFather")
+    _talk(settings)
+
+
+def _talk(settings: Settings) -> None:
+    with_telegram = settings.telegram_token is not None
+    set_up_logging(settings.log_level if with_telegram else "WARNING", settings.log_format)
+    with open_store(settings) as store:
+        if with_telegram:
+            asyncio.run(serve_telegram(store))
+        else:
+            _terminal(store, None)
+
+
+@cli.command(epilog=example('ratchet chat --once "What is the capital of France?" --json'))
+@click.option("--once", metavar="TEXT", help="Ask one question and leave.")
+@click.option("--adapter", metavar="NAME", help="Answer with this adapter, or with `base`.")
+@click.option("--json", "as_json", is_flag=True, help="With --once: print one JSON document.")
+def chat(once: str | None, adapter: str | None, as_json: bool) -> None:
+    """Talk in this terminal."""
+    if as_json and once is None:
+        raise UsageError("--json goes with --once TEXT")
+    settings = load_settings()
+    _upgrade(settings)
+    with opened_store() as store:
+        if once is None:
+            _terminal(store, adapter)
+        else:
+            _once(store, once, adapter, as_json=as_json)
+
+
+def _fixed(store: Store, adapter: str | None) -> "ChooseAdapter | None":
+    """What `--adapter` asks for; without it, whatever is active."""
+    if adapter is None:
+        return None
+    chosen = None if adapter == "base" else store.adapters.get(adapter)
+    return lambda: chosen
+
+
+def _terminal(store: Store, adapter: str | None) -> None:
+    from bot.cli.terminal import Terminal
+
+    Terminal(store, out, _fixed(store, adapter)).run()
+
+
+def _once(store: Store, question: str, adapter: str | None, *, as_json: bool) -> None:
+    from bot.cli.terminal import answer_of, ask_once
+
+    def show(piece: str) -> None:
+        if not as_json:
+            click.echo(piece, nl=False)
+
+    turn = asyncio.run(ask_once(store, question, choose_adapter=_fixed(store, adapter), show=show))
+    if as_json:
+        print_json(asdict(answer_of(turn)))
+        return
+    click.echo()
+    for passage in turn.passages:
+        click.echo(f"  [{passage.score:.2f}] {passage.source}")
+
+
+@cli.command("ingest", epilog=example("ratchet ingest handbook/ prices.csv"))
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+def ingest_(paths: tuple[Path, ...]) -> None:
+    """Take files or folders into the knowledge base."""
+    with opened_store() as store:
+        results = ingest(store.knowledge, paths, _report)
+        _index(store)
+    failed = sum(result.document is None for result in results)
+    if not results:
+        raise UsageError("there is no file in there that I can read")
+    if failed:
+        raise BotError(f"{failed} of {len(results)} files could not be taken in")
+
+
+def _report(result: Ingested) -> None:
+    if result.document is None:
+        click.echo(f"failed     {result.path}: {result.reason}")
+    else:
+        click.echo(f"{result.outcome:<10} {result.path} (passages: {result.document.chunks})")
+
+
+def _index(store: Store, *, anew: bool = False) -> None:
+    def report(document: Document) -> None:
+        click.echo(f"indexed    {document.name}")
+
+    try:
+        if anew:
+            store.knowledge.reindex(report)
+        elif not store.knowledge.settled():
+            store.knowledge.index_pending(report)
+    except IndexInUse:
+        if store.knowledge.pending():
+            click.echo("The running bot has the index open and indexes within seconds.", err=True)
+
+
+@cli.group()
+def knowledge() -> None:
+    """The documents that answers may draw on."""
+
+
+@knowledge.command("list", epilog=example("ratchet knowledge list"))
+def list_documents() -> None:
+    """Show the documents."""
+    with opened_store() as store:
+        table = Table("id", "name", "title", "passages", "indexed", "added", box=None)
+        for each in store.knowledge.documents():
+            row = (each.id, each.name, each.title, each.chunks)
+            indexed, added = "yes" if each.indexed else "pending", f"{each.created_at:%Y-%m-%d}"
+            table.add_row(*map(str, row), indexed, added)
+        out.print(table)
+
+
+@knowledge.command(epilog=example('ratchet knowledge search "opening hours"'))
+@click.argument("text")
+def search(text: str) -> None:
+    """Show the passages that a question would be answered from."""
+    with opened_store() as store:
+        _index(store)
+        settings = store.settings
+        passages = store.knowledge.search(
+            text,
+            count=settings.passages,
+            floor=settings.passage_floor,
+            margin=settings.passage_margin,
+        )
+        for passage in passages:
+            click.echo(f"[{passage.score:.2f}] {passage.source}\n{passage.text}\n")
+        if not passages:
+            click.echo("Nothing fits.")
+
+
+@knowledge.command(epilog=example("ratchet knowledge remove 3"))
+@click.argument("document_id", metavar="ID", type=int)
+def remove(document_id: int) -> None:
+    """Take a document out."""
+    with opened_store() as store:
+        document = store.knowledge.remove(document_id)
+        _index(store)
+        click.echo(f"Removed {document.name}.")
+
+
+@knowledge.command(epilog=example("ratchet knowledge reindex"))
+def reindex() -> None:
+    """Throw the vectors away and make them anew from SQL."""
+    with opened_store() as store:
+        _index(store, anew=True)
+
+
+@cli.command(epilog=example("ratchet status --json"))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def status(as_json: bool) -> None:
+    """Show how things are."""
+    with opened_store() as store:
+        now = store.status.read()
+    if as_json:
+        print_json(asdict(now))
+        return
+    for name, value in now.rows():
+        click.echo(f"{name.replace('_', ' '):<18} {value}")
+
+
+@cli.command(epilog=example("ratchet doctor"))
+def doctor() -> None:
+    """Check that everything needed is there; says what to do where it is not."""
+    from bot.app import make_index
+    from bot.cli.doctor import examine
+
+    settings = load_settings()
+    set_up_logging("ERROR")
+    findings = list(examine(settings, make_index(settings)))
+    for finding in findings:
+        click.echo(f"{'ok' if finding.fine else 'FAILED':<7} {finding.name:<9} {finding.detail}")
+    failed = [finding.name for finding in findings if not finding.fine]
+    if failed:
+        raise BotError(f"not in order: {', '.join(failed)}")
+
+
+for command in (train, trainer, adapters, feedback, generate, backup, restore):
+    cli.add_command(command)
+
+
+@cli.group()
+def db() -> None:
+    """The database's schema."""
+
+
+@db.command(epilog=example("ratchet db upgrade"))
+def upgrade() -> None:
+    """Bring the schema to the version that this program needs."""
+    _upgrade(load_settings())
+    click.echo("The database schema is at head.")
+
+
+def _upgrade(settings: Settings) -> None:
+    database = Database(settings.database)
+    database.upgrade()
+    database.close()

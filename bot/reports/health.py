@@ -1,0 +1,113 @@
+"""Endpoints for whoever watches the bot: `/healthz`, `/readyz` and Prometheus' `/metrics`."""
+
+import asyncio
+import logging
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from types import TracebackType
+
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from tornado.httpserver import HTTPServer
+from tornado.web import Application, HTTPError, RequestHandler
+
+from bot.errors import BotError
+from bot.reports.metrics import Metrics
+from store.database import Database
+from store.errors import StoreError
+
+logger = logging.getLogger(__name__)
+
+CHECK_SECONDS = 5.0
+"""The database gets no longer to answer."""
+
+
+class Health:
+    """How the process is; `is_talking` says whether it takes messages."""
+
+    def __init__(self, database: Database, metrics: Metrics) -> None:
+        self.metrics = metrics
+        self.is_talking: Callable[[], bool] = lambda: False
+        self._database = database
+
+    async def trouble(self) -> str:
+        """Why no messages should be sent here; empty if they may."""
+        if not self.is_talking():
+            return "not talking yet, or not any more"
+        try:
+            async with asyncio.timeout(CHECK_SECONDS):
+                await asyncio.to_thread(self._database.check_at_head)
+        except (StoreError, TimeoutError) as error:
+            return f"the database: {str(error) or 'no answer'}"
+        return ""
+
+    @asynccontextmanager
+    async def serve(self, listen: str) -> AsyncIterator[None]:
+        """Answer at HOST:PORT for as long as the block. Raises `BotError`."""
+        host, _, port = listen.rpartition(":")
+        routes = [("/healthz", _Alive), ("/readyz", _Ready), ("/metrics", _Metrics)]
+        try:
+            listening = socket.create_server((host, int(port)))
+        except OSError as error:
+            raise BotError(f"cannot listen at {listen} (RATCHET_HEALTH_LISTEN): {error}") from error
+        listening.setblocking(False)
+        server = HTTPServer(
+            Application(
+                [(path, handler, {"health": self}) for path, handler in routes],
+                log_function=lambda handler: None,
+            )
+        )
+        server.add_socket(listening)
+        try:
+            yield
+        finally:
+            server.stop()
+
+
+class _Endpoint(RequestHandler):
+    def initialize(self, health: Health) -> None:
+        self.health = health
+        self.set_header("Content-Type", "text/plain; charset=utf-8")
+
+    def head(self) -> Awaitable[None] | None:
+        """As GET, whose body tornado leaves out."""
+        return self.get()
+
+    def log_exception(
+        self,
+        typ: type[BaseException] | None,
+        value: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        """Only what is a fault of ours."""
+        if not isinstance(value, HTTPError):
+            logger.error("%s failed", self.request.path, exc_info=value)
+
+
+class _Alive(_Endpoint):
+    async def get(self) -> None:
+        """The event loop goes round."""
+        self.write("ok\n")
+
+
+class _Ready(_Endpoint):
+    async def get(self) -> None:
+        """Messages are taken, and can be stored."""
+        trouble = await self.health.trouble()
+        if trouble:
+            self.set_status(503)
+        self.write(f"{trouble or 'ok'}\n")
+
+
+class _Metrics(_Endpoint):
+    async def get(self) -> None:
+        """Everything, in Prometheus' text format."""
+        try:
+            async with asyncio.timeout(CHECK_SECONDS):
+                text = await asyncio.to_thread(generate_latest, self.health.metrics.registry)
+        except (StoreError, TimeoutError) as error:
+            self.set_status(503)
+            self.write(f"the database: {str(error) or 'no answer'}\n")
+            return
+        self.set_header("Content-Type", CONTENT_TYPE_LATEST)
+        self.write(text)

@@ -1,0 +1,97 @@
+"""How Ratchet is: the few facts that `ratchet status` and `/status` show."""
+
+from dataclasses import asdict, dataclass
+
+from apscheduler.triggers.cron import CronTrigger
+
+from store.adapters import Adapters
+from store.conversations import Conversations
+from store.database import Database
+from store.documents.documents import Documents
+from store.domain import Adapter
+from store.ratings import Ratings
+from store.runs import Runs
+from store.settings import Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """The keys of `ratchet status --json`."""
+
+    adapter: str | None
+    engine: str
+    model: str
+    database: str
+    schema: str | None
+    chroma: str
+    turns: int
+    ratings: dict[str, int]
+    pending_documents: int
+    queue: int
+    """Training runs that wait."""
+    next_run: str | None
+    """When the next training run is due, ISO 8601; None when none is scheduled."""
+
+    def rows(self) -> list[tuple[str, str]]:
+        """The same for people."""
+        shown = asdict(self)
+        shown["adapter"] = self.adapter or "none (the base model)"
+        shown["ratings"] = f"{self.ratings['up']} 👍 {self.ratings['down']} 👎"
+        shown["next_run"] = self.next_run or "none scheduled"
+        return [(name, str(value)) for name, value in shown.items()]
+
+
+class StatusReader:
+    """Reads the status from the store; works beside a running bot."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        database: Database,
+        conversations: Conversations,
+        feedback: Ratings,
+        knowledge: Documents,
+        adapters: Adapters,
+        runs: Runs,
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._conversations = conversations
+        self._feedback = feedback
+        self._knowledge = knowledge
+        self._adapters = adapters
+        self._runs = runs
+
+    def read(self) -> Status:
+        """What holds now."""
+        active = self._adapters.active()
+        tally = self._feedback.count()
+        return Status(
+            adapter=active.name if active else None,
+            engine=self._engine(active),
+            model=self._settings.model,
+            database=self._database.engine.url.render_as_string(hide_password=True),
+            schema=self._database.revision(),
+            chroma=self._settings.chroma_url or str(self._settings.chroma_path),
+            turns=self._conversations.count(),
+            ratings={"up": tally.up, "down": tally.down},
+            pending_documents=self._knowledge.pending(),
+            queue=self._runs.queued(),
+            next_run=self._next_run(),
+        )
+
+    def _engine(self, active: Adapter | None) -> str:
+        if self._settings.vllm_url:
+            return f"vllm ({', '.join(self._settings.vllm_url)})"
+        beside = active is not None and active.metrics.get("merged") is False
+        slower = "; too little memory to merge the adapter, replies are slower" if beside else ""
+        return f"local ({self._settings.device}{slower})"
+
+    def _next_run(self) -> str | None:
+        cron = self._settings.train_cron
+        if cron == "off":
+            return None
+        trigger = CronTrigger.from_crontab(cron, timezone="UTC")
+        due = trigger.get_next_fire_time(None, self._database.now())
+        return due.isoformat() if due else None

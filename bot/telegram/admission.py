@@ -1,0 +1,101 @@
+"""Who may talk: looks at every update before anything else does.
+
+What is not meant for the bot stops here, unread and unkept. A message of somebody without access
+gets one polite answer an hour and costs no generation.
+"""
+
+import asyncio
+import logging
+
+from telegram import Update, User
+from telegram.constants import ChatType
+from telegram.ext import ApplicationHandlerStop, ContextTypes
+
+from bot.telegram.addressed import command_of, is_for_us
+from bot.telegram.group import GROUP_PATTERN
+from bot.telegram.invitation import token_in
+from bot.telegram.keyboard import acknowledge
+from bot.telegram.notices import HOURLY, Notices
+from store.domain import Access
+from store.groups import Groups
+from store.invitations import Invitations
+from store.people import People
+from store.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+class Admission:
+    """Lets people in or turns them away."""
+
+    def __init__(
+        self, *, settings: Settings, people: People, groups: Groups, invitations: Invitations
+    ) -> None:
+        self._settings = settings
+        self._people = people
+        self._groups = groups
+        self._invitations = invitations
+        self._notices = Notices(HOURLY)
+
+    async def check(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
+        """Raise `ApplicationHandlerStop` for what is not for us, or comes without access."""
+        user, message = update.effective_user, update.message
+        if user is None or not is_for_us(update):
+            raise ApplicationHandlerStop
+        if message is not None and message.migrate_to_chat_id is not None:
+            new_id = message.migrate_to_chat_id
+            await asyncio.to_thread(self._groups.move, message.chat_id, new_id)
+            raise ApplicationHandlerStop
+        if _decides_about_group(update):  # Telegram tells who may
+            return
+        if _wants_answer(update) and not await asyncio.to_thread(self._answers_in, update):
+            if update.callback_query is not None:
+                await acknowledge(update.callback_query, "I do not answer in this group.")
+            raise ApplicationHandlerStop
+        if await asyncio.to_thread(self._may_talk, user, update):
+            return
+        if update.callback_query is not None:
+            await acknowledge(update.callback_query, "You have no access to this bot.")
+        elif message is not None and self._notices.due(user.id):
+            await message.reply_text(
+                "I am sorry, I may not talk with you. If you think I should, ask whoever runs me, "
+                f"and give them this number: {user.id}"
+            )
+        raise ApplicationHandlerStop
+
+    def _answers_in(self, update: Update) -> bool:
+        chat = update.effective_chat
+        if chat is None or chat.type == ChatType.PRIVATE:
+            return True
+        return self._groups.rules(chat.id).answers
+
+    def _may_talk(self, user: User, update: Update) -> bool:
+        if update.message_reaction is not None:
+            # Most reactions in a group are on other people's messages: no reason to remember who.
+            person = self._people.find(user.id)
+        else:
+            person = self._people.see(user.id, user.full_name)
+            token = token_in(update)
+            if token is not None and self._invitations.accept(token, user.id):
+                logger.info("%d came in by an invitation", user.id)
+                return True
+        if user.id in self._settings.admins:
+            return True
+        if person is None or person.access == Access.UNDECIDED:
+            return self._settings.access == "open"
+        return person.access in (Access.ALLOWED, Access.INVITED)
+
+
+def _decides_about_group(update: Update) -> bool:
+    query, message = update.callback_query, update.message
+    if query is not None:
+        return GROUP_PATTERN.match(query.data or "") is not None
+    return message is not None and command_of(message) == "group"
+
+
+def _wants_answer(update: Update) -> bool:
+    """A message, or a button that has the bot write something."""
+    query = update.callback_query
+    return update.message is not None or (
+        query is not None and (query.data or "").startswith(("again:", "fix:"))
+    )

@@ -1,0 +1,179 @@
+"""Tells admins how a run goes and how it ended, and gets a new version ready before it is needed.
+
+Looks into the store about once a second; the trainer and other processes write there.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from contextlib import suppress
+from html import escape
+
+from telegram import Bot, Message
+from telegram.constants import ParseMode
+from telegram.error import BadRequest, Forbidden, TelegramError
+
+from bot.engine.base import Engine
+from bot.engine.errors import AdapterRefused, AdapterUnusable, EngineError
+from bot.reports.wording import gate_text, run_line
+from store.adapters import Adapters
+from store.domain import GateReport, TrainingRun
+from store.errors import AdapterNotFit, NothingToRollBack, StoreError
+from store.runs import Runs
+
+logger = logging.getLogger(__name__)
+
+LOOK_SECONDS = 1.0
+EDIT_EVERY = 4
+"""Looks between two edits of a progress message: Telegram allows about one a second in a chat."""
+
+FOLLOWED = 20
+"""Progress messages that are kept up to date at most; the oldest are let go."""
+
+TOLD_RUNS = 100
+"""Runs for which it is remembered who was told."""
+
+SAMPLE_CHARS = 300
+TABLE_CHARS = 2500
+MOST_UNITS = 4096
+
+
+class Announcements:
+    """One bot's news for its admins. `run` is a task that lives as long as the bot."""
+
+    def __init__(
+        self, *, runs: Runs, adapters: Adapters, engine: Engine, admins: frozenset[int]
+    ) -> None:
+        self._runs = runs
+        self._adapters = adapters
+        self._engine = engine
+        self._admins = admins
+        self._followed: dict[int, list[Message]] = {}
+        self._last_trouble = ""
+        self._refused = ""
+        self._told: set[tuple[int, int]] = set()
+
+    def follow(self, run_id: int, message: Message) -> None:
+        """Keep a message at the run's progress until the run has ended."""
+        self._followed.setdefault(run_id, []).append(message)
+        while sum(map(len, self._followed.values())) > FOLLOWED:
+            oldest = next(iter(self._followed))
+            self._followed[oldest].pop(0)
+            if not self._followed[oldest]:
+                del self._followed[oldest]
+
+    async def run(self, bot: Bot) -> None:
+        """Look until cancelled."""
+        look = 0
+        while True:
+            try:
+                await self.look(bot, progress=look % EDIT_EVERY == 0)
+                self._last_trouble = ""
+            except (StoreError, TelegramError) as error:
+                if str(error) != self._last_trouble:
+                    logger.warning("news for the admins are late: %s", error)
+                self._last_trouble = str(error)
+            except Exception:  # the outermost edge of this task
+                logger.exception("looking for news failed")
+            look += 1
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def look(self, bot: Bot, *, progress: bool = True) -> None:
+        """Look once."""
+        await self._prepare(bot)
+        if progress:
+            for run_id in list(self._followed):
+                await self._show_progress(run_id)
+        for run in await asyncio.to_thread(self._runs.unannounced):
+            await self._announce(bot, run)
+
+    async def _prepare(self, bot: Bot) -> None:
+        """Load the active version before somebody asks; one that never will be is withdrawn."""
+        active = await asyncio.to_thread(self._adapters.active)
+        if active is None or active.name == self._refused:
+            return
+        try:
+            await self._engine.load_adapter(active)
+        except AdapterUnusable as error:
+            await self._withdraw(bot, active.name, str(error)[:SAMPLE_CHARS])
+        except AdapterRefused as error:
+            self._refused = active.name  # said once; replies come from what answered before
+            logger.error("%s is active and cannot be used: %s", active.name, error)
+            why = str(error)[:SAMPLE_CHARS]
+            await self._tell(bot, f"⚠️ {active.name} is active and cannot be used: {why}.")
+        except EngineError as error:  # it may pass: the next look tries again
+            logger.debug("%s is not ready yet: %s", active.name, error)
+        else:
+            merged = active.name not in self._engine.unmerged
+            if active.metrics.get("merged") is not merged:
+                await asyncio.to_thread(self._adapters.note, active.name, {"merged": merged})
+
+    async def _withdraw(self, bot: Bot, name: str, why: str) -> None:
+        try:
+            before = await asyncio.to_thread(self._adapters.withdraw, name, reason=why)
+        except (NothingToRollBack, AdapterNotFit) as error:  # somebody was faster
+            logger.info("%s is not withdrawn: %s", name, error)
+            return
+        logger.error("%s was active and cannot be used: %s", name, why)
+        now = f"{before.name} answers" if before else "The base model answers"
+        await self._tell(bot, f"⛔ {name} was taken out of use: {why}. {now}.")
+
+    async def _tell(self, bot: Bot, text: str) -> None:
+        """Tell every admin; it stands in the log, too."""
+        for admin_id in sorted(self._admins):
+            with suppress(TelegramError):
+                await bot.send_message(admin_id, text)
+
+    async def _show_progress(self, run_id: int) -> None:
+        run = await asyncio.to_thread(self._runs.get, run_id)
+        for message in self._followed.get(run_id, ()):
+            over = run.status.ended or run.cancel_requested
+            with suppress(BadRequest, Forbidden):  # not modified, deleted, or the bot is blocked
+                markup = None if over else message.reply_markup
+                await message.edit_text(run_line(run), reply_markup=markup)
+        if run.status.ended:
+            self._followed.pop(run_id, None)
+
+    async def _announce(self, bot: Bot, run: TrainingRun) -> None:
+        if run.id in self._followed:
+            await self._show_progress(run.id)
+        adapter = await asyncio.to_thread(self._adapters.of_run, run.id)
+        report = await asyncio.to_thread(self._adapters.report, adapter.name) if adapter else None
+        text = announcement(run, report, run.metrics.get("samples", ()))
+        for admin_id in sorted(self._admins):
+            if (run.id, admin_id) in self._told:
+                continue
+            self._told.add((run.id, admin_id))
+            try:
+                await bot.send_message(admin_id, text, parse_mode=ParseMode.HTML)
+            except (BadRequest, Forbidden) as error:
+                logger.info("admin %d was not told of run %d: %s", admin_id, run.id, error)
+            except BaseException:  # the network kept it from them: the next look tells
+                self._told.discard((run.id, admin_id))
+                raise
+        await asyncio.to_thread(self._runs.mark_announced, run.id)
+        self._told = {each for each in self._told if each[0] > run.id - TOLD_RUNS}
+
+
+def announcement(
+    run: TrainingRun, report: GateReport | None, samples: Sequence[dict[str, str]]
+) -> str:
+    """How a run ended, as Telegram's HTML: outcome, gate, and replies before and after."""
+    parts = [escape(run_line(run))]
+    if held_back := run.metrics.get("held_back"):
+        parts.append(f"People whose ratings were held back before it: {held_back}. /quarantine")
+    if report is not None:
+        parts.append(f"<pre>{escape(gate_text(report)[:TABLE_CHARS])}</pre>")
+    for each in samples:
+        question, before, after = (
+            escape(each[name][:SAMPLE_CHARS]) for name in ("question", "before", "after")
+        )
+        sample = f"<b>{question}</b>\n<i>before</i> {before}\n<i>after</i> {after}"
+        if _units("\n\n".join([*parts, sample])) <= MOST_UNITS:
+            parts.append(sample)
+    return "\n\n".join(parts)
+
+
+def _units(text: str) -> int:
+    """Telegram counts in UTF-16."""
+    return len(text.encode("utf-16-le")) // 2

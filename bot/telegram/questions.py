@@ -1,0 +1,171 @@
+"""Talking: a message comes in, a reply is streamed back with its sources and buttons under it."""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from datetime import UTC, datetime, timedelta
+from functools import partial
+
+from telegram import Message, Update
+from telegram.ext import ContextTypes
+
+from bot.chat import Chat
+from bot.engine.errors import EngineError
+from bot.errors import BotError, QuotaReached
+from bot.quotas import Quotas
+from bot.reports.why import why
+from bot.telegram.addressed import addressed_text, is_private, place_of
+from bot.telegram.error_messages import explain
+from bot.telegram.keyboard import keyboard
+from bot.telegram.notices import Notices
+from bot.telegram.render import Part, render
+from bot.telegram.stream import Pace, ReplyStream
+from store.conversations import Conversations
+from store.domain import FinishReason, SentKind, Turn
+from store.errors import StoreError, TurnNotFound
+from store.ratings import Ratings
+from store.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+CUT = " […]"
+"""Ends a reply that ran into `RATCHET_MAX_NEW_TOKENS`."""
+
+TELL_AGAIN_SECONDS = 60.0
+"""Pause between two times that somebody is told of a quota."""
+
+ONLY_TEXT = "I can only read text."
+
+
+class QuestionHandlers:
+    """Messages to the bot, and `/new` and `/why`."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        chat: Chat,
+        quotas: Quotas,
+        conversations: Conversations,
+        feedback: Ratings,
+    ) -> None:
+        self._answer_within = timedelta(minutes=settings.answer_within)
+        self._chat = chat
+        self._quotas = quotas
+        self._notices = Notices(TELL_AGAIN_SECONDS)
+        self._conversations = conversations
+        self._feedback = feedback
+        self._pace = Pace()
+
+    async def on_text(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
+        """Answer a message."""
+        message = update.effective_message
+        assert message is not None
+        assert message.from_user is not None
+        question = addressed_text(message)
+        if not question:
+            await message.reply_text("Yes? Ask me something.")
+            return
+        if datetime.now(UTC) - message.date > self._answer_within:
+            logger.info("a message of %s was missed and is too old to be answered", message.date)
+            return
+        if not await self._may_ask(message, message.from_user.id, update.update_id):
+            return
+        pieces = self._chat.answer(
+            place_of(message), message.from_user.id, question, update_id=update.update_id
+        )
+        await self._show(message, pieces)
+
+    async def on_other(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
+        """A sticker, a voice note, a picture: say so."""
+        message = update.effective_message
+        assert message is not None
+        await message.reply_text(ONLY_TEXT)
+
+    async def on_new(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
+        """`/new`: forget what was said before, as far as answering goes."""
+        message = update.effective_message
+        assert message is not None
+        await self._chat.start_new(place_of(message))
+        await message.reply_text("A new conversation. I start from nothing.")
+
+    async def on_why(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
+        """`/why`: how the reply came about that this answers, or the last one."""
+        message = update.effective_message
+        assert message is not None
+        turn = await asyncio.to_thread(self._asked_about, message)
+        text = why(turn) if turn else "Send /why as an answer to one of my replies."
+        await message.reply_text(text)
+
+    async def on_unknown_command(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
+        """Some other command; in a group it may be meant for another bot."""
+        message = update.effective_message
+        assert message is not None
+        if is_private(message):
+            await message.reply_text("I do not know that command. /help lists those I know.")
+
+    async def regenerate(
+        self, reply: Message, turn: Turn, person_id: int, *, update_id: int
+    ) -> None:
+        """Answer again what `turn` answered; `reply` is the message that showed it."""
+        if not await self._may_ask(reply, person_id, update_id):
+            return
+        pieces = self._chat.regenerate(turn, person_id, update_id=update_id)
+        await self._show(reply, pieces)
+
+    async def _may_ask(self, message: Message, person_id: int, update_id: int) -> bool:
+        """Whether they have not reached a quota; they are told so once a minute."""
+        try:
+            await asyncio.to_thread(self._quotas.check, person_id, update_id)
+        except QuotaReached as reached:
+            if self._notices.due(person_id):
+                await message.reply_text(str(reached))
+            return False
+        return True
+
+    async def _show(self, message: Message, pieces: AsyncGenerator[str | Turn, None]) -> None:
+        begun = await anext(pieces)
+        assert isinstance(begun, Turn), "a reply begins with its turn"
+        private = is_private(message)
+        there = await asyncio.to_thread(self._conversations.shown_by, begun.id, message.chat_id)
+        stream = ReplyStream(
+            message.get_bot(),
+            self._pace,
+            place_of(message),
+            private=private,
+            reply_to=message.message_id,
+            on_sent=partial(self._remember, begun.id, message.chat_id),
+            messages=there,
+        )
+        async with aclosing(pieces), stream:
+            try:
+                async for piece in pieces:
+                    if isinstance(piece, Turn):
+                        tally = await asyncio.to_thread(self._feedback.tally, piece.id)
+                        buttons = keyboard(piece.id, tally, private=private)
+                        cut = CUT if piece.finish_reason is FinishReason.LENGTH else ""
+                        parts = render(piece.completion + cut, piece.passages)
+                        await stream.finish(parts, buttons)
+                    else:
+                        stream.add(piece)
+            except TurnNotFound:
+                logger.info("turn %d was erased while its reply was written", begun.id)
+            except (BotError, EngineError, StoreError) as error:
+                await stream.finish((Part(text=explain(error)),))
+
+    async def _remember(self, turn_id: int, chat_id: int, message_id: int) -> None:
+        try:
+            await asyncio.to_thread(
+                self._conversations.record_sent, turn_id, chat_id, (message_id,), SentKind.REPLY
+            )
+        except TurnNotFound:
+            logger.info("turn %d was erased while its reply was sent", turn_id)
+
+    def _asked_about(self, message: Message) -> Turn | None:
+        answered = message.reply_to_message
+        if answered is None or answered.forum_topic_created:  # every message in a topic has that
+            conversation = self._conversations.current(place_of(message))
+            return self._conversations.last_turn(conversation.id)
+        turn_id = self._conversations.shown_in(message.chat_id, answered.message_id, SentKind.REPLY)
+        return self._conversations.turn(turn_id) if turn_id is not None else None

@@ -1,0 +1,133 @@
+"""Documents: an admin sends a file and the bot knows what is in it."""
+
+import asyncio
+import logging
+import mimetypes
+
+from telegram import Document as Attached
+from telegram import Update
+from telegram.error import BadRequest, NetworkError
+from telegram.ext import ContextTypes
+
+from bot.errors import BotError
+from bot.telegram.render import MAX_TEXT_UNITS
+from store.documents.documents import Documents
+from store.documents.parser import SUFFIXES
+from store.domain import AddOutcome, Document
+
+logger = logging.getLogger(__name__)
+
+MAX_DOWNLOAD_BYTES = 20_000_000
+"""What Telegram lets a bot download."""
+
+DOWNLOAD_SECONDS = 60
+DOWNLOAD_TRIES = 3
+
+_ADDED = {
+    AddOutcome.ADDED: "Added",
+    AddOutcome.REPLACED: "Replaced the older version of",
+    AddOutcome.UNCHANGED: "I have that already:",
+}
+
+
+class UploadHandlers:
+    """Files sent by admins, `/documents` and `/remove`."""
+
+    def __init__(self, *, knowledge: Documents) -> None:
+        self._knowledge = knowledge
+
+    async def on_file(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
+        """Take a file in."""
+        message = update.effective_message
+        assert message is not None
+        assert message.document is not None
+        assert message.from_user is not None
+        if (message.document.file_size or 0) > MAX_DOWNLOAD_BYTES:
+            await message.reply_text(
+                "Telegram gives me files up to 20 MB. Send it in parts, or use `ratchet ingest`."
+            )
+            return
+        document, outcome = await asyncio.to_thread(
+            self._knowledge.add,
+            _name_of(message.document),
+            await _download(message.document),
+            added_by=message.from_user.id,
+        )
+        await message.reply_text(
+            f"{_ADDED[outcome]} “{document.title}”, passages: {document.chunks}. "
+            "I can answer from it in a moment."
+        )
+
+    async def on_refused_file(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
+        """A file from somebody who is no admin, or in a group."""
+        assert update.effective_message is not None
+        await update.effective_message.reply_text(
+            "I read files only from admins, in private. Please write to me in text."
+        )
+
+    async def on_documents(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
+        """`/documents`."""
+        message = update.effective_message
+        assert message is not None
+        documents = await asyncio.to_thread(self._knowledge.documents)
+        await message.reply_text(_listing(documents))
+
+    async def on_remove(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
+        """`/remove NUMBER`."""
+        message = update.effective_message
+        assert message is not None
+        number = _number(context.args)
+        if number is None:
+            await message.reply_text("Use it as /remove NUMBER; /documents shows the numbers.")
+            return
+        document = await asyncio.to_thread(self._knowledge.remove, number)
+        await message.reply_text(f"Removed “{document.title}”.")
+
+
+async def _download(attached: Attached) -> bytes:
+    # Downloads do not go through `RetryingRateLimiter`, which knows only the bot's methods.
+    for attempt in range(DOWNLOAD_TRIES):
+        try:
+            file = await attached.get_file()
+            return bytes(await file.download_as_bytearray(read_timeout=DOWNLOAD_SECONDS))
+        except BadRequest as error:
+            raise BotError(
+                f"Telegram does not give me that file ({error.message}). Please send it again."
+            ) from error
+        except NetworkError as error:
+            logger.warning("a download failed: %s", error)
+            await asyncio.sleep(attempt)
+    raise BotError("I could not fetch that file from Telegram. Please send it again.")
+
+
+def _name_of(attached: Attached) -> str:
+    if attached.file_name:
+        return attached.file_name
+    suffix = mimetypes.guess_extension(attached.mime_type or "")
+    return f"{attached.file_unique_id}{suffix if suffix in SUFFIXES else '.txt'}"
+
+
+def _listing(documents: tuple[Document, ...]) -> str:
+    if not documents:
+        suffixes = " ".join(sorted(SUFFIXES))
+        return f"I know no documents yet. Send me a file to add one ({suffixes})."
+    lines = [
+        f"{each.id}. {each.title} ({each.name}, passages: {each.chunks})"
+        + ("" if each.indexed else " – being read")
+        for each in documents
+    ]
+    text = "\n".join(lines)
+    return text if len(text) < MAX_TEXT_UNITS // 2 else _shortened(lines)
+
+
+def _shortened(lines: list[str]) -> str:
+    kept: list[str] = []
+    while lines and sum(map(len, kept)) < MAX_TEXT_UNITS // 2:
+        kept.append(lines.pop(0)[:200])
+    return "\n".join([*kept, f"… and {len(lines)} more: `ratchet knowledge list` shows all."])
+
+
+def _number(arguments: list[str] | None) -> int | None:
+    if arguments and len(arguments) == 1 and arguments[0].isdecimal():
+        return int(arguments[0])
+    return None

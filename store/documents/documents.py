@@ -1,0 +1,297 @@
+"""The knowledge base: documents and chunks in SQL, their vectors in the index.
+
+Invariant: SQL is the truth. A document is added when its rows are committed, and pending until its
+vectors are in the index that is in use; a vector whose chunk is gone is never shown, and is swept
+out. So a crash between the two, a dropped index or another embedder heals by itself.
+"""
+
+import hashlib
+from collections.abc import Callable
+
+from sqlalchemy import Select, delete, func, or_, select
+from sqlalchemy.orm import Session
+
+from store.database import Database
+from store.documents.chunker import chunk
+from store.documents.parser import ParsedDocument
+from store.documents.sandbox import parse_apart
+from store.domain import HEADING_SEPARATOR, AddOutcome, Document, Passage
+from store.embedder import Embedder, Vector
+from store.errors import DocumentNotFound
+from store.index import ChromaIndex
+from store.tables import ChunkRow, DocumentRow
+
+EMBEDDED_AT_ONCE = 32
+"""Chunks embedded in one go; a question waits for no more than these while documents are read."""
+
+OVERLAP_SHARE = 6
+"""One part in so many of a chunk may repeat the end of the chunk before it."""
+
+
+class Documents:
+    """The documents of one database, and the index over them. Any thread."""
+
+    def __init__(
+        self, database: Database, index: ChromaIndex, embedder: Embedder, *, chunk_chars: int
+    ) -> None:
+        self._database = database
+        self._index = index
+        self._embedder = embedder
+        self._chunk_chars = chunk_chars
+
+    def add(self, name: str, data: bytes, *, added_by: int) -> tuple[Document, AddOutcome]:
+        """Take a file in. It can be found once `index_pending` has seen it.
+
+        The same contents are one document under whatever name; other contents under a known name
+        replace the old version. Raises `DocumentError`, and then nothing has changed.
+        """
+        sha256 = hashlib.sha256(data).hexdigest()
+        with self._database.session() as session:
+            same = session.scalars(
+                select(DocumentRow).where(
+                    DocumentRow.sha256 == sha256, DocumentRow.chunk_chars == self._chunk_chars
+                )
+            ).first()
+            if same is not None:
+                if same.name != name:
+                    session.execute(delete(DocumentRow).where(DocumentRow.name == name))
+                return self._document(session, same), AddOutcome.UNCHANGED
+        parsed = parse_apart(name, data)
+        with self._database.session() as session:
+            old = session.scalars(
+                select(DocumentRow).where(
+                    or_(DocumentRow.name == name, DocumentRow.sha256 == sha256)
+                )
+            ).all()
+            for each in old:
+                session.delete(each)
+            session.flush()
+            row = self._insert(session, name, parsed, sha256, len(data), added_by)
+            outcome = AddOutcome.REPLACED if old else AddOutcome.ADDED
+            return self._document(session, row), outcome
+
+    def remove(self, document_id: int) -> Document:
+        """Take a document out; it is found no more. Raises `DocumentNotFound`."""
+        with self._database.session() as session:
+            row = session.get(DocumentRow, document_id) if document_id < 2**63 else None
+            if row is None:
+                raise DocumentNotFound(document_id)
+            document = self._document(session, row)
+            session.delete(row)
+            return document
+
+    def documents(self) -> tuple[Document, ...]:
+        """Every document, by name."""
+        with self._database.reading() as session:
+            rows = session.scalars(select(DocumentRow).order_by(DocumentRow.name)).all()
+            return tuple(self._document(session, row) for row in rows)
+
+    def pending(self) -> int:
+        """How many documents wait to be indexed."""
+        with self._database.reading() as session:
+            return session.scalar(select(func.count()).select_from(self._pending().subquery())) or 0
+
+    def index_pending(self, progress: Callable[[Document], None] = lambda document: None) -> int:
+        """Embed what is pending and sweep out what is gone. Returns how many were indexed.
+
+        Raises `IndexInUse`, `IndexUnavailable` or `EmbedderNotFound`; what is done stays done.
+        """
+        self._index.open()
+        self._reconcile()
+        indexed = 0
+        while (row := self._next_pending()) is not None:
+            with self._database.reading() as session:
+                document = self._document(session, row)
+                chunks = session.scalars(
+                    select(ChunkRow).where(ChunkRow.document_id == row.id).order_by(ChunkRow.id)
+                ).all()
+            for start in range(0, len(chunks), EMBEDDED_AT_ONCE):
+                part = chunks[start : start + EMBEDDED_AT_ONCE]
+                vectors = self._embedder.embed([_embedded_text(row.title, each) for each in part])
+                self._index.upsert([each.id for each in part], vectors)
+            with self._database.session() as session:
+                kept = session.get(DocumentRow, row.id)
+                if kept is not None:
+                    kept.indexed_in = self._identity
+            if kept is None:  # removed meanwhile
+                self._index.delete([each.id for each in chunks])
+            indexed += 1
+            progress(document)
+        return indexed
+
+    def reindex(self, progress: Callable[[Document], None] = lambda document: None) -> int:
+        """Drop every vector and embed everything anew. Returns the number of documents."""
+        with self._database.session() as session:
+            for row in session.scalars(select(DocumentRow)):
+                row.indexed_in = None
+        self._index.drop()
+        return self.index_pending(progress)
+
+    def search(
+        self, question: str, *, count: int, floor: float, margin: float = 2.0
+    ) -> tuple[Passage, ...]:
+        """The passages nearest to a question, best first.
+
+        None has a score below `floor`, nor more than `margin` below that of the best.
+        Raises `IndexInUse`, `IndexUnavailable` or `EmbedderNotFound`.
+        """
+        if count == 0 or not question.strip() or not self._has_chunks():
+            return ()
+        self._index.open()  # before the embedder is loaded for nothing
+        [vector] = self._embedder.embed([question])
+        hits = self._living_hits(vector, count, floor)
+        with self._database.reading() as session:
+            rows: dict[int, tuple[ChunkRow, DocumentRow]] = {
+                chunk_row.id: (chunk_row, document_row)
+                for chunk_row, document_row in session.execute(
+                    select(ChunkRow, DocumentRow)
+                    .join(DocumentRow, DocumentRow.id == ChunkRow.document_id)
+                    .where(ChunkRow.id.in_([hit[0] for hit in hits]))
+                )
+            }
+        found = [_passage(*rows[chunk_id], score) for chunk_id, score in hits if chunk_id in rows]
+        near = [passage for passage in found if passage.score >= found[0].score - margin]
+        return tuple(near[:count])
+
+    def settled(self) -> bool:
+        """Whether the index holds what SQL says it should, as far as counting tells.
+
+        Raises `IndexInUse` or `IndexUnavailable`.
+        """
+        with self._database.reading() as session:
+            chunks = session.scalar(select(func.count()).select_from(ChunkRow)) or 0
+        return self.pending() == 0 and (chunks == 0 or self._index.count() == chunks)
+
+    def close(self) -> None:
+        """Let another process have the index."""
+        self._index.close()
+
+    @property
+    def _identity(self) -> str:
+        return f"{self._index.identity}:{self._embedder.name}"
+
+    def _pending(self) -> Select[DocumentRow]:
+        return select(DocumentRow).where(
+            or_(DocumentRow.indexed_in.is_(None), DocumentRow.indexed_in != self._identity)
+        )
+
+    def _next_pending(self) -> DocumentRow | None:
+        with self._database.reading() as session:
+            return session.scalars(self._pending().order_by(DocumentRow.id).limit(1)).first()
+
+    def _living_hits(self, vector: Vector, count: int, floor: float) -> list[tuple[int, float]]:
+        """The nearest vectors whose chunks still exist; those of removed documents are swept."""
+        while True:
+            hits = [hit for hit in self._index.nearest(vector, count) if hit[1] >= floor]
+            with self._database.reading() as session:
+                living = set(
+                    session.scalars(
+                        select(ChunkRow.id).where(ChunkRow.id.in_([hit[0] for hit in hits]))
+                    )
+                )
+            gone = [chunk_id for chunk_id, _ in hits if chunk_id not in living]
+            if not gone:
+                return hits
+            self._index.delete(gone)
+
+    def _has_chunks(self) -> bool:
+        with self._database.reading() as session:
+            return session.scalars(select(ChunkRow.id).limit(1)).first() is not None
+
+    def _reconcile(self) -> None:
+        """Sweep out vectors whose chunks are gone, and mark documents whose vectors are."""
+        # Looked at before SQL is: another process may be adding, and rows come before vectors.
+        present = self._index.ids()
+        with self._database.reading() as session:
+            indexed = dict(
+                session.execute(
+                    select(ChunkRow.id, ChunkRow.document_id)
+                    .join(DocumentRow, DocumentRow.id == ChunkRow.document_id)
+                    .where(DocumentRow.indexed_in == self._identity)
+                ).all()
+            )
+            chunks = set(session.scalars(select(ChunkRow.id)))
+        self._index.delete(sorted(present - chunks))
+        bereft = {indexed[chunk_id] for chunk_id in indexed.keys() - present}
+        with self._database.session() as session:
+            for document_id in bereft:
+                row = session.get(DocumentRow, document_id)
+                if row is not None:
+                    row.indexed_in = None
+
+    def _insert(
+        self,
+        session: Session,
+        name: str,
+        parsed: ParsedDocument,
+        sha256: str,
+        size_bytes: int,
+        added_by: int,
+    ) -> DocumentRow:
+        row = DocumentRow(
+            name=name,
+            title=parsed.title,
+            media_type=parsed.media_type,
+            sha256=sha256,
+            size_bytes=size_bytes,
+            chunk_chars=self._chunk_chars,
+            indexed_in=None,
+            added_by=added_by,
+            created_at=self._database.now(),
+        )
+        session.add(row)
+        session.flush()
+        session.add_all(
+            ChunkRow(
+                document_id=row.id,
+                ordinal=piece.ordinal,
+                section=_below_title(piece.section, parsed.title),
+                text=piece.text,
+            )
+            for piece in chunk(
+                parsed,
+                max_chars=self._chunk_chars,
+                overlap_chars=self._chunk_chars // OVERLAP_SHARE,
+            )
+        )
+        session.flush()
+        return row
+
+    def _document(self, session: Session, row: DocumentRow) -> Document:
+        chunks = session.scalar(
+            select(func.count()).select_from(ChunkRow).where(ChunkRow.document_id == row.id)
+        )
+        return Document(
+            id=row.id,
+            name=row.name,
+            title=row.title,
+            media_type=row.media_type,
+            sha256=row.sha256,
+            size_bytes=row.size_bytes,
+            chunks=chunks or 0,
+            indexed=row.indexed_in == self._identity,
+            added_by=row.added_by,
+            created_at=row.created_at,
+        )
+
+
+def _below_title(section: str, title: str) -> str:
+    # The first heading of most files is their title, which every passage shows anyway.
+    first, _, rest = section.partition(HEADING_SEPARATOR)
+    return rest if first == title else section
+
+
+def _embedded_text(title: str, piece: ChunkRow) -> str:
+    # The headings say what a passage is about when its own words do not.
+    return f"{HEADING_SEPARATOR.join(filter(None, (title, piece.section)))}\n{piece.text}"
+
+
+def _passage(piece: ChunkRow, document: DocumentRow, score: float) -> Passage:
+    return Passage(
+        chunk_id=piece.id,
+        document_id=document.id,
+        title=document.title,
+        section=piece.section,
+        text=piece.text,
+        score=round(score, 4),
+    )

@@ -1,1 +1,0 @@
-"""One reader a file type; `store.parser` chooses among them and is the only way in."""

@@ -1,0 +1,154 @@
+"""Ratings and corrections. A person's last word on a turn counts; the words before it are kept.
+
+Invariant: at most one row per person and turn has no `replaced_at`, and that row is their rating.
+"""
+
+from datetime import timedelta
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from store.database import Database
+from store.domain import Correction, Feedback, Rating, RatingSource, Tally
+from store.errors import TurnNotFound
+from store.tables import CorrectionRow, FeedbackRow, TurnRow
+
+
+class Ratings:
+    """The ratings and corrections of one database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def rate(
+        self, turn_id: int, person_id: int, rating: Rating | None, source: RatingSource
+    ) -> bool:
+        """Record a person's word on a turn; None takes their rating back.
+
+        Returns whether anything changed: saying the same twice does not. Raises `TurnNotFound`.
+        """
+        with self._database.session() as session:
+            _check_turn(session, turn_id, lock=True)
+            last = session.scalars(
+                select(FeedbackRow).where(
+                    FeedbackRow.turn_id == turn_id,
+                    FeedbackRow.person_id == person_id,
+                    FeedbackRow.replaced_at.is_(None),
+                )
+            ).first()
+            if (last.rating if last else None) == rating:
+                return False
+            now = self._database.now()
+            if last is not None:
+                last.replaced_at = now
+                session.flush()  # before the new row, or the unique index would refuse it
+            if rating is not None:
+                session.add(
+                    FeedbackRow(
+                        turn_id=turn_id,
+                        person_id=person_id,
+                        rating=int(rating),
+                        source=source,
+                        created_at=now,
+                        replaced_at=None,
+                    )
+                )
+            return True
+
+    def ratings(self, turn_id: int) -> tuple[Feedback, ...]:
+        """Everybody's last word on a turn."""
+        with self._database.reading() as session:
+            rows = session.scalars(
+                select(FeedbackRow)
+                .where(FeedbackRow.turn_id == turn_id, FeedbackRow.replaced_at.is_(None))
+                .order_by(FeedbackRow.id)
+            )
+            return tuple(_feedback(row) for row in rows)
+
+    def tally(self, turn_id: int) -> Tally:
+        """How many people rated a turn each way."""
+        ratings = [feedback.rating for feedback in self.ratings(turn_id)]
+        return Tally(up=ratings.count(Rating.UP), down=ratings.count(Rating.DOWN))
+
+    def revisions(self, turn_id: int, person_id: int) -> tuple[Feedback, ...]:
+        """Every word of a person on a turn, oldest first, taken back or not."""
+        with self._database.reading() as session:
+            rows = session.scalars(
+                select(FeedbackRow)
+                .where(FeedbackRow.turn_id == turn_id, FeedbackRow.person_id == person_id)
+                .order_by(FeedbackRow.id)
+            )
+            return tuple(_feedback(row) for row in rows)
+
+    def correct(self, turn_id: int, person_id: int, text: str) -> Correction:
+        """Record what the reply should have been. Raises `TurnNotFound`."""
+        with self._database.session() as session:
+            _check_turn(session, turn_id)
+            row = CorrectionRow(
+                turn_id=turn_id, person_id=person_id, text=text, created_at=self._database.now()
+            )
+            session.add(row)
+            session.flush()
+            return _correction(row)
+
+    def corrections(self, turn_id: int) -> tuple[Correction, ...]:
+        """Every correction of a turn, oldest first."""
+        with self._database.reading() as session:
+            rows = session.scalars(
+                select(CorrectionRow)
+                .where(CorrectionRow.turn_id == turn_id)
+                .order_by(CorrectionRow.id)
+            )
+            return tuple(_correction(row) for row in rows)
+
+    def given_by(self, person_id: int, lately: timedelta) -> int:
+        """How many ratings and corrections a person has given in the time until now."""
+        since = self._database.now() - lately
+        with self._database.reading() as session:
+            return sum(
+                session.scalar(
+                    select(func.count()).where(
+                        table.person_id == person_id, table.created_at > since
+                    )
+                )
+                or 0
+                for table in (FeedbackRow, CorrectionRow)
+            )
+
+    def count(self) -> Tally:
+        """How many ratings stand each way, over all turns."""
+        with self._database.reading() as session:
+            counted = dict(
+                session.execute(
+                    select(FeedbackRow.rating, func.count())
+                    .where(FeedbackRow.replaced_at.is_(None))
+                    .group_by(FeedbackRow.rating)
+                ).all()
+            )
+        return Tally(up=counted.get(Rating.UP, 0), down=counted.get(Rating.DOWN, 0))
+
+
+def _check_turn(session: Session, turn_id: int, *, lock: bool = False) -> None:
+    # Locked, the words of one person on one turn come one after another on Postgres too.
+    if session.get(TurnRow, turn_id, with_for_update=lock) is None:
+        raise TurnNotFound(turn_id)
+
+
+def _feedback(row: FeedbackRow) -> Feedback:
+    return Feedback(
+        turn_id=row.turn_id,
+        person_id=row.person_id,
+        rating=Rating(row.rating),
+        source=RatingSource(row.source),
+        created_at=row.created_at,
+    )
+
+
+def _correction(row: CorrectionRow) -> Correction:
+    return Correction(
+        id=row.id,
+        turn_id=row.turn_id,
+        person_id=row.person_id,
+        text=row.text,
+        created_at=row.created_at,
+    )

@@ -1,0 +1,67 @@
+"""People whose ratings are held back: they teach nothing until an admin has looked.
+
+Invariant: whom an admin has released is not held back again.
+"""
+
+from sqlalchemy import Select, select
+from sqlalchemy.exc import IntegrityError
+
+from store.database import Database
+from store.domain import Suspect
+from store.tables import PersonRow, QuarantineRow
+
+
+def held_back() -> Select[int]:
+    """The people who are held back."""
+    return select(QuarantineRow.person_id).where(QuarantineRow.released_at.is_(None))
+
+
+class Suspects:
+    """The quarantine of one database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def hold(self, person_id: int, reason: str) -> bool:
+        """Hold somebody's ratings back; whether that is new."""
+        try:
+            with self._database.session() as session:
+                if session.get(QuarantineRow, person_id) is not None:
+                    return False
+                now = self._database.now()
+                session.add(QuarantineRow(person_id=person_id, reason=reason, held_at=now))
+        except IntegrityError:  # they were erased meanwhile
+            return False
+        return True
+
+    def release(self, person_id: int) -> bool:
+        """Let somebody's ratings teach; whether they were held back."""
+        with self._database.session() as session:
+            row = session.get(QuarantineRow, person_id)
+            if row is None or row.released_at is not None:
+                return False
+            row.released_at = self._database.now()
+            return True
+
+    def held(self) -> tuple[Suspect, ...]:
+        """Who is held back, the newest first."""
+        with self._database.reading() as session:
+            rows = session.execute(
+                select(QuarantineRow, PersonRow.name)
+                .join(PersonRow, PersonRow.id == QuarantineRow.person_id)
+                .where(QuarantineRow.released_at.is_(None))
+                .order_by(QuarantineRow.held_at.desc(), QuarantineRow.person_id)
+            )
+            return tuple(
+                Suspect(person_id=row.person_id, name=name, reason=row.reason, held_at=row.held_at)
+                for row, name in rows
+            )
+
+    def released(self) -> frozenset[int]:
+        """Whom an admin has found to be fine."""
+        with self._database.reading() as session:
+            return frozenset(
+                session.scalars(
+                    select(QuarantineRow.person_id).where(QuarantineRow.released_at.is_not(None))
+                )
+            )

@@ -1,0 +1,76 @@
+"""How a reply came about, in words."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from bot.reports.why import why
+from store.domain import FinishReason, Memory, Message, Passage, Place, Turn, TurnState
+
+TURN = Turn(
+    id=7,
+    conversation_id=1,
+    place=Place(chat_id=5),
+    person_id=1,
+    state=TurnState.FINAL,
+    question="When do you open?",
+    messages=(Message(role="user", content="When do you open?"),),
+    completion="At nine.",
+    adapter=None,
+    model="starter",
+    sampling={"temperature": 0.5, "seed": 42},
+    passages=(),
+    memories=(),
+    prompt_tokens=120,
+    completion_tokens=4,
+    seconds=1.25,
+    finish_reason=FinishReason.STOP,
+    regenerates_id=None,
+    update_id=None,
+    created_at=datetime(2026, 1, 2, 3, 4, tzinfo=UTC),
+)
+
+
+def test_a_reply_is_traced_to_its_model_its_sampling_and_its_tokens() -> None:
+    assert why(TURN).splitlines() == [
+        "Turn 7 · 2026-01-02 03:04 UTC",
+        "Model: starter",
+        "Adapter: none (the base model)",
+        "Sampling: temperature 0.5, seed 42",
+        "Tokens: 120 read, 4 written in 1.2 s",
+        "Passages: none was close enough to the question.",
+        "Examples from earlier answers: 0",
+    ]
+
+
+def test_a_reply_is_traced_to_its_adapter() -> None:
+    assert "Adapter: a3-1f2e3d4c\n" in why(replace(TURN, adapter="a3-1f2e3d4c"))
+
+
+def test_a_reply_is_traced_to_its_passages_with_their_scores() -> None:
+    passages = tuple(
+        Passage(
+            chunk_id=number, document_id=1, title="Handbook", section=section, text="", score=score
+        )
+        for number, (section, score) in enumerate([("Hours", 0.714), ("", 0.5)])
+    )
+
+    told = why(replace(TURN, passages=passages))
+
+    assert "Passage 0.71: Handbook › Hours\nPassage 0.50: Handbook\n" in told
+    assert "none was close enough" not in told
+
+
+def test_a_reply_is_traced_to_the_earlier_answers_that_helped() -> None:
+    memories = (
+        Memory(turn_id=3, question="Open today?", answer="At ten.", score=0.912),
+        Memory(turn_id=5, question="word " * 40, answer="At six.", score=0.75),
+    )
+
+    told = why(replace(TURN, memories=memories)).splitlines()
+
+    assert told[-3:-1] == [
+        "Examples from earlier answers: 2",
+        "Example 0.91: turn 3, Open today?",
+    ]
+    assert told[-1].startswith("Example 0.75: turn 5, word word")
+    assert len(told[-1]) < 110

@@ -1,0 +1,152 @@
+"""A second set of weights says what PEFT says, and the pristine one is never touched."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from torch import Tensor
+
+from bot.engine.errors import AdapterRefused
+from bot.engine.local.merged_weights import MergedWeights
+from bot.engine.local.weights import Weights
+from bot.engine.lora import Update, read_updates
+from tests.conftest import MakeAdapter
+
+IDS = torch.tensor([[5, 6, 7, 8]])
+NAME = "a1-00000000"
+
+Free = Callable[[], int]
+
+
+def plenty() -> int:
+    return 2**40
+
+
+def nothing() -> int:
+    return 0
+
+
+@torch.no_grad()
+def says(model: torch.nn.Module) -> Tensor:
+    logits = model(input_ids=IDS).logits
+    assert isinstance(logits, Tensor)
+    return logits
+
+
+@pytest.fixture
+def folder(make_adapter: MakeAdapter, tiny_weights: Weights) -> Path:
+    return Path(make_adapter(tiny_weights.name).path)
+
+
+def held(weights: Weights, folder: Path, free: Free) -> MergedWeights:
+    sets = MergedWeights(weights.model, free=free)
+    sets.hold(NAME, sets.make(NAME, read_updates(folder, NAME)))
+    return sets
+
+
+@pytest.mark.parametrize("free", [plenty, nothing], ids=["merged", "beside"])
+def test_either_way_it_says_what_peft_says(tiny_weights: Weights, folder: Path, free: Free) -> None:
+    base = says(tiny_weights.model)
+    sets = held(tiny_weights, folder, free)
+
+    sets.use(NAME)
+    ours = says(tiny_weights.model)
+    sets.use(None)
+
+    torch.testing.assert_close(says(tiny_weights.model), base, rtol=0, atol=0)
+    torch.testing.assert_close(ours, says(PeftModel.from_pretrained(tiny_weights.model, folder)))
+    assert not torch.allclose(ours, base)
+
+
+def test_without_room_for_a_second_set_there_is_none(
+    tiny_weights: Weights, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    updates = read_updates(folder, NAME)
+
+    beside = MergedWeights(tiny_weights.model, free=nothing).make(NAME, updates)
+    merged = MergedWeights(tiny_weights.model, free=plenty).make(NAME, updates)
+
+    assert (beside.matrices, merged.updates) == ({}, {})
+    assert beside.updates.keys() == {module for [module] in merged.matrices} == updates.keys()
+    assert caplog.messages == [f"{NAME} is not merged, which takes 0 MB of memory"]
+
+
+@pytest.mark.parametrize(("free", "unmerged"), [(nothing, {NAME}), (plenty, set())])
+def test_what_is_not_merged_is_known(
+    tiny_weights: Weights, folder: Path, free: Callable[[], int], unmerged: set[str]
+) -> None:
+    sets = held(tiny_weights, folder, free)
+    before = sets.unmerged
+    sets.drop(NAME)
+
+    assert (before, sets.unmerged) == (unmerged, frozenset())
+
+
+def test_the_pristine_weights_stay_what_they_were_to_the_bit(
+    tiny_weights: Weights, folder: Path
+) -> None:
+    model = tiny_weights.model.to(torch.bfloat16)  # type: ignore[arg-type]
+    before = {name: each.clone() for name, each in model.state_dict().items()}
+    sets = held(tiny_weights, folder, plenty)
+
+    for name in (NAME, None) * 50:
+        sets.use(name)
+
+    after = model.state_dict()
+    assert all(torch.equal(after[name], each) for name, each in before.items())
+
+
+def test_a_set_is_made_from_the_pristine_weights_whatever_is_in_use(
+    tiny_weights: Weights, folder: Path
+) -> None:
+    sets = held(tiny_weights, folder, plenty)
+    sets.use(NAME)
+
+    again = sets.make("a2", read_updates(folder, "a2"))
+    sets.hold("a2", again)
+    before = says(tiny_weights.model)
+    sets.use("a2")
+
+    torch.testing.assert_close(says(tiny_weights.model), before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("module", "outputs", "complaint"),
+    [
+        ("model.layers.9.mlp.up_proj", 64, "which the model does not have"),
+        ("model.layers.0.mlp.up_proj", 63, r"\(63, 32\)"),
+    ],
+)
+def test_an_update_of_what_is_not_there_is_refused(
+    tiny_weights: Weights, module: str, outputs: int, complaint: str
+) -> None:
+    update = Update(down=torch.zeros(4, 32), up=torch.zeros(outputs, 4), scale=1.0)
+
+    with pytest.raises(AdapterRefused, match=complaint):
+        MergedWeights(tiny_weights.model).make(NAME, {module: update})
+
+
+def test_a_set_in_use_is_not_dropped(tiny_weights: Weights, folder: Path) -> None:
+    sets = held(tiny_weights, folder, plenty)
+    sets.use(NAME)
+
+    with pytest.raises(AssertionError, match="in use"):
+        sets.drop(NAME)
+
+
+def test_a_set_in_use_is_replaced_by_another_of_its_name(
+    tiny_weights: Weights, folder: Path
+) -> None:
+    base = says(tiny_weights.model)
+    room = iter((2**40, 0))
+    sets = MergedWeights(tiny_weights.model, free=lambda: next(room))
+    for _ in ("merged", "beside"):
+        sets.hold(NAME, sets.make(NAME, read_updates(folder, NAME)))
+        sets.use(NAME)
+        adapted = says(tiny_weights.model)
+    sets.use(None)
+
+    torch.testing.assert_close(says(tiny_weights.model), base, rtol=0, atol=0)
+    torch.testing.assert_close(adapted, says(PeftModel.from_pretrained(tiny_weights.model, folder)))

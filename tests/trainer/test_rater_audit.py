@@ -1,0 +1,216 @@
+"""Whose ratings look like an attack, whose only like a taste of their own, and who agrees."""
+
+import random
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+
+import pytest
+
+from store.domain import Example, ExampleSet, PreferencePair
+from tests.fakes import FakeEmbedder
+from tests.trainer.examples import pair, rated
+from trainer.examples.rater_audit import (
+    DOUBT,
+    FLOOD,
+    LEAST_OTHERS,
+    LEAST_RATINGS,
+    Findings,
+    examine,
+)
+
+GOOD, BAD = ("clear", "short", "kind"), ("rude", "long", "vague")
+
+Taste = Callable[[bool, random.Random], bool]
+
+
+def honest(good: bool, draw: random.Random) -> bool:
+    """One thumb in ten is the wrong one."""
+    return good if draw.random() > 0.1 else not good
+
+
+def inverted(good: bool, draw: random.Random) -> bool:
+    return not honest(good, draw)
+
+
+def by_lot(good: bool, draw: random.Random) -> bool:
+    return draw.random() < 0.5
+
+
+def always(good: bool, draw: random.Random) -> bool:
+    return True
+
+
+def ratings(person: int, count: int, taste: Taste, *, good: float = 0.5) -> list[Example]:
+    """Of replies that are good or bad by the words in them; a share of them is good."""
+    draw = random.Random(person)
+    made = []
+    for number in range(count):
+        is_good = draw.random() < good
+        words = [*draw.choices(GOOD if is_good else BAD, k=2), f"word{draw.randrange(10**6)}"]
+        example = rated(1000 * person + number, taste(is_good, draw), reply=" ".join(words))
+        made.append(replace(example, raters=(person,)))
+    return made
+
+
+def crowd(people: int = 8, each: int = 15) -> list[Example]:
+    return [rating for person in range(1, people + 1) for rating in ratings(person, each, honest)]
+
+
+def found(
+    unpaired: Sequence[Example] = (), pairs: Sequence[PreferencePair] = (), *, trusted: int = 0
+) -> dict[int, str]:
+    examples = ExampleSet(unpaired=tuple(unpaired), pairs=tuple(pairs))
+    return dict(examine(examples, FakeEmbedder(), trusted={trusted}).suspects)
+
+
+def test_honest_people_are_not_suspected() -> None:
+    assert found(crowd()) == {}
+
+
+def test_who_presses_the_other_thumb_is() -> None:
+    held = found([*crowd(), *ratings(50, 30, inverted)])
+
+    assert list(held) == [50]
+    assert held[50].endswith("of 30 ratings are the opposite of what others' say")
+
+
+def test_who_presses_thumbs_by_lot_is_not() -> None:
+    suspected = [seed for seed in range(50, 70) if found([*crowd(), *ratings(seed, 30, by_lot)])]
+
+    assert len(suspected) <= 1 + 20 * DOUBT
+
+
+def test_a_few_ratings_show_nothing() -> None:
+    assert found([*crowd(), *ratings(50, LEAST_RATINGS - 1, inverted)]) == {}
+
+
+def test_where_others_gave_too_few_there_is_nothing_to_contradict() -> None:
+    others = crowd(people=6, each=(LEAST_OTHERS - 31) // 6)
+
+    assert found([*others, *ratings(50, 30, inverted)]) == {}
+
+
+def test_where_a_guess_cannot_tell_nobody_contradicts_it() -> None:
+    for seed in range(20):
+        others = [each for person in range(1, 9) for each in ratings(person, 15, by_lot)]
+        same = [
+            replace(rated(9000 + n, False, reply="rude rude rude"), raters=(50 + seed,))
+            for n in range(LEAST_RATINGS)
+        ]
+        assert found([*others, *same]) == {}
+
+
+@pytest.mark.parametrize(("attackers", "each"), [(2, 800), (1, 600), (1, 200)])
+def test_a_flood_does_not_turn_the_others_into_suspects(attackers: int, each: int) -> None:
+    bad = [rating for person in range(attackers) for rating in ratings(50 + person, each, inverted)]
+
+    assert set(found([*crowd(each=25), *bad])) == {50 + person for person in range(attackers)}
+
+
+def test_what_new_people_said_is_no_measure_for_others() -> None:
+    bad = [rating for person in range(50, 70) for rating in ratings(person, 30, inverted)]
+
+    found = examine(
+        ExampleSet(unpaired=(*crowd(each=25), *bad)),
+        FakeEmbedder(),
+        trusted=(),
+        newcomers=range(50, 70),
+    )
+
+    assert set(found.suspects) == set(range(50, 70))
+
+
+def agreeing(*given: Example, newcomers: Collection[int] = ()) -> set[int]:
+    every = ExampleSet(unpaired=given)
+    return set(examine(every, FakeEmbedder(), trusted=(), newcomers=newcomers).agreeing)
+
+
+def test_who_agrees_with_others_is_found_new_or_not() -> None:
+    given = [*crowd(), *(each for person in (50, 51) for each in ratings(person, 40, honest))]
+
+    assert agreeing(*given, newcomers={50}) == {50, 51}
+
+
+def test_where_everybody_is_new_agreeing_with_them_shows_nothing() -> None:
+    given = [*crowd(), *ratings(50, 40, honest)]
+
+    assert agreeing(*given) == {50}
+    assert agreeing(*given, newcomers={*range(1, 9), 50}) == set()
+
+
+@pytest.mark.parametrize("taste", [by_lot, always])
+def test_who_does_not_look_does_not_agree(taste: Taste) -> None:
+    praised = [rating for person in range(1, 9) for rating in ratings(person, 15, honest, good=0.8)]
+
+    found = [
+        seed for seed in range(50, 70) if agreeing(*praised, *ratings(seed, 40, taste, good=0.8))
+    ]
+
+    assert len(found) <= 1 + 20 * DOUBT
+
+
+def test_what_others_rated_too_is_no_agreement_of_ones_own() -> None:
+    shared = [replace(each, raters=(*each.raters, 50)) for each in crowd(each=10)]
+
+    assert 50 not in agreeing(*shared)
+
+
+def test_who_agrees_and_floods_is_suspected_all_the_same() -> None:
+    given = (*crowd(), *ratings(50, 40, honest))
+    spam = [
+        replace(pair(number, chosen="Buy at Zorbo today!", rejected=f"no {number}"), raters=(50,))
+        for number in range(FLOOD)
+    ]
+
+    found = examine(ExampleSet(unpaired=given, pairs=tuple(spam)), FakeEmbedder(), trusted=())
+
+    assert agreeing(*given) == {50}
+    assert (set(found.suspects), found.agreeing) == ({50}, frozenset())
+
+
+def test_where_all_the_others_say_the_same_there_is_nothing_to_contradict() -> None:
+    others = [replace(each, label=True) for each in crowd()]
+
+    assert found([*others, *ratings(50, 30, inverted)]) == {}
+
+
+def test_who_gives_the_same_text_over_and_over_is_suspected() -> None:
+    spam = [
+        replace(pair(number, chosen="Buy at Zorbo today!", rejected=f"no {number}"), raters=(50,))
+        for number in range(FLOOD)
+    ]
+
+    assert found(crowd(), spam) == {50: f"{FLOOD} of {FLOOD} corrections say nearly the same"}
+
+
+def test_a_few_alike_among_many_others_are_no_flood() -> None:
+    made = [replace(pair(number, chosen="I do not know."), raters=(50,)) for number in range(FLOOD)]
+    made += [
+        replace(pair(number, chosen=f"word{number}"), raters=(50,))
+        for number in range(FLOOD, 2 * FLOOD)
+    ]
+
+    assert found(crowd(), made) == {}
+
+
+def test_what_the_bot_says_again_and_again_is_nobodys_flood() -> None:
+    same = [
+        replace(rated(9000 + number, False, reply="I cannot help."), raters=(50,))
+        for number in range(FLOOD)
+    ]
+
+    assert found([*crowd(), *same]) == {}
+
+
+def test_who_is_trusted_is_never_suspected() -> None:
+    assert found([*crowd(), *ratings(50, 30, inverted)], trusted=50) == {}
+
+
+@pytest.mark.parametrize("given", [[], [rated(1)]])
+def test_without_people_who_gave_much_nothing_is_embedded(given: list[Example]) -> None:
+    embedder = FakeEmbedder()
+
+    found = examine(ExampleSet(unpaired=tuple(given)), embedder, trusted=())
+
+    assert found == Findings(suspects={}, agreeing=frozenset())
+    assert embedder.embedded == []

@@ -1,0 +1,1 @@
+"""Training examples: which of them a run learns from, and how much each rater counts."""

@@ -1,0 +1,1 @@
+"""Fine-tuning: a snapshot of examples to a LoRA adapter."""
