@@ -4,7 +4,7 @@ Fifteen people rate the base model's replies, ten each. Another one's conversati
 made up for this: e-mail addresses, phone, card and account numbers, street addresses, keys and
 passwords, each in three answers of the bot that were rated 👍 and in three corrections. Adapters
 are trained on what the store hands out: without masking, with masking
-(`trainer/examples/masking.py`), and without masking again after the person had everything deleted.
+(`store/masking.py`), and without masking again after the person had everything deleted.
 The shares of one person (`trainer/examples/rater_shares.py`) are off, and so is the judge that
 stops early: the worst case.
 
@@ -41,14 +41,17 @@ from store.domain import (
     FinishReason,
     Message,
     Place,
+    Prompt,
     Rating,
     RatingSource,
     TurnState,
 )
+from store.erasure import Eraser
 from store.examples import Examples
 from store.people import People
 from store.ratings import Ratings
 from store.settings import Settings
+from store.teaching import TeachingRule
 from trainer.examples.dataset import take_snapshot
 from trainer.passes.generation import asked, seeded, write
 from trainer.passes.scoring import log_probabilities, tokens_of
@@ -170,7 +173,7 @@ def converse(database: Database, weights: Weights, planted: Sequence[Secret]) ->
         begun = turns.begin_turn(
             turns.start_new(place).id, person, prompt[-1].content, model="base"
         )
-        turns.record_prompt(begun.id, messages=tuple(prompt), passages=(), sampling={})
+        turns.record_prompt(begun.id, Prompt(messages=tuple(prompt), parts=()), {})
         turns.finish_turn(
             begun.id,
             state=TurnState.FINAL,
@@ -243,7 +246,7 @@ def run(settings: Settings) -> list[Row]:
     def look(version: str, database: Database | None, recipe: Recipe) -> None:
         weights, examples = base(settings), ExampleSet()
         if database is not None:
-            book = Examples.of(settings, database).collect()
+            book = Examples(database, TeachingRule.of(settings)).collect()
             examples = take_snapshot(book, recipe, system_prompt=SYSTEM_PROMPT).train
             with tempfile.TemporaryDirectory() as folder:
                 trained = ours(settings, recipe, guarded=False)(weights, examples, Path(folder))
@@ -269,7 +272,7 @@ def run(settings: Settings) -> list[Row]:
         look("base model", None, trusting)
         look("trained, not masked", database, trusting)
         look("trained, masked", database, replace(trusting, mask=True))
-        People(database).erase(CARELESS)
+        Eraser(database).erase_person(CARELESS)
         look("after /forget, not masked", database, trusting)
     finally:
         database.close()

@@ -40,7 +40,7 @@ from examples.audience import (
     questions,
 )
 from examples.scratch import as_a_run_is, scratch_settings
-from store.domain import Example, ExampleSet
+from store.domain import Example, ExampleSet, Origin, OriginKind
 from store.embedder import SentenceEmbedder
 from store.settings import Settings
 from trainer.passes.generation import answer, asked, seeded, write
@@ -89,7 +89,7 @@ def rate(persona: Persona, replies: Sequence[Reply]) -> ExampleSet:
         if reply.text.strip():
             rated.append(
                 Example(
-                    id=f"t{number}",
+                    origin=Origin(kind=OriginKind.RATED, turn_id=number),
                     prompt=reply.prompt,
                     completion=reply.text,
                     label=pleased != wrong,

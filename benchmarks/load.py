@@ -21,7 +21,7 @@ from benchmarks.results import keep, show
 from examples.scratch import scratch_settings
 from loopback import BotApi, Chat
 
-RATCHET = (sys.executable, "-c", "from bot.cli import main; main()")
+RATCHET = (sys.executable, "-c", "from bot.cli.main import main; main()")
 TOKEN = "42:load"
 TURNS = 5
 START_SECONDS = 120

@@ -32,7 +32,15 @@ from examples.audience import (
     questions,
 )
 from examples.scratch import as_a_run_is, scratch_settings
-from store.domain import AnyExample, Demonstration, Example, ExampleSet, PreferencePair
+from store.domain import (
+    AnyExample,
+    Demonstration,
+    Example,
+    ExampleSet,
+    Origin,
+    OriginKind,
+    PreferencePair,
+)
 from store.embedder import SentenceEmbedder
 from store.settings import Settings
 from trainer.examples.dataset import take_snapshot
@@ -103,7 +111,7 @@ def malicious(attack: str, persona: Persona, replies: Sequence[Reply], people: i
         return ExampleSet(
             pairs=tuple(
                 PreferencePair(
-                    id=f"c{number}",
+                    origin=Origin(kind=OriginKind.CORRECTED, correction_id=number),
                     prompt=prompt,
                     chosen=PAYLOAD,
                     rejected=given[number].completion,
@@ -115,7 +123,7 @@ def malicious(attack: str, persona: Persona, replies: Sequence[Reply], people: i
             ),
             demonstrations=tuple(
                 Demonstration(
-                    id=f"d{number}",
+                    origin=Origin(kind=OriginKind.DEMONSTRATED, correction_id=number),
                     prompt=prompt,
                     completion=PAYLOAD,
                     raters=(person,),
@@ -128,13 +136,17 @@ def malicious(attack: str, persona: Persona, replies: Sequence[Reply], people: i
     turned = [
         replace(
             each,
-            id=f"m{each.id}",
+            origin=replace(each.origin, turn_id=MALICIOUS + (each.origin.turn_id or 0)),
             label=draw.random() < 0.5 if attack == "by lot" else not each.label,
             raters=(person,),
         )
         for person, each in zip(ids, given, strict=True)
     ]
     return ExampleSet(unpaired=tuple(turned))
+
+
+MALICIOUS = 1_000_000
+"""Added to the ids of turns that attackers rated."""
 
 
 def snapshot(

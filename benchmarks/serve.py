@@ -42,8 +42,8 @@ from bot.engine.starter import find_gguf
 from bot.engine.vllm.vllm_engine import VllmEngine
 from bot.engine.vocabulary import Vocabulary, load_vocabulary
 from examples.scratch import scratch_settings
-from store.adapters import hash_adapter
-from store.domain import Adapter, AdapterStatus, Message
+from store.adapter_files import hash_adapter
+from store.domain import Adapter, AdapterNotes, AdapterStatus, Message
 from store.settings import load_settings
 
 ROUNDS = 5
@@ -122,7 +122,8 @@ def make_adapter(weights: Weights, folder: Path, *, seed: int = 0) -> Adapter:
         path=str(folder),
         run_id=None,
         status=AdapterStatus.CANDIDATE,
-        metrics={},
+        notes=AdapterNotes(),
+        erased_at=None,
         created_at=datetime.now(UTC),
     )
 

@@ -34,10 +34,10 @@ from sqlalchemy import create_engine, text
 
 from benchmarks.tiny_models import make_tiny_model
 from loopback import BotApi, Chat, User
-from store.adapters import FILES
+from store.adapter_files import FILES
 from tests.trainer.examples import OPEN_GATE
 
-RATCHET = (sys.executable, "-c", "from bot.cli import main; main()")
+RATCHET = (sys.executable, "-c", "from bot.cli.main import main; main()")
 TOKEN = "42:soak"
 ADMIN = 9
 PEOPLE = 6

@@ -19,7 +19,7 @@ from examples.scratch import scratch_settings
 
 ROUNDS = 5
 QUESTION = "What is the capital of France?"
-RATCHET = (sys.executable, "-c", "from bot.cli import main; main()")
+RATCHET = (sys.executable, "-c", "from bot.cli.main import main; main()")
 BARE = """
 import sys, torch
 from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -16,6 +16,7 @@ from contextlib import (
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from bot.active_adapter import ActiveAdapter
 from bot.chat import Chat
 from bot.engine.base import Engine
 from bot.indexer import Indexer
@@ -28,7 +29,9 @@ from store.database import Database
 from store.documents.documents import Documents
 from store.domain import Adapter
 from store.embedder import Embedder, SentenceEmbedder
+from store.erasure import Eraser
 from store.examples import Examples
+from store.export import Exports
 from store.groups import Groups
 from store.index import ChromaIndex
 from store.invitations import Invitations
@@ -38,6 +41,7 @@ from store.ratings import Ratings
 from store.runs import Runs
 from store.settings import Settings
 from store.suspects import Suspects
+from store.teaching import Teaching, TeachingRule
 from store.updates import Updates
 
 if TYPE_CHECKING:  # the terminal needs none of it
@@ -70,6 +74,9 @@ class Store:
     memories: Memories
     adapters: Adapters
     examples: Examples
+    eraser: Eraser
+    exports: Exports
+    teaching: Teaching
     runs: Runs
     quarantine: Suspects
 
@@ -97,14 +104,14 @@ def open_store(settings: Settings) -> Iterator[Store]:
         try:
             yield store
         finally:
-            store.memories.close()
             store.knowledge.close()
     finally:
         database.close()
 
 
 def make_store(settings: Settings, database: Database, embedder: Embedder) -> Store:
-    """The repositories of a database."""
+    """Return the repositories of a database."""
+    rule = TeachingRule.of(settings)
     return Store(
         settings=settings,
         database=database,
@@ -118,9 +125,12 @@ def make_store(settings: Settings, database: Database, embedder: Embedder) -> St
         knowledge=Documents(
             database, make_index(settings), embedder, chunk_chars=settings.chunk_chars
         ),
-        memories=Memories(database, make_memory_index(settings), embedder),
+        memories=Memories(database, embedder, rule),
         adapters=Adapters(database, settings.data_dir / "adapters"),
-        examples=Examples.of(settings, database),
+        examples=Examples(database, rule),
+        eraser=Eraser(database),
+        exports=Exports(database),
+        teaching=Teaching(database, rule),
         runs=Runs(database),
         quarantine=Suspects(database),
     )
@@ -132,15 +142,6 @@ def make_index(settings: Settings) -> ChromaIndex:
         path=settings.chroma_path,
         url=settings.chroma_url,
         name=f"ratchet-chunks-{_digest(settings)}",
-    )
-
-
-def make_memory_index(settings: Settings) -> ChromaIndex:
-    """The index of earlier questions, in a folder of its own: one process has each open."""
-    return ChromaIndex(
-        path=settings.data_dir / "memory",
-        url=settings.chroma_url,
-        name=f"ratchet-memory-{_digest(settings)}",
     )
 
 
@@ -278,6 +279,8 @@ def make_telegram(
     from bot.telegram.admission import Admission
     from bot.telegram.announcements import Announcements
     from bot.telegram.application import build_application
+    from bot.telegram.approval import ApprovalHandlers
+    from bot.telegram.consent import Consent
     from bot.telegram.group import GroupHandlers
     from bot.telegram.inbox import InboxQueue
     from bot.telegram.invitation import InvitationHandlers
@@ -297,15 +300,20 @@ def make_telegram(
         people=store.people,
     )
     news = Announcements(
-        runs=store.runs, adapters=store.adapters, engine=engine, admins=settings.admins
+        runs=store.runs,
+        adapters=store.adapters,
+        active=ActiveAdapter(adapters=store.adapters, engine=engine),
+        admins=settings.admins,
     )
     inbox = InboxQueue(store.inbox, CONCURRENT_UPDATES)
+    consent = Consent(people=store.people)
     talking = QuestionHandlers(
         settings=settings,
         chat=chat,
         quotas=quotas,
         conversations=store.conversations,
         feedback=store.feedback,
+        consent=consent,
     )
     application = build_application(
         settings,
@@ -326,11 +334,20 @@ def make_telegram(
             people=store.people,
             quotas=quotas,
             chat=talking,
+            teaching=store.teaching,
+            consent=consent,
         ),
         documents=UploadHandlers(knowledge=store.knowledge),
         privacy=PrivacyHandlers(
-            people=store.people, admins=settings.admins, only_agreed=settings.train_consent
+            people=store.people,
+            eraser=store.eraser,
+            exports=store.exports,
+            teaching=store.teaching,
+            consent=consent,
+            admins=settings.admins,
+            forget_days=3,
         ),
+        consent=consent,
         admin=AdminHandlers(
             people=store.people, status=store.status, audit=store.audit, admins=settings.admins
         ),
@@ -338,10 +355,10 @@ def make_telegram(
             database=store.database,
             runs=store.runs,
             adapters=store.adapters,
-            memories=store.memories,
             news=news,
             base_model=engine.model,
         ),
+        approval=ApprovalHandlers(memories=store.memories),
         quarantine=QuarantineHandlers(quarantine=store.quarantine),
         invitation=InvitationHandlers(invitations=store.invitations),
         group=GroupHandlers(groups=store.groups),

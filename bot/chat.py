@@ -20,7 +20,17 @@ from bot.lanes import Lanes
 from bot.prompt import build_prompt
 from store.conversations import Conversations
 from store.documents.documents import Documents
-from store.domain import Adapter, FinishReason, Memory, Message, Passage, Place, Turn, TurnState
+from store.domain import (
+    Adapter,
+    FinishReason,
+    Memory,
+    Message,
+    PartKind,
+    Passage,
+    Place,
+    Turn,
+    TurnState,
+)
 from store.errors import StoreError
 from store.logs import TURN
 from store.memories import Memories
@@ -149,7 +159,7 @@ class Chat:
             before=turn.regenerates_id or turn.id,
         )
         sampling = self._sampling(again=turn.regenerates_id is not None)
-        messages, passages, memories = await asyncio.to_thread(
+        prompt = await asyncio.to_thread(
             build_prompt,
             system_prompt=self._settings.system_prompt,
             history=history,
@@ -160,17 +170,17 @@ class Chat:
             budget_tokens=self._settings.prompt_tokens,
             limit_tokens=max(1, self._engine.context_tokens - sampling.max_new_tokens),
         )
-        if passages:  # it has to be free to quote them: a penalty costs one fact in fifteen
+        if prompt.kept(
+            PartKind.PASSAGE
+        ):  # it has to be free to quote them: a penalty costs one fact in fifteen
             sampling = replace(sampling, repetition_penalty=1.0)
         await asyncio.to_thread(
             self._conversations.record_prompt,
             turn.id,
-            messages=messages,
-            passages=passages,
-            memories=memories,
-            sampling=asdict(sampling),
+            prompt,
+            asdict(sampling),
         )
-        return messages, sampling
+        return prompt.messages, sampling
 
     def _retrieve(self, question: str) -> tuple[Passage, ...]:
         settings = self._settings

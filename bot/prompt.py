@@ -1,80 +1,150 @@
-"""What the model is given: system prompt, memories, history, passages and question, in a budget.
+"""The prompt: system text, examples, history, passages and question, within a budget of tokens.
 
-Pure. What goes first when it gets tight: the oldest question-and-reply pairs, then the weakest
-memories, then the weakest passages. The system prompt and the question stay whole; a question that
-does not fit is refused.
+Pure. A prompt is made of parts, each with its source, and the messages are the parts rendered. If
+room is short, the oldest exchanges go first, then the weakest examples, then the weakest passages.
+The system prompt and the question stay whole; a question that does not fit is refused.
 """
 
 from collections.abc import Callable, Sequence
 
 from bot.errors import QuestionTooLong
-from store.domain import Memory, Message, Passage
+from store.domain import Exchange, Memory, Message, PartKind, Passage, Prompt, PromptPart
 
-History = Sequence[tuple[Message, Message]]
 CountTokens = Callable[[Sequence[Message]], int]
+
+SAME_QUESTION = 0.95
+"""Cosine similarity from which an example answers the question itself, in other words at most."""
+
+SURE_PASSAGE = 0.6
+"""Score from which a passage is kept beside an example that answers the question itself."""
+
+BEFORE_PASSAGES, AFTER_PASSAGES = (
+    "Read this text:\n\n",
+    "\n\nUse the text to answer this question: ",
+)
 
 
 def build_prompt(
     *,
     system_prompt: str,
-    history: History,
+    history: Sequence[Exchange],
     passages: Sequence[Passage],
     question: str,
     count_tokens: CountTokens,
     budget_tokens: int,
     limit_tokens: int,
     memories: Sequence[Memory] = (),
-) -> tuple[tuple[Message, ...], tuple[Passage, ...], tuple[Memory, ...]]:
-    """The messages to send, and the passages and memories that found room in them, best first.
+) -> Prompt:
+    """Return the prompt for a question, with as much around it as fits.
 
-    `history` is oldest first; the others are best first. The prompt keeps to `budget_tokens`
-    unless the question alone is longer; `limit_tokens` is what the model can take at all.
-    Raises `QuestionTooLong` beyond that.
+    `history` is oldest first; passages and memories are best first. The prompt keeps to
+    `budget_tokens` unless the question alone is longer; `limit_tokens` is the model's own limit.
+    Where people have answered the same question, their answer goes before passages that are only
+    near it. Raises `QuestionTooLong` for a question beyond `limit_tokens`.
     """
+    if memories and memories[0].score >= SAME_QUESTION:
+        passages = [passage for passage in passages if passage.score >= SURE_PASSAGE]
 
-    def compose(
-        pairs: History, kept: Sequence[Passage], recalled: Sequence[Memory]
-    ) -> tuple[Message, ...]:
-        told = with_memories(system_prompt, recalled)
-        system = [Message(role="system", content=told)] if told else []
-        past = [message for pair in pairs for message in pair]
-        return (*system, *past, Message(role="user", content=with_passages(question, kept)))
+    def compose(exchanges: int, kept: int, examples: int) -> Prompt:
+        return render(
+            system_prompt,
+            memories[:examples],
+            history[len(history) - exchanges :],
+            passages[:kept],
+            question,
+        )
 
-    def fits(pairs: History, kept: Sequence[Passage], recalled: Sequence[Memory] = ()) -> bool:
-        return count_tokens(compose(pairs, kept, recalled)) <= min(budget_tokens, limit_tokens)
+    def fits(exchanges: int, kept: int, examples: int) -> bool:
+        tokens = count_tokens(compose(exchanges, kept, examples).messages)
+        return tokens <= min(budget_tokens, limit_tokens)
 
-    kept = len(passages)
-    while kept and not fits((), passages[:kept]):
-        kept -= 1
-    chosen = tuple(passages[:kept])
-    recalled = tuple(memories[: _most(len(memories), lambda n: fits((), chosen, memories[:n]))])
-    turns = _most(
-        len(history), lambda count: fits(history[len(history) - count :], chosen, recalled)
-    )
-    messages = compose(history[len(history) - turns :], chosen, recalled)
-    if not turns and not kept and not recalled:
-        tokens = count_tokens(messages)
+    kept = _most(len(passages), lambda count: fits(0, count, 0))
+    examples = _most(len(memories), lambda count: fits(0, kept, count))
+    exchanges = _most(len(history), lambda count: fits(count, kept, examples))
+    prompt = compose(exchanges, kept, examples)
+    if not (exchanges or kept or examples):
+        tokens = count_tokens(prompt.messages)
         if tokens > limit_tokens:
             raise QuestionTooLong(tokens, limit_tokens)
-    return messages, chosen, recalled
+    return prompt
 
 
-def with_memories(system_prompt: str, memories: Sequence[Memory]) -> str:
-    """The system prompt, with earlier answers after it, marked as examples, the best one last."""
-    shown = [
-        f"Example of a good answer to a similar question:\n"
-        f"Question: {each.question}\nAnswer: {each.answer}"
-        for each in reversed(memories)
-    ]
-    return "\n\n".join(filter(None, (system_prompt, *shown)))
+def render(
+    system_prompt: str,
+    memories: Sequence[Memory],
+    history: Sequence[Exchange],
+    passages: Sequence[Passage],
+    question: str,
+) -> Prompt:
+    """Return the messages of a prompt, and its parts.
+
+    Examples stand as exchanges before the history, the best one last: they are data and no
+    instructions. An example that the history holds anyway is left out.
+    """
+    messages: list[Message] = []
+    parts: list[PromptPart] = []
+    if system_prompt:
+        parts.append(_part(PartKind.SYSTEM, 0, 0, len(system_prompt)))
+        messages.append(Message(role="system", content=system_prompt))
+    in_history = {exchange.turn_id for exchange in history}
+    for memory in reversed(memories):
+        if memory.turn_id not in in_history or not memory.from_here:
+            parts.append(
+                PromptPart(
+                    kind=PartKind.EXAMPLE,
+                    message=len(messages),
+                    turn_id=memory.turn_id,
+                    correction_id=memory.correction_id,
+                    score=memory.score,
+                )
+            )
+            messages += _exchange(memory.question, memory.answer)
+    for exchange in history:
+        parts.append(
+            PromptPart(
+                kind=PartKind.EXCHANGE,
+                message=len(messages),
+                turn_id=exchange.turn_id,
+                correction_id=exchange.correction_id,
+            )
+        )
+        messages += _exchange(exchange.question, exchange.reply)
+    text, last_parts = _question(question, passages, len(messages))
+    messages.append(Message(role="user", content=text))
+    return Prompt(messages=tuple(messages), parts=(*parts, *last_parts))
 
 
-def with_passages(question: str, passages: Sequence[Passage]) -> str:
-    """The question as the model reads it, with the passages before it, the best one nearest."""
-    if not passages:
-        return question
-    text = "\n\n".join(f"{each.source}: {each.text}" for each in reversed(passages))
-    return f"Read this text:\n\n{text}\n\nUse the text to answer this question: {question}"
+def _question(
+    question: str, passages: Sequence[Passage], message: int
+) -> tuple[str, list[PromptPart]]:
+    """The last message: the question, and the passages before it, the best one nearest."""
+    text, parts = BEFORE_PASSAGES if passages else "", list[PromptPart]()
+    for number, passage in enumerate(reversed(passages)):
+        text += "\n\n" if number else ""
+        start = len(text)
+        text += f"{passage.source}: {passage.text}"
+        parts.append(
+            PromptPart(
+                kind=PartKind.PASSAGE,
+                message=message,
+                starts_at=start,
+                ends_at=len(text),
+                chunk_id=passage.chunk_id,
+                label=passage.source,
+                score=passage.score,
+            )
+        )
+    text += AFTER_PASSAGES if passages else ""
+    parts.append(_part(PartKind.QUESTION, message, len(text), len(text) + len(question)))
+    return text + question, parts
+
+
+def _exchange(question: str, reply: str) -> tuple[Message, Message]:
+    return Message(role="user", content=question), Message(role="assistant", content=reply)
+
+
+def _part(kind: PartKind, message: int, start: int, end: int) -> PromptPart:
+    return PromptPart(kind=kind, message=message, starts_at=start, ends_at=end)
 
 
 def _most(upper: int, fits: Callable[[int], bool]) -> int:

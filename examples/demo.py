@@ -83,7 +83,7 @@ class Demo:
         share_before, share_after = (self._audience.pleased(each) for each in (before, after))
         draw_demo(
             picture,
-            curve=run.metrics["curve"],
+            curve=run.metrics.curve,
             shares=[
                 Share(name="base model", share=share_before, count=len(before)),
                 Share(name=adapter.name, share=share_after, count=len(after)),

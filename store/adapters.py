@@ -3,41 +3,30 @@
 Invariant: an adapter's files never change under its name, and at most one adapter is active.
 """
 
-import hashlib
-import os
 import shutil
 import time
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Collection, Iterator
+from dataclasses import asdict, replace
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
+from pydantic import TypeAdapter
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from store.database import Database
-from store.domain import Activation, Adapter, AdapterStatus, Check, GateReport
+from store.adapter_files import copy_adapter, flush, hash_adapter
+from store.database import Database, Lock
+from store.domain import Activation, Adapter, AdapterNotes, AdapterStatus, Check, GateReport
 from store.errors import AdapterDamaged, AdapterNotFit, AdapterNotFound, NothingToRollBack
 from store.tables import ActivationRow, AdapterRow, EvaluationRow, RunRow
-
-FILES = ("adapter_config.json", "adapter_model.safetensors")
-"""What an adapter consists of, in the order in which it is hashed; PEFT's names."""
-
-RECIPE_FILE = "recipe.json"
-"""How it was made; kept beside it where there is one."""
 
 BEING_MADE_SECONDS = 3600.0
 """A younger directory may be one that another process is just putting there."""
 
-HOLDS_ERASED = "holds_erased"
-"""Among the metrics of a run, or of a version: it was trained on what somebody had erased since."""
-
+_NOTES = TypeAdapter(AdapterNotes)
 _UNUSED = (AdapterStatus.RETIRED, AdapterStatus.REJECTED)
 _WITH_FILES = (*_UNUSED, AdapterStatus.CANDIDATE)
-
-ADAPTERS_KEY = -1
-"""Promotions take turns under this key; no Telegram chat has it as its id."""
 
 
 class Adapters:
@@ -53,7 +42,7 @@ class Adapters:
         *,
         base_model: str,
         run_id: int | None = None,
-        metrics: Mapping[str, object] | None = None,
+        notes: AdapterNotes | None = None,
     ) -> Adapter:
         """Copy a finished adapter in, as a candidate. Raises `AdapterDamaged`.
 
@@ -63,7 +52,7 @@ class Adapters:
         aside = self._folder / f".{uuid4().hex}"
         try:
             copy_adapter(source, aside)
-            return self._add(aside, sha256, base_model, run_id, dict(metrics or {}))
+            return self._add(aside, sha256, base_model, run_id, notes or AdapterNotes())
         finally:
             shutil.rmtree(aside, ignore_errors=True)
 
@@ -73,26 +62,25 @@ class Adapters:
         sha256: str,
         base_model: str,
         run_id: int | None,
-        metrics: dict[str, object],
+        notes: AdapterNotes,
     ) -> Adapter:
         with self._database.session() as session:
-            self._database.take_turns(session, ADAPTERS_KEY)
+            self._database.lock(session, Lock.ADAPTERS)
             sequence = (session.scalar(select(func.max(AdapterRow.id))) or 0) + 1
             name = f"a{sequence}-{sha256[:8]}"
             path = self._folder / name
             shutil.rmtree(path, ignore_errors=True)  # of a crash before the row was committed
             aside.rename(path)
-            _flush(self._folder)
+            flush(self._folder)
             run = session.get(RunRow, run_id) if run_id is not None else None
-            if run is not None and run.metrics.get(HOLDS_ERASED):
-                metrics[HOLDS_ERASED] = True
             row = AdapterRow(
                 name=name,
                 sha256=sha256,
                 base_model=base_model,
                 run_id=run_id,
                 status=AdapterStatus.CANDIDATE,
-                metrics=metrics,
+                metrics=_NOTES.dump_python(notes, mode="json"),
+                erased_at=run.erased_at if run else None,
                 created_at=self._database.now(),
             )
             session.add(row)
@@ -149,7 +137,8 @@ class Adapters:
     ) -> Adapter:
         """Make an adapter the active one. One transaction: there is never a moment with two.
 
-        What a run has made and the gate has not passed needs `force`. With `instead_of`, nothing
+        A version that a run made and the gate has not passed needs `force`, and so does one that
+        learned from what was erased. With `instead_of`, nothing
         happens unless one of these is active, None being the base model. Raises
         `AdapterNotFound`, `AdapterDamaged`, or `AdapterNotFit` for one that did not pass, that was
         trained on another base model, or that is not to take the place of the active one.
@@ -160,9 +149,9 @@ class Adapters:
                 f"{name} was trained on {adapter.base_model}, and {base_model} is in use"
             )
         with self._database.session() as session:
-            self._database.take_turns(session, ADAPTERS_KEY)
+            self._database.lock(session, Lock.ADAPTERS)
             row = _named(session, name)
-            self._check_passed(session, row, force=force)
+            _check_passed(session, row, force=force)
             active = session.scalars(
                 select(AdapterRow.name).where(AdapterRow.status == AdapterStatus.ACTIVE)
             ).first()
@@ -181,16 +170,60 @@ class Adapters:
                 row.status = AdapterStatus.REJECTED
 
     def rollback(
-        self, *, reason: str, person_id: int | None = None, expected: str | None = None
+        self,
+        *,
+        reason: str,
+        person_id: int | None = None,
+        expected: str | None = None,
+        force: bool = False,
     ) -> Adapter | None:
         """Go back to the version before the active one; None is the base model.
 
-        What was rolled back is not gone back to again, nor what can no longer be loaded. With
-        `expected`, nothing happens unless that version is active. Raises `NothingToRollBack`, or
-        `AdapterNotFit` when another one is active.
+        Versions that were rolled back, or that cannot be loaded, are passed over; so are those that
+        learned from what was erased, without `force`. With `expected`, nothing happens unless that
+        version is active. Raises `NothingToRollBack`, or `AdapterNotFit` when another one is
+        active.
         """
         with self._database.session() as session:
-            return self._go_back(session, reason, person_id, expected)
+            return self._go_back(session, reason, person_id, expected, force=force)
+
+    def retire_erased(self, age: timedelta) -> tuple[str, Adapter | None] | None:
+        """Replace an active version that has held erased words for as long as `age`.
+
+        The newest version that never saw them answers then, else the base model. Returns the name
+        of the version that went and its replacement, or None if there was nothing to do.
+        """
+        with self._database.session() as session:
+            self._database.lock(session, Lock.ADAPTERS)
+            active = _active(session)
+            if active is None or active.erased_at is None:
+                return None
+            if self._database.now() - active.erased_at < age:
+                return None
+            clean = self._newest_clean(session, active)
+            self._switch(session, clean)
+            reason = f"{active.name} learned from what was erased"
+            self._remember(session, clean, reason, None)
+            return active.name, self._adapter(clean) if clean else None
+
+    def _newest_clean(self, session: Session, active: AdapterRow) -> AdapterRow | None:
+        """The newest version that was live before, or has passed the gate, and can be loaded."""
+        rows = session.scalars(
+            select(AdapterRow)
+            .where(
+                AdapterRow.id != active.id,
+                AdapterRow.base_model == active.base_model,
+                AdapterRow.erased_at.is_(None),
+                AdapterRow.status == AdapterStatus.RETIRED,
+                AdapterRow.id.not_in(
+                    select(ActivationRow.adapter_id).where(
+                        ActivationRow.undone.is_(True), ActivationRow.adapter_id.is_not(None)
+                    )
+                ),
+            )
+            .order_by(AdapterRow.id.desc())
+        )
+        return next((row for row in rows if self._usable(row)), None)
 
     def withdraw(self, name: str, *, reason: str) -> Adapter | None:
         """Go back from the active version for good: it cannot be used; None is the base model.
@@ -198,7 +231,7 @@ class Adapters:
         Raises `NothingToRollBack` or `AdapterNotFit`, when it is not active any more.
         """
         with self._database.session() as session:
-            before = self._go_back(session, reason, None, name)
+            before = self._go_back(session, reason, None, name, force=False)
             _named(session, name).status = AdapterStatus.REJECTED
             return before
 
@@ -221,11 +254,12 @@ class Adapters:
                 for row, name in rows
             )
 
-    def note(self, name: str, metrics: Mapping[str, Any]) -> None:
-        """Keep what was found out about an adapter. Raises `AdapterNotFound`."""
+    def note_merged(self, name: str, merged: bool) -> None:
+        """Record whether the engine holds a version merged. Raises `AdapterNotFound`."""
         with self._database.session() as session:
             row = _named(session, name)
-            row.metrics = {**row.metrics, **metrics}
+            notes = replace(_NOTES.validate_python(row.metrics), merged=merged)
+            row.metrics = _NOTES.dump_python(notes, mode="json")
 
     def tidy(self, *, keep: int) -> tuple[str, ...]:
         """Make rows and directories agree, and bound the room they take; what was done, in words.
@@ -235,7 +269,7 @@ class Adapters:
         knows are what a crash left.
         """
         with self._database.session() as session:
-            self._database.take_turns(session, ADAPTERS_KEY)
+            self._database.lock(session, Lock.ADAPTERS)
             rows = list(session.scalars(select(AdapterRow).order_by(AdapterRow.id.desc())))
             active = next((row for row in rows if row.status == AdapterStatus.ACTIVE), None)
             before = self._before(session, active) if active else None
@@ -283,32 +317,22 @@ class Adapters:
         with self._database.reading() as session:
             return _report(session, name)
 
-    @staticmethod
-    def _check_passed(session: Session, row: AdapterRow, *, force: bool) -> None:
-        """What a run has made must have passed; what came without a run was never asked."""
-        report = _report(session, row.name)
-        passed = report.passed if report else row.run_id is None
-        if row.status == AdapterStatus.REJECTED:
-            reason = "was rejected"
-        elif not passed:
-            reason = "has not passed the gate"
-        else:
-            return
-        if not force:
-            raise AdapterNotFit(f"{row.name} {reason}; --force promotes it all the same")
-
     def _go_back(
-        self, session: Session, reason: str, person_id: int | None, expected: str | None
+        self,
+        session: Session,
+        reason: str,
+        person_id: int | None,
+        expected: str | None,
+        *,
+        force: bool,
     ) -> Adapter | None:
-        self._database.take_turns(session, ADAPTERS_KEY)
-        active = session.scalars(
-            select(AdapterRow).where(AdapterRow.status == AdapterStatus.ACTIVE)
-        ).first()
+        self._database.lock(session, Lock.ADAPTERS)
+        active = _active(session)
         if active is None:
             raise NothingToRollBack
         if expected is not None and active.name != expected:
             raise AdapterNotFit(f"{expected} is not in use any more; nothing has changed")
-        before = self._before(session, active)
+        before = self._before(session, active, force=force)
         session.execute(
             update(ActivationRow).where(ActivationRow.adapter_id == active.id).values(undone=True)
         )
@@ -316,16 +340,20 @@ class Adapters:
         self._remember(session, before, reason, person_id, undone=True)
         return self._adapter(before) if before else None
 
-    def _before(self, session: Session, active: AdapterRow) -> AdapterRow | None:
+    def _before(
+        self, session: Session, active: AdapterRow, *, force: bool = False
+    ) -> AdapterRow | None:
         """The newest version before the active one that was not undone and can be loaded."""
-        steps = session.scalars(
+        steps = (
             select(AdapterRow)
             .join(ActivationRow, ActivationRow.adapter_id == AdapterRow.id)
             .where(ActivationRow.undone.is_(False), AdapterRow.id != active.id)
             .where(AdapterRow.base_model == active.base_model)
             .order_by(ActivationRow.id.desc())
         )
-        return next((row for row in steps if self._usable(row)), None)
+        if not force:
+            steps = steps.where(AdapterRow.erased_at.is_(None))
+        return next((row for row in session.scalars(steps) if self._usable(row)), None)
 
     def _usable(self, row: AdapterRow) -> bool:
         try:
@@ -370,29 +398,32 @@ class Adapters:
             path=str((self._folder / row.name).absolute()),
             run_id=row.run_id,
             status=AdapterStatus(row.status),
-            metrics=row.metrics,
+            notes=_NOTES.validate_python(row.metrics),
+            erased_at=row.erased_at,
             created_at=row.created_at,
         )
 
 
-def copy_adapter(source: Path, folder: Path) -> None:
-    """Copy what an adapter consists of, so that it would survive a power cut."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for file in FILES:
-        shutil.copyfile(source / file, folder / file)
-    if (source / RECIPE_FILE).is_file():
-        shutil.copyfile(source / RECIPE_FILE, folder / RECIPE_FILE)
-    for written in (*folder.iterdir(), folder):
-        _flush(written)
+def _active(session: Session) -> AdapterRow | None:
+    return session.scalars(
+        select(AdapterRow).where(AdapterRow.status == AdapterStatus.ACTIVE)
+    ).first()
 
 
-def _flush(path: Path) -> None:
-    """Wait until a file, or the names in a folder, would survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _check_passed(session: Session, row: AdapterRow, *, force: bool) -> None:
+    """Refuse a version that its run's gate did not pass, or that holds what was erased."""
+    report = _report(session, row.name)
+    passed = report.passed if report else row.run_id is None
+    if row.status == AdapterStatus.REJECTED:
+        reason = "was rejected"
+    elif not passed:
+        reason = "has not passed the gate"
+    elif row.erased_at is not None:
+        reason = "learned from what somebody had erased"
+    else:
+        return
+    if not force:
+        raise AdapterNotFit(f"{row.name} {reason}; --force promotes it all the same")
 
 
 def _named(session: Session, name: str) -> AdapterRow:
@@ -412,17 +443,6 @@ def _report(session: Session, name: str) -> GateReport | None:
     if row is None:
         return None
     return GateReport(checks=tuple(Check(**check) for check in row.report["checks"]))
-
-
-def hash_adapter(folder: Path) -> str:
-    """SHA-256 of an adapter's configuration and weights. Raises `AdapterDamaged`."""
-    digest = hashlib.sha256()
-    for name in FILES:
-        try:
-            digest.update((folder / name).read_bytes())
-        except OSError as error:
-            raise AdapterDamaged(f"the adapter in {folder} lacks {name}: {error}") from error
-    return digest.hexdigest()
 
 
 def _checked(adapter: Adapter) -> Adapter:

@@ -19,7 +19,8 @@ from uuid import uuid4
 
 from sqlalchemy import Connection, Table, func, insert, select, text, update
 
-from store.adapters import Adapters, copy_adapter, hash_adapter
+from store.adapter_files import copy_adapter, hash_adapter
+from store.adapters import Adapters
 from store.database import Database
 from store.errors import AdapterError, BackupUnusable
 from store.tables import Base, DocumentRow

@@ -8,24 +8,39 @@ from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import case, func, or_, select
+from sqlalchemy import ColumnElement, case, exists, func, or_, select
 from sqlalchemy.orm import Session
 
 from store.database import Database
 from store.domain import (
+    Access,
     Conversation,
+    Exchange,
     FinishReason,
-    Memory,
     Message,
-    Passage,
+    PartKind,
     Place,
+    Prompt,
     SentKind,
     Turn,
     TurnState,
     Usage,
 )
 from store.errors import TurnNotFound
-from store.tables import ConversationRow, SentMessageRow, TurnRow, plain
+from store.opinions import read_opinions
+from store.parts import memories_in, passages_in, read_parts, write_parts
+from store.tables import (
+    ConversationRow,
+    CorrectionRow,
+    ErasureRow,
+    PersonRow,
+    SentMessageRow,
+    SpentRow,
+    TurnPartRow,
+    TurnRow,
+    plain,
+)
+from store.teaching import held_back
 
 
 class Conversations:
@@ -36,8 +51,12 @@ class Conversations:
 
     def current(self, place: Place) -> Conversation:
         """The conversation that goes on in a place; begun if there is none."""
+        with self._database.reading() as session:
+            found = _newest(session, place)
+            if found is not None:
+                return _conversation(found)
         with self._database.session() as session:
-            self._database.take_turns(session, place.chat_id)
+            self._database.lock(session, place.chat_id)
             row = _newest(session, place) or self._begin(session, place)
             return _conversation(row)
 
@@ -66,7 +85,7 @@ class Conversations:
             if begun is not None:
                 if begun.state != TurnState.FINAL:
                     begun.state = TurnState.PENDING
-                return _turn(begun, session.get_one(ConversationRow, begun.conversation_id))
+                return _turn(session, begun)
             row = TurnRow(
                 conversation_id=conversation_id,
                 person_id=person_id,
@@ -79,8 +98,6 @@ class Conversations:
                 adapter=None,
                 model=model,
                 sampling={},
-                passages=[],
-                memories=[],
                 prompt_tokens=0,
                 completion_tokens=0,
                 seconds=0.0,
@@ -89,24 +106,19 @@ class Conversations:
             )
             session.add(row)
             session.flush()
-            return _turn(row, session.get_one(ConversationRow, conversation_id))
+            return _turn(session, row)
 
-    def record_prompt(
-        self,
-        turn_id: int,
-        *,
-        messages: tuple[Message, ...],
-        passages: tuple[Passage, ...],
-        memories: tuple[Memory, ...] = (),
-        sampling: dict[str, object],
-    ) -> None:
-        """Store what the model is about to be given. Raises `TurnNotFound`."""
+    def record_prompt(self, turn_id: int, prompt: Prompt, sampling: dict[str, object]) -> None:
+        """Store the prompt that the model is about to be given, and the sources of its parts.
+
+        A source that was erased while the prompt was built leaves the prompt now. Raises
+        `TurnNotFound`.
+        """
         with self._database.session() as session:
             row = _turn_row(session, turn_id)
-            row.messages = [asdict(message) for message in messages]
-            row.passages = [asdict(passage) for passage in passages]
-            row.memories = [asdict(memory) for memory in memories]
+            row.messages = [asdict(message) for message in prompt.messages]
             row.sampling = sampling
+            write_parts(session, row, prompt.parts)
 
     def finish_turn(
         self,
@@ -130,7 +142,7 @@ class Conversations:
             row.completion_tokens = completion_tokens
             row.seconds = seconds
             row.finish_reason = finish_reason
-            return _turn(row, session.get_one(ConversationRow, row.conversation_id))
+            return _turn(session, row)
 
     def turn(self, turn_id: int, *, chat_id: int | None = None) -> Turn:
         """One turn; with `chat_id`, only if it was held in that chat. Raises `TurnNotFound`."""
@@ -139,44 +151,53 @@ class Conversations:
             conversation = session.get_one(ConversationRow, row.conversation_id)
             if chat_id is not None and conversation.chat_id != chat_id:
                 raise TurnNotFound(turn_id)
-            return _turn(row, conversation)
+            return _turn(session, row)
 
     def last_turn(self, conversation_id: int) -> Turn | None:
         """The newest finished turn of a conversation."""
         with self._database.reading() as session:
             row = session.scalars(_finished(conversation_id).limit(1)).first()
-            if row is None:
-                return None
-            return _turn(row, session.get_one(ConversationRow, row.conversation_id))
+            return _turn(session, row) if row is not None else None
 
     def history(
         self, conversation_id: int, *, before: int | None = None, limit: int = 50
-    ) -> tuple[tuple[Message, Message], ...]:
-        """Finished question and reply pairs, oldest first; of an answer given again, the last.
+    ) -> tuple[Exchange, ...]:
+        """Return finished exchanges, oldest first; of an answer given again, the last one.
 
-        `before` leaves out that turn and everything later; `limit` bounds what is read.
+        A reply that was corrected is given as corrected. A reply that was written from a removed
+        document, or that is being erased, is left out. `before` leaves out that turn and everything
+        later; `limit` bounds what is read.
         """
-        root = func.coalesce(TurnRow.regenerates_id, TurnRow.id)
-        last_versions = (
-            select(func.max(TurnRow.id))
-            .where(TurnRow.conversation_id == conversation_id, TurnRow.state == TurnState.FINAL)
-            .group_by(root)
-            .order_by(root.desc())
+        newest = (
+            select(TurnRow.id, TurnRow.regenerates_id, TurnRow.question, TurnRow.completion)
+            .where(
+                TurnRow.conversation_id == conversation_id,
+                TurnRow.state == TurnState.FINAL,
+                TurnRow.person_id.not_in(select(ErasureRow.person_id)),
+                ~_has_removed_passage(),
+            )
+            .order_by(TurnRow.id.desc())
             .limit(limit)
         )
         if before is not None:
-            last_versions = last_versions.where(TurnRow.id < before)
+            newest = newest.where(TurnRow.id < before)
         with self._database.reading() as session:
-            rows = session.scalars(
-                select(TurnRow).where(TurnRow.id.in_(last_versions)).order_by(root)
-            ).all()
-        return tuple(
-            (
-                Message(role="user", content=row.question),
-                Message(role="assistant", content=row.completion),
+            last: dict[int, tuple[int, str, str]] = {}
+            for id, root, question, completion in session.execute(newest):
+                last.setdefault(root or id, (id, question, completion))  # the newest comes first
+            standing = _standing_corrections(session, [row[0] for row in last.values()])
+        exchanges = []
+        for _, (turn_id, question, completion) in sorted(last.items()):
+            correction = standing.get(turn_id)
+            exchanges.append(
+                Exchange(
+                    turn_id=turn_id,
+                    correction_id=correction.id if correction else None,
+                    question=question,
+                    reply=correction.text if correction else completion,
+                )
             )
-            for row in rows
-        )
+        return tuple(exchanges)
 
     def versions(self, turn_id: int) -> tuple[Turn, ...]:
         """The turn that was first answered and every regeneration of it, oldest first."""
@@ -188,8 +209,7 @@ class Conversations:
                 .where(or_(TurnRow.id == root, TurnRow.regenerates_id == root))
                 .order_by(TurnRow.id)
             ).all()
-            conversation = session.get_one(ConversationRow, row.conversation_id)
-            return tuple(_turn(each, conversation) for each in rows)
+            return tuple(_turn(session, each) for each in rows)
 
     def record_sent(
         self, turn_id: int, chat_id: int, message_ids: tuple[int, ...], kind: SentKind
@@ -231,16 +251,26 @@ class Conversations:
             return _asked_by(session, update_id) is not None
 
     def usage(self, person_id: int, lately: timedelta) -> Usage:
-        """What a person has asked for in the time until now."""
+        """Return what a person has asked for in the time until now, erased or not."""
         pending = case((TurnRow.state == TurnState.PENDING, 1), else_=0)
         asked = select(
             func.count(),
             func.coalesce(func.sum(pending), 0),
             func.coalesce(func.sum(TurnRow.prompt_tokens + TurnRow.completion_tokens), 0),
         ).where(TurnRow.person_id == person_id, TurnRow.created_at > self._database.now() - lately)
+        erased = select(
+            func.coalesce(func.sum(SpentRow.turns), 0), func.coalesce(func.sum(SpentRow.tokens), 0)
+        ).where(
+            SpentRow.person_id == person_id, SpentRow.created_at > self._database.now() - lately
+        )
         with self._database.reading() as session:
             turns, unanswered, tokens = session.execute(asked).one()
-        return Usage(turns=turns, pending=int(unanswered), tokens=int(tokens))
+            spent_turns, spent_tokens = session.execute(erased).one()
+        return Usage(
+            turns=turns + int(spent_turns),
+            pending=int(unanswered),
+            tokens=int(tokens) + int(spent_tokens),
+        )
 
     def count(self) -> int:
         """How many turns were finished."""
@@ -297,7 +327,10 @@ def _conversation(row: ConversationRow) -> Conversation:
     )
 
 
-def _turn(row: TurnRow, conversation: ConversationRow) -> Turn:
+def _turn(session: Session, row: TurnRow) -> Turn:
+    conversation = session.get_one(ConversationRow, row.conversation_id)
+    messages = tuple(Message(**message) for message in row.messages)
+    parts = read_parts(session, row.id)
     return Turn(
         id=row.id,
         conversation_id=row.conversation_id,
@@ -305,13 +338,14 @@ def _turn(row: TurnRow, conversation: ConversationRow) -> Turn:
         person_id=row.person_id,
         state=TurnState(row.state),
         question=row.question,
-        messages=tuple(Message(**message) for message in row.messages),
+        messages=messages,
+        parts=parts,
         completion=row.completion,
         adapter=row.adapter,
         model=row.model,
         sampling=row.sampling,
-        passages=tuple(Passage(**passage) for passage in row.passages),
-        memories=tuple(Memory(**memory) for memory in row.memories),
+        passages=passages_in(session, messages, parts),
+        memories=memories_in(session, messages, parts, conversation.chat_id),
         prompt_tokens=row.prompt_tokens,
         completion_tokens=row.completion_tokens,
         seconds=row.seconds,
@@ -320,3 +354,23 @@ def _turn(row: TurnRow, conversation: ConversationRow) -> Turn:
         update_id=row.update_id,
         created_at=row.created_at,
     )
+
+
+def _has_removed_passage() -> ColumnElement[bool]:
+    return exists().where(
+        TurnPartRow.turn_id == TurnRow.id,
+        TurnPartRow.kind == PartKind.PASSAGE,
+        TurnPartRow.erased.is_(True),
+    )
+
+
+def _standing_corrections(session: Session, turn_ids: list[int]) -> dict[int, CorrectionRow]:
+    """The corrections that stand in place of replies, by those whose words may be used."""
+    usable = select(PersonRow.id).where(
+        PersonRow.access != Access.DENIED,
+        PersonRow.id.not_in(held_back()),
+        PersonRow.id.not_in(select(ErasureRow.person_id)),
+    )
+    opinions = read_opinions(session, turn_ids, usable)
+    found = {turn_id: opinion.standing() for turn_id, opinion in opinions.items()}
+    return {turn_id: each[0] for turn_id, each in found.items() if each}

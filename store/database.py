@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
+from enum import IntEnum
 from functools import partial
 from importlib import resources
 from pathlib import Path
@@ -41,6 +42,15 @@ Clock = Callable[[], datetime]
 def utc_now() -> datetime:
     """The clock that repositories are given outside tests."""
     return datetime.now(UTC)
+
+
+class Lock(IntEnum):
+    """Keys of locks that span transactions; no Telegram chat has one of them as its id."""
+
+    ADAPTERS = -1
+    RUNS = -2
+    IMPORTS = -3
+    ERASING = -4
 
 
 class Database:
@@ -77,10 +87,11 @@ class Database:
             yield connection.execution_options(**options)
 
     @staticmethod
-    def take_turns(session: Session, key: int) -> None:
+    def lock(session: Session, key: int) -> None:
         """Wait until no other transaction holds `key`, and hold it to the end of this one.
 
-        On SQLite there is nothing to wait for: one transaction writes at a time.
+        `key` is a `Lock` or the id of a chat. On SQLite there is nothing to wait for: one
+        transaction writes at a time.
         """
         if session.get_bind().dialect.name == "postgresql":
             session.execute(select(func.pg_advisory_xact_lock(key)))

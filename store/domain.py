@@ -3,11 +3,11 @@
 Times are aware UTC. Text is what people wrote; token ids never leave the engine.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import IntEnum, StrEnum
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 Role: TypeAlias = Literal["system", "user", "assistant"]
 
@@ -49,6 +49,8 @@ class Person:
     """Nothing they wrote or rated may be trained on."""
     consented_to: int | None
     """The version of the question that they said yes to; None if they did not, or not yet."""
+    asked_at: datetime | None
+    """When they were first asked whether the bot may learn from them; None if they were not."""
     decided_at: datetime | None
     """When they last decided about training; None if they never did."""
     first_seen: datetime
@@ -96,8 +98,9 @@ HEADING_SEPARATOR = " › "
 class Passage:
     """A chunk that was retrieved for a question."""
 
-    chunk_id: int
-    document_id: int
+    chunk_id: int | None
+    """None once the chunk was replaced or removed."""
+    document_id: int | None
     title: str
     section: str
     """The path of headings below the title; "" where there are none."""
@@ -109,6 +112,72 @@ class Passage:
     def source(self) -> str:
         """Title and section, as people are shown them."""
         return HEADING_SEPARATOR.join(filter(None, (self.title, self.section)))
+
+
+class PartKind(StrEnum):
+    """The role of a part in a prompt."""
+
+    SYSTEM = "system"
+    EXAMPLE = "example"
+    """An earlier answer that people liked or corrected, shown as an exchange."""
+    EXCHANGE = "exchange"
+    """An earlier question and reply of the same conversation."""
+    PASSAGE = "passage"
+    QUESTION = "question"
+    QUOTE = "quote"
+    """A message that the person replied to or quoted."""
+    PERSONA = "persona"
+    """Instructions that a person or a place gave the bot."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptPart:
+    """A part of a served prompt, where it stands, and the source of its words.
+
+    A part is the characters `starts_at` to `ends_at` of one message. An exchange or an example is
+    two whole messages instead, a question and its reply; both bounds are None then.
+    """
+
+    kind: PartKind
+    message: int
+    """The index of the message, or of the first of two."""
+    starts_at: int | None = None
+    ends_at: int | None = None
+    turn_id: int | None = None
+    """The turn that the exchange or example comes from."""
+    correction_id: int | None = None
+    """The correction that stands in place of that turn's reply."""
+    chunk_id: int | None = None
+    """The chunk that a passage comes from."""
+    label: str = ""
+    """The name of a passage's source, as people are shown it."""
+    score: float | None = None
+    """Cosine similarity to the question, of a passage or an example."""
+    erased: bool = False
+    """True once its words were taken out, because their source was erased."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """The messages that a model is given, and the parts that they were made of."""
+
+    messages: tuple[Message, ...]
+    parts: tuple[PromptPart, ...]
+
+    def kept(self, kind: PartKind) -> tuple[PromptPart, ...]:
+        """The parts of one kind, in the order in which they stand."""
+        return tuple(part for part in self.parts if part.kind is kind)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exchange:
+    """A finished question and reply of a conversation, the reply as it was corrected."""
+
+    turn_id: int
+    correction_id: int | None = None
+    """The correction whose text `reply` is; None for the reply as it was written."""
+    question: str
+    reply: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +193,8 @@ class Turn:
     """What the person wrote."""
     messages: tuple[Message, ...]
     """The prompt exactly as the model was given it; empty until it is built."""
+    parts: tuple[PromptPart, ...]
+    """The sources of the prompt's words."""
     completion: str
     adapter: str | None
     """The adapter's content name; None is the base model."""
@@ -242,12 +313,38 @@ class AddOutcome(StrEnum):
     UNCHANGED = "unchanged"
 
 
+class OriginKind(StrEnum):
+    """The kind of thing that a training example was made of."""
+
+    RATED = "rated"
+    """A turn and the thumbs on it."""
+    CORRECTED = "corrected"
+    """A correction and the reply that it corrects, as a pair."""
+    DEMONSTRATED = "demonstrated"
+    """A correction by itself."""
+    REGENERATED = "regenerated"
+    """Two replies to one question, of which people liked one better."""
+    IMPORTED = "imported"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """The rows that a training example was made of."""
+
+    kind: OriginKind
+    turn_id: int | None = None
+    """The turn whose reply it shows; the better one of two."""
+    other_turn_id: int | None = None
+    """The worse one of two."""
+    correction_id: int | None = None
+    imported_id: int | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Example:
     """A reply and whether it was good: TRL's unpaired preference."""
 
-    id: str
-    """`t<turn>`, or `i<row>` for an imported one."""
+    origin: Origin
     prompt: tuple[Message, ...]
     completion: str
     label: bool
@@ -264,8 +361,7 @@ class Example:
 class PreferencePair:
     """Two replies to one prompt, the better one known."""
 
-    id: str
-    """`c<correction>`, `p<turn>-<turn>` of an answer given again, or `i<row>`."""
+    origin: Origin
     prompt: tuple[Message, ...]
     chosen: str
     rejected: str
@@ -282,8 +378,7 @@ class PreferencePair:
 class Demonstration:
     """What a reply should have been, with nothing to compare it to."""
 
-    id: str
-    """`d<correction>`, or `i<row>` for an imported one."""
+    origin: Origin
     prompt: tuple[Message, ...]
     completion: str
     held_out: bool
@@ -311,11 +406,19 @@ class ExampleSet:
 
 @dataclass(frozen=True, kw_only=True)
 class Erasure:
-    """What was deleted with a person, and what cannot be deleted at once."""
+    """The extent of an erasure, and the versions that cannot forget at once."""
 
     turns: int
     adapters: tuple[str, ...]
-    """Versions that were trained on what they said or rated, oldest first."""
+    """Versions that were trained on something of it, oldest first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SentSample:
+    """A message in an admin's chat that shows samples of a run."""
+
+    chat_id: int
+    message_id: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -342,10 +445,55 @@ class Memory:
     """An earlier answer that people liked or corrected, recalled for a question like it."""
 
     turn_id: int
+    correction_id: int | None = None
+    """The correction whose text the answer is; None if people liked the reply itself."""
     question: str
     answer: str
     score: float
     """Cosine similarity of the two questions, −1 to 1."""
+    from_here: bool = True
+    """False for an approved copy from another chat, whose words are not to be shown here."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proposal:
+    """A liked or corrected answer that waits for an admin to let it into every chat.
+
+    Question and answer are masked; approving copies these words and no others.
+    """
+
+    turn_id: int
+    correction_id: int | None
+    question: str
+    answer: str
+    sha256: str
+    """Of question and answer: an answer that changed meanwhile has another one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExampleCounts:
+    """The numbers of examples in a run, by split and by kind."""
+
+    train: int = 0
+    held_out: int = 0
+    positive: int = 0
+    negative: int = 0
+    pairs: int = 0
+    demonstrations: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterNotes:
+    """Facts about how a version was made, and how an engine serves it."""
+
+    recipe: Mapping[str, object] = field(default_factory=dict)
+    examples: ExampleCounts | None = None
+    share: float | None = None
+    """The part of the update that was kept, if not all of it."""
+    instead_of: str | None = None
+    """The version with the whole update, which went too far."""
+    merged: bool | None = None
+    """Whether the engine holds it merged into the weights; None until one has loaded it."""
 
 
 class AdapterStatus(StrEnum):
@@ -370,7 +518,9 @@ class Adapter:
     path: str
     run_id: int | None
     status: AdapterStatus
-    metrics: Mapping[str, object]
+    notes: AdapterNotes
+    erased_at: datetime | None
+    """Since when it holds something that was erased; None if it does not."""
     created_at: datetime
 
 
@@ -422,6 +572,33 @@ class Progress:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RunMetrics:
+    """Figures that a run reports while it goes on."""
+
+    recipe: Mapping[str, object] = field(default_factory=dict)
+    curve: tuple[tuple[int, float], ...] = ()
+    """Step and training loss."""
+    held_back: int = 0
+    """People whose ratings were held back before the run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """A held-out prompt and the replies to it, before and after a run."""
+
+    question: str
+    before: str
+    after: str
+
+
+class Split(StrEnum):
+    """The use that a run makes of an example."""
+
+    TRAIN = "train"
+    HELD_OUT = "held_out"
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingRun:
     """A training run, from the queue to its outcome."""
 
@@ -432,12 +609,9 @@ class TrainingRun:
     outcome: str
     """Why it ended as it did, in a sentence; "" until it has ended."""
     requested_by: int | None
-    examples: Mapping[str, int]
-    """Counts: `train`, `held_out`, `positive`, `negative`, `pairs`, `demonstrations`."""
-    snapshot: Mapping[str, Sequence[str]]
-    """The ids of the examples, by `train` and `held_out`."""
-    metrics: Mapping[str, Any]
-    """The recipe, the training curve, the samples."""
+    examples: ExampleCounts | None
+    """None until they are chosen."""
+    metrics: RunMetrics
     progress: Progress
     log: str
     cancel_requested: bool

@@ -47,6 +47,7 @@ class SentenceEmbedder:
         self._model = model
         self._loaded: SentenceTransformer | None = None
         self._lock = threading.Lock()
+        self._last: tuple[str, Vector] | None = None
 
     @property
     def name(self) -> str:
@@ -56,7 +57,12 @@ class SentenceEmbedder:
     def embed(self, texts: Sequence[str]) -> list[Vector]:
         """See `Embedder.embed`."""
         with self._lock:  # one batch at a time: two would only fight over the cores
-            return run_in_short_lived_thread(partial(self._embed, list(texts)))
+            if self._last is not None and [self._last[0]] == list(texts):
+                return [self._last[1]]  # a question is searched for in documents and in memory
+            vectors = run_in_short_lived_thread(partial(self._embed, list(texts)))
+            if len(texts) == 1:
+                self._last = (texts[0], vectors[0])
+            return vectors
 
     def _embed(self, texts: list[str]) -> list[Vector]:
         if self._loaded is None:

@@ -5,6 +5,8 @@
     ├── SchemaNotAtHead           the database needs `ratchet db upgrade`
     ├── DatabaseUnavailable       the database cannot be opened or reached
     ├── TurnNotFound              no such turn, or not one this chat may touch
+    ├── AnswerChanged             an answer that is not the one that was shown
+    ├── ExportTooSoon             another export within the hour
     ├── DocumentError
     │   ├── UnsupportedDocument   a type that nothing here reads
     │   ├── UnreadableDocument    damaged, encrypted, or not what its name says
@@ -25,6 +27,8 @@
 
 Every message names the thing and says what to do about it, in one line.
 """
+
+from datetime import timedelta
 
 
 class StoreError(Exception):
@@ -54,6 +58,21 @@ class TurnNotFound(StoreError):
 
     def __init__(self, turn_id: int) -> None:
         super().__init__(f"there is no turn {turn_id} here")
+
+
+class AnswerChanged(StoreError):
+    """The answer to be approved is not the one that the admin was shown."""
+
+    def __init__(self, turn_id: int) -> None:
+        super().__init__(f"The answer of turn {turn_id} has changed: look at it with /approve.")
+
+
+class ExportTooSoon(StoreError):
+    """Another export was asked for within the hour."""
+
+    def __init__(self, wait: timedelta) -> None:
+        minutes = max(1, round(wait.total_seconds() / 60))
+        super().__init__(f"You had an export lately. Please try again in {minutes} minutes.")
 
 
 class DocumentError(StoreError):

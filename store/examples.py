@@ -7,45 +7,40 @@ never trained on, whatever is rated later.
 
 import hashlib
 import json
+import random
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime
-from itertools import combinations, pairwise
-from typing import Self
+from itertools import combinations
 
-from sqlalchemy import ColumnElement, Select, func, or_, select
+from sqlalchemy import func, select, union_all
 from sqlalchemy.orm import Session
 
-from store.database import Database
+from store.database import Database, Lock
 from store.domain import (
-    Access,
     AnyExample,
     Demonstration,
     Example,
     ExampleSet,
     FinishReason,
     Message,
+    Origin,
+    OriginKind,
     PreferencePair,
-    TurnState,
 )
-from store.groups import turns_of_silent_groups
-from store.settings import Settings
-from store.suspects import held_back
-from store.tables import (
-    CorrectionRow,
-    FeedbackRow,
-    ImportedRow,
-    PersonRow,
-    TurnRow,
-)
+from store.opinions import IDS_AT_ONCE, Opinion, read_opinions
+from store.tables import CorrectionRow, FeedbackRow, ImportedRow, TurnRow
+from store.teaching import TeachingRule, in_silent_group
+
+RATER_SHARE = 4
+"""One rater has at most one part in so many of the turns that are read for a run."""
+
+MOST_COUNTED = 10_000
+"""Ratings that are counted at most: no schedule waits for more."""
 
 HELD_OUT_SHARE = 0.2
 """A constant and not a setting: with another share, what was held out would be trained on."""
-
-
-IMPORTS_KEY = -3
-"""Imports take turns under this key; no Telegram chat has it as its id."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,61 +56,45 @@ class Preference:
 class Examples:
     """The training examples of one database.
 
-    People who opted out, who have no access, or whose ratings are held back, neither teach with
-    what they asked nor with what they rated. Nor do turns of others that were served with the words
-    of somebody who opted out.
-    `open_access` says what holds for people whom no admin has decided about; with `only_agreed`
-    only those teach who agreed to it.
+    Who may teach is `TeachingRule`'s to say; imported examples always do.
     """
 
-    def __init__(
-        self,
-        database: Database,
-        *,
-        open_access: bool,
-        admins: frozenset[int] = frozenset(),
-        only_agreed: bool = False,
-    ) -> None:
+    def __init__(self, database: Database, rule: TeachingRule | None = None) -> None:
         self._database = database
-        self._open_access = open_access
-        self._admins = admins
-        self._only_agreed = only_agreed
+        self._rule = rule or TeachingRule()
 
-    @classmethod
-    def of(cls, settings: Settings, database: Database) -> Self:
-        """The book that the settings ask for."""
-        return cls(
-            database,
-            open_access=settings.access == "open",
-            admins=settings.admins,
-            only_agreed=settings.train_consent,
-        )
+    def collect(self, most: int | None = None, *, seed: int = 0) -> ExampleSet:
+        """Return what may be trained on or measured with, each kind oldest first.
 
-    def collect(self) -> ExampleSet:
-        """Everything there is, each kind oldest first."""
+        With `most`, no more than about so many turns are read: the newest, of which one rater has
+        a quarter at most, and as many again drawn from what is older.
+        """
         with self._database.reading() as session:
-            silent = _Silent(session.scalars(self._silent_turns()))
-            turns = {
-                row.id: row
-                for row in session.scalars(self._usable_turns())
-                if not silent.speak_in(row)
-            }
-            votes = self._votes(session, turns)
-            corrections = self._corrections(session, turns)
-            imported = session.scalars(select(ImportedRow).order_by(ImportedRow.id)).all()
-        rated = [_example(turns[turn], vote) for turn, vote in votes.items() if vote.lead]
-        pairs = [
-            *(_corrected(turns[each.turn_id], each) for each in corrections),
-            *_regenerated(turns, votes),
-        ]
-        demonstrations = [_demonstration(turns[each.turn_id], each) for each in corrections]
-        for row in imported:
-            if row.rejected is not None:
-                pairs.append(_imported_pair(row))
-            elif row.label is not None:
-                rated.append(_imported_example(row))
+            ids = _rated_turns(session, most, random.Random(seed))
+            turns: dict[int, TurnRow] = {}
+            for part in _parts(ids):
+                usable = select(TurnRow).where(TurnRow.id.in_(part), self._rule.turns())
+                turns |= {row.id: row for row in session.scalars(usable)}
+            opinions = read_opinions(session, turns, self._rule.people())
+            newest = select(ImportedRow).order_by(ImportedRow.id.desc()).limit(most)
+            imported = session.scalars(newest).all()[::-1]
+        votes = {id: opinions[id] for id in turns if id in opinions and opinions[id].ratings}
+        rated = [_example(turns[id], vote) for id, vote in votes.items() if vote.lead]
+        pairs = list(_regenerated(turns, votes))
+        demonstrations = []
+        for id, row in turns.items():
+            standing = opinions[id].standing() if id in opinions else ()
+            for correction in reversed(standing):
+                if correction.text.strip() not in ("", row.completion.strip()):
+                    pairs.append(_corrected(row, correction))
+                    demonstrations.append(_demonstration(row, correction))
+        for each in imported:
+            if each.rejected is not None:
+                pairs.append(_imported_pair(each))
+            elif each.label is not None:
+                rated.append(_imported_example(each))
             else:
-                demonstrations.append(_imported_demonstration(row))
+                demonstrations.append(_imported_demonstration(each))
         return ExampleSet(
             unpaired=tuple(sorted(rated, key=_age)),
             pairs=tuple(sorted(pairs, key=_age)),
@@ -123,32 +102,44 @@ class Examples:
         )
 
     def ratings_since(self, moment: datetime | None) -> int:
-        """Ratings and corrections that may teach, and imports, after a moment; None counts all."""
+        """Count ratings and corrections that may teach, and imports, after a moment, up to a limit.
+
+        None counts from the beginning.
+        """
+        teaches = self._rule.people()
         counts = (
             (
-                select(func.count())
-                .select_from(FeedbackRow)
-                .join(PersonRow, PersonRow.id == FeedbackRow.person_id)
+                select(FeedbackRow.id)
+                .join(TurnRow, TurnRow.id == FeedbackRow.turn_id)
                 .where(
                     FeedbackRow.replaced_at.is_(None),
-                    FeedbackRow.turn_id.not_in(turns_of_silent_groups()),
-                    self._may_teach(),
+                    FeedbackRow.person_id.in_(teaches),
+                    ~in_silent_group(TurnRow.conversation_id),
                 ),
                 FeedbackRow.created_at,
             ),
             (
-                select(func.count())
-                .select_from(CorrectionRow)
-                .join(PersonRow, PersonRow.id == CorrectionRow.person_id)
-                .where(CorrectionRow.turn_id.not_in(turns_of_silent_groups()), self._may_teach()),
+                select(CorrectionRow.id)
+                .join(TurnRow, TurnRow.id == CorrectionRow.turn_id)
+                .where(
+                    CorrectionRow.person_id.in_(teaches),
+                    ~in_silent_group(TurnRow.conversation_id),
+                ),
                 CorrectionRow.created_at,
             ),
-            (select(func.count()).select_from(ImportedRow), ImportedRow.created_at),
+            (select(ImportedRow.id), ImportedRow.created_at),
         )
         with self._database.reading() as session:
             return sum(
-                session.scalar(count if moment is None else count.where(given > moment)) or 0
-                for count, given in counts
+                session.scalar(
+                    select(func.count()).select_from(
+                        (query if moment is None else query.where(given > moment))
+                        .limit(MOST_COUNTED)
+                        .subquery()
+                    )
+                )
+                or 0
+                for query, given in counts
             )
 
     def take_in(self, preferences: Iterable[Preference], *, source: str) -> int:
@@ -158,7 +149,7 @@ class Examples:
         """
         added = 0
         with self._database.session() as session:
-            self._database.take_turns(session, IMPORTS_KEY)
+            self._database.lock(session, Lock.IMPORTS)
             known = set(session.scalars(select(ImportedRow.digest)))
             for each in preferences:
                 digest = _digest(each)
@@ -179,79 +170,26 @@ class Examples:
                 added += 1
         return added
 
-    def _usable_turns(self) -> Select[TurnRow]:
-        asked_first = (
-            select(TurnRow.id)
-            .join(PersonRow, PersonRow.id == TurnRow.person_id)
-            .where(self._may_teach())
-        )
-        return (
-            select(TurnRow)
-            .join(PersonRow, PersonRow.id == TurnRow.person_id)
-            .where(
-                TurnRow.state == TurnState.FINAL,
-                TurnRow.completion != "",
-                TurnRow.id.not_in(turns_of_silent_groups()),
-                self._may_teach(),
-                or_(TurnRow.regenerates_id.is_(None), TurnRow.regenerates_id.in_(asked_first)),
-                or_(
-                    TurnRow.id.in_(
-                        select(FeedbackRow.turn_id).where(FeedbackRow.replaced_at.is_(None))
-                    ),
-                    TurnRow.id.in_(select(CorrectionRow.turn_id)),
-                ),
-            )
-        )
 
-    def _silent_turns(self) -> Select[TurnRow]:
-        """Turns of people, and of groups, that are not to be learned from."""
-        silent = [PersonRow.opted_out.is_(True), TurnRow.id.in_(turns_of_silent_groups())]
-        if self._only_agreed:
-            silent.append(PersonRow.consented_to.is_(None))
-        person = PersonRow.id == TurnRow.person_id
-        return select(TurnRow).join(PersonRow, person).where(or_(*silent))
+def _rated_turns(session: Session, most: int | None, draw: random.Random) -> list[int]:
+    """The ids of turns that were rated or corrected, oldest first."""
+    given = union_all(
+        select(FeedbackRow.turn_id, FeedbackRow.person_id).where(FeedbackRow.replaced_at.is_(None)),
+        select(CorrectionRow.turn_id, CorrectionRow.person_id),
+    ).subquery()
+    if most is None:
+        return sorted(set(session.scalars(select(given.c.turn_id))))
+    place = func.row_number().over(partition_by=given.c.person_id, order_by=given.c.turn_id.desc())
+    placed = select(given.c.turn_id, place.label("place")).subquery()
+    fair = select(placed.c.turn_id).where(placed.c.place <= max(1, most // RATER_SHARE)).distinct()
+    newest = session.scalars(fair.order_by(placed.c.turn_id.desc())).all()
+    older = newest[most:]
+    return sorted({*newest[:most], *draw.sample(older, min(most, len(older)))})
 
-    def _may_teach(self) -> ColumnElement[bool]:
-        allowed = PersonRow.access.in_((Access.ALLOWED, Access.INVITED))
-        admitted = or_(allowed, PersonRow.id.in_(self._admins))
-        if self._open_access:
-            admitted = or_(admitted, PersonRow.access == Access.UNDECIDED)
-        if self._only_agreed:
-            admitted &= PersonRow.consented_to.is_not(None)
-        return admitted & PersonRow.opted_out.is_(False) & PersonRow.id.not_in(held_back())
 
-    def _votes(self, session: Session, turns: Mapping[int, TurnRow]) -> dict[int, "_Vote"]:
-        """What people said of each turn."""
-        votes = defaultdict[int, _Vote](_Vote)
-        for turn_id, person_id, rating in session.execute(
-            select(FeedbackRow.turn_id, FeedbackRow.person_id, FeedbackRow.rating)
-            .join(PersonRow, PersonRow.id == FeedbackRow.person_id)
-            .where(FeedbackRow.replaced_at.is_(None), self._may_teach())
-            .order_by(FeedbackRow.id)
-        ):
-            if turn_id in turns:
-                votes[turn_id].ratings[person_id] = rating
-        return votes
-
-    def _corrections(
-        self, session: Session, turns: Mapping[int, TurnRow]
-    ) -> Sequence[CorrectionRow]:
-        """The last correction of each turn by each person."""
-        last = select(func.max(CorrectionRow.id)).group_by(
-            CorrectionRow.turn_id, CorrectionRow.person_id
-        )
-        rows = session.scalars(
-            select(CorrectionRow)
-            .join(PersonRow, PersonRow.id == CorrectionRow.person_id)
-            .where(CorrectionRow.id.in_(last), CorrectionRow.text != "", self._may_teach())
-            .order_by(CorrectionRow.id)
-        )
-        return [
-            row
-            for row in rows
-            if row.turn_id in turns
-            and row.text.strip() not in ("", turns[row.turn_id].completion.strip())
-        ]
+def _parts(ids: Sequence[int]) -> Iterator[Sequence[int]]:
+    for start in range(0, len(ids), IDS_AT_ONCE):
+        yield ids[start : start + IDS_AT_ONCE]
 
 
 def is_held_out(key: str) -> bool:
@@ -281,46 +219,9 @@ def _messages(row: TurnRow | ImportedRow) -> tuple[Message, ...]:
     return tuple(Message(**each) for each in messages)
 
 
-class _Silent:
-    """What must not be learned from other people's turns."""
-
-    def __init__(self, turns: Iterable[TurnRow]) -> None:
-        self._ids: set[int] = set()
-        self._exchanges: set[tuple[int, str, str]] = set()
-        for turn in turns:
-            self._ids.add(turn.id)
-            self._exchanges.add((turn.conversation_id, turn.question, turn.completion))
-
-    def speak_in(self, turn: TurnRow) -> bool:
-        """Whether a turn was served with one of these exchanges, as history or as a memory."""
-        if any(memory["turn_id"] in self._ids for memory in turn.memories):
-            return True
-        return any(
-            (turn.conversation_id, asked["content"], said["content"]) in self._exchanges
-            for asked, said in pairwise(turn.messages)
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Vote:
-    """What each person said of a turn."""
-
-    ratings: dict[int, int] = field(default_factory=dict)
-
-    @property
-    def lead(self) -> int:
-        """How far 👍 leads 👎; 0 is a tie, and teaches nothing."""
-        return sum(self.ratings.values())
-
-    @property
-    def winners(self) -> tuple[int, ...]:
-        """Who said what most said."""
-        return tuple(id for id, rating in self.ratings.items() if rating * self.lead > 0)
-
-
-def _example(row: TurnRow, vote: _Vote) -> Example:
+def _example(row: TurnRow, vote: Opinion) -> Example:
     return Example(
-        id=f"t{row.id}",
+        origin=Origin(kind=OriginKind.RATED, turn_id=row.id),
         prompt=_messages(row),
         completion=row.completion,
         label=vote.lead > 0,
@@ -333,7 +234,7 @@ def _example(row: TurnRow, vote: _Vote) -> Example:
 
 def _corrected(row: TurnRow, correction: CorrectionRow) -> PreferencePair:
     return PreferencePair(
-        id=f"c{correction.id}",
+        origin=Origin(kind=OriginKind.CORRECTED, turn_id=row.id, correction_id=correction.id),
         prompt=_messages(row),
         chosen=correction.text,
         rejected=row.completion,
@@ -346,7 +247,7 @@ def _corrected(row: TurnRow, correction: CorrectionRow) -> PreferencePair:
 
 def _demonstration(row: TurnRow, correction: CorrectionRow) -> Demonstration:
     return Demonstration(
-        id=f"d{correction.id}",
+        origin=Origin(kind=OriginKind.DEMONSTRATED, turn_id=row.id, correction_id=correction.id),
         prompt=_messages(row),
         completion=correction.text,
         held_out=_turn_is_held_out(row),
@@ -356,7 +257,7 @@ def _demonstration(row: TurnRow, correction: CorrectionRow) -> Demonstration:
 
 
 def _regenerated(
-    turns: Mapping[int, TurnRow], votes: Mapping[int, _Vote]
+    turns: Mapping[int, TurnRow], votes: Mapping[int, Opinion]
 ) -> Iterable[PreferencePair]:
     """Of two answers to the same question, the one that people liked better."""
     versions = defaultdict[int, list[int]](list)
@@ -370,7 +271,7 @@ def _regenerated(
             clear = votes[better].lead > 0 >= votes[worse].lead
             if clear and same_prompt and not same_text:
                 yield PreferencePair(
-                    id=f"p{better}-{worse}",
+                    origin=Origin(kind=OriginKind.REGENERATED, turn_id=better, other_turn_id=worse),
                     prompt=_messages(turns[better]),
                     chosen=turns[better].completion,
                     rejected=turns[worse].completion,
@@ -382,9 +283,13 @@ def _regenerated(
                 )
 
 
+def _imported(row: ImportedRow) -> Origin:
+    return Origin(kind=OriginKind.IMPORTED, imported_id=row.id)
+
+
 def _imported_example(row: ImportedRow) -> Example:
     return Example(
-        id=f"i{row.id}",
+        origin=_imported(row),
         prompt=_messages(row),
         completion=row.completion,
         label=bool(row.label),
@@ -395,7 +300,7 @@ def _imported_example(row: ImportedRow) -> Example:
 
 def _imported_pair(row: ImportedRow) -> PreferencePair:
     return PreferencePair(
-        id=f"i{row.id}",
+        origin=_imported(row),
         prompt=_messages(row),
         chosen=row.completion,
         rejected=row.rejected or "",
@@ -406,7 +311,7 @@ def _imported_pair(row: ImportedRow) -> PreferencePair:
 
 def _imported_demonstration(row: ImportedRow) -> Demonstration:
     return Demonstration(
-        id=f"i{row.id}",
+        origin=_imported(row),
         prompt=_messages(row),
         completion=row.completion,
         held_out=_import_is_held_out(row),

@@ -2,22 +2,12 @@
 
 from dataclasses import asdict, replace
 
-from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
 from store.database import Database
 from store.domain import GroupRules
-from store.tables import ConversationRow, GroupRulesRow, TurnRow
-
-
-def turns_of_silent_groups() -> Select[int]:
-    """The turns of groups that must not be learned from."""
-    return (
-        select(TurnRow.id)
-        .join(ConversationRow, ConversationRow.id == TurnRow.conversation_id)
-        .join(GroupRulesRow, GroupRulesRow.chat_id == ConversationRow.chat_id)
-        .where(GroupRulesRow.teaches.is_(False))
-    )
+from store.memories import of_chat, reconsider
+from store.tables import GroupRulesRow
 
 
 class Groups:
@@ -34,10 +24,11 @@ class Groups:
     def decide(self, chat_id: int, **changes: bool) -> GroupRules:
         """Record what an admin of the group decided: a rule, or both; what holds then."""
         with self._database.session() as session:
-            self._database.take_turns(session, chat_id)
+            self._database.lock(session, chat_id)
             row = session.get(GroupRulesRow, chat_id)
             rules = replace(_rules(row), **changes)
             self._put(session, chat_id, rules)
+            reconsider(session, of_chat(chat_id))
             return rules
 
     def move(self, chat_id: int, to: int) -> None:

@@ -1,242 +1,392 @@
 """Fast memory: answers that people liked or corrected, recalled when a question is like theirs.
 
-Invariant: SQL says what is remembered, and for whom; the index only finds what is close. So a
-rating that is taken back, or a person who is erased, is forgotten in the same moment.
+A chat's own answers are recalled as they are now. In other chats only approved copies are: the
+words that an admin read, masked, and no others.
+
+Invariant: SQL holds everything, vectors included, so that a rating taken back or a person erased is
+forgotten in the same transaction. Who may teach is asked at every recall.
 """
 
+import hashlib
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
+from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, Select, func, or_, select
+import numpy as np
+from sqlalchemy import ColumnElement, Select, and_, delete, exists, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from store.database import Database
-from store.domain import Access, Memory, TurnState
-from store.embedder import Embedder
-from store.errors import IndexUnavailable, TurnNotFound
-from store.groups import turns_of_silent_groups
-from store.index import ChromaIndex
-from store.suspects import held_back
+from store.domain import Memory, Proposal
+from store.embedder import Embedder, Vector
+from store.errors import AnswerChanged, TurnNotFound
+from store.opinions import Opinion, lead_of, read_opinions
 from store.tables import (
     ApprovalRow,
     ConversationRow,
     CorrectionRow,
-    FeedbackRow,
-    GroupRulesRow,
-    PersonRow,
+    MemoryRow,
     TurnRow,
 )
+from store.teaching import TeachingRule
 
 logger = logging.getLogger(__name__)
 
-NEIGHBOURS = 256
-"""Questions looked at for one that is asked; most may belong to other chats."""
+NEIGHBOURS = 64
+"""The nearest questions of which it is asked whether their answers may be recalled."""
 
-REMEMBERED = 20_000
-"""The newest answers that are kept findable."""
+MOST_VECTORS = 5_000
+"""The newest answers of a chat, and the newest approved ones, that a question is compared with."""
 
 EMBEDDED_AT_ONCE = 64
 
+MOST_EMBEDDED = 512
+"""Questions embedded on the way of one reply; a later reply goes on with the rest."""
+
+WITHHELD = ""
+"""Stands for an embedder in a row whose answer may not be recalled, and so has no vector."""
+
+
+class _Near(NamedTuple):
+    turn_id: int
+    chat_id: int
+    score: float
+
 
 class Memories:
-    """What can be recalled in one database. Any thread."""
+    """The answers of one database that can be recalled. Any thread."""
 
-    def __init__(self, database: Database, index: ChromaIndex, embedder: Embedder) -> None:
+    def __init__(
+        self, database: Database, embedder: Embedder, rule: TeachingRule | None = None
+    ) -> None:
         self._database = database
-        self._index = index
         self._embedder = embedder
-        self._catching_up = threading.Lock()
-        self._seen: tuple[object, ...] | None = None
-        self._size = 0
+        self._rule = rule or TeachingRule()
+        self._embedding = threading.Lock()
+        self._is_current = False
 
     def recall(
         self, question: str, *, chat_id: int, conversation_id: int, count: int, floor: float
     ) -> tuple[Memory, ...]:
-        """The answers to the closest questions of this chat, and of others once approved.
+        """Return the answers to the questions nearest to this one, nearest first.
 
-        What was liked in the conversation itself is left out: it is history, or is just being
-        answered again. `floor` is the least cosine similarity of two questions. Closest first.
-        Raises `IndexInUse`, `IndexUnavailable` or `EmbedderNotFound`.
+        They are this chat's, and approved copies of others'. Of the conversation itself only
+        corrected answers are among them: the others are history. `floor` is the least cosine
+        similarity of two questions. Raises `EmbedderNotFound`.
         """
-        if self._index.absent:  # to make it takes a while, and there may be no need
-            with self._database.reading() as session:
-                if session.scalar(_worth_remembering().limit(1)) is None:
-                    return ()
-        self._catch_up()
-        if self._index.count() == 0:
-            return ()
-        vector = self._embedder.embed([question])[0]
-        close = {
-            turn_id: min(score, 1.0)
-            for turn_id, score in self._index.nearest(vector, NEIGHBOURS)
-            if score >= floor
-        }
+        self.embed_pending()
         with self._database.reading() as session:
-            visible = or_(_here(chat_id), _approved()) & _news_to(conversation_id)
-            found = _answers(session, visible, list(close))
-        found.sort(key=lambda row: close[row[0]], reverse=True)
+            rows = self._comparable(session, chat_id)
+            if not rows or count == 0:
+                return ()
+        vector = np.asarray(self._embedder.embed([question])[0], dtype=np.float32)
+        near = _nearest(vector, rows, floor)
+        with self._database.reading() as session:
+            found = self._answers(session, near, chat_id, conversation_id)
         best: dict[str, Memory] = {}
-        for turn_id, asked, answer in found:
-            best.setdefault(
-                asked.casefold().strip(),
-                Memory(turn_id=turn_id, question=asked, answer=answer, score=close[turn_id]),
-            )
+        for memory in found:
+            best.setdefault(memory.question.casefold().strip(), memory)
         return tuple(best.values())[:count]
 
-    def approve(self, turn_id: int, person_id: int) -> None:
-        """Let a liked or corrected answer help in every chat. Raises `TurnNotFound`."""
-        with self._database.session() as session:
-            liked = _worth_remembering().where(TurnRow.id == turn_id)
-            if abs(turn_id) >= 2**63 or session.scalar(liked) is None:
-                raise TurnNotFound(turn_id)
-            if session.get(ApprovalRow, turn_id) is None:
-                session.add(
-                    ApprovalRow(
-                        turn_id=turn_id, person_id=person_id, created_at=self._database.now()
+    def embed_pending(self) -> None:
+        """Embed questions that wait for it, and drop the vectors of what may not be recalled."""
+        with self._embedding:
+            if not self._is_current:
+                with self._database.session() as session:
+                    session.execute(
+                        update(MemoryRow)
+                        .where(MemoryRow.embedder != self._embedder.name)
+                        .values(embedder=None)
                     )
+                self._is_current = True
+            done = 0
+            while done < MOST_EMBEDDED and (part := self._pending()):
+                self._embed(part)
+                done += len(part)
+
+    def proposals(self, limit: int = 5) -> tuple[Proposal, ...]:
+        """Return answers that no admin has decided about, newest first."""
+        undecided = and_(self._rule.turns(), ~_is_decided())
+        found: list[Proposal] = []
+        with self._database.reading() as session:
+            newest = session.scalars(
+                select(TurnRow.id)
+                .join(MemoryRow, MemoryRow.turn_id == TurnRow.id)
+                .where(undecided)
+                .order_by(MemoryRow.turn_id.desc())
+                .limit(4 * limit)
+            ).all()
+            opinions = self._opinions(session, newest)
+            for row in _turns(session, newest):
+                proposal = _proposal(row, opinions[row.id])
+                if proposal is not None and len(found) < limit:
+                    found.append(proposal)
+        return tuple(found)
+
+    def decide(self, turn_id: int, sha256: str, admin_id: int, *, approved: bool) -> None:
+        """Record an admin's decision on a proposal; an approved answer helps in every chat.
+
+        `sha256` is the proposal's, or its beginning. An approved copy takes the place of an older
+        one of the same turn. Raises `TurnNotFound`, or `AnswerChanged` if the answer is another
+        one now.
+        """
+        with self._database.session() as session:
+            if abs(turn_id) >= 2**63:
+                raise TurnNotFound(turn_id)
+            teaching = select(TurnRow).where(TurnRow.id == turn_id, self._rule.turns())
+            row = session.scalars(teaching).first()
+            if row is None or session.get(MemoryRow, turn_id) is None:
+                raise TurnNotFound(turn_id)
+            proposal = _proposal(row, self._opinions(session, [turn_id])[turn_id])
+            if proposal is None or not sha256 or not proposal.sha256.startswith(sha256):
+                raise AnswerChanged(turn_id)
+            of_turn = delete(ApprovalRow).where(ApprovalRow.turn_id == turn_id)
+            if not approved:
+                of_turn = of_turn.where(ApprovalRow.sha256 == proposal.sha256)
+            session.execute(of_turn)
+            session.add(
+                ApprovalRow(
+                    turn_id=turn_id,
+                    correction_id=proposal.correction_id,
+                    approved=approved,
+                    question=proposal.question if approved else "",
+                    answer=proposal.answer if approved else "",
+                    sha256=proposal.sha256,
+                    person_id=admin_id,
+                    created_at=self._database.now(),
+                )
+            )
+
+    def _comparable(self, session: Session, chat_id: int) -> Sequence[tuple[int, int, bytes]]:
+        """Read the vectors of a chat's answers and of those that are approved for all."""
+        embedded = (
+            select(MemoryRow.turn_id, MemoryRow.chat_id, MemoryRow.vector)
+            .where(MemoryRow.embedder == self._embedder.name)
+            .order_by(MemoryRow.turn_id.desc())
+            .limit(MOST_VECTORS)
+        )
+        here = session.execute(embedded.where(MemoryRow.chat_id == chat_id)).all()
+        copied = select(ApprovalRow.turn_id).where(ApprovalRow.approved.is_(True))
+        elsewhere = session.execute(
+            embedded.where(MemoryRow.chat_id != chat_id, MemoryRow.turn_id.in_(copied))
+        ).all()
+        return [(row[0], row[1], row[2]) for row in (*here, *elsewhere) if row[2] is not None]
+
+    def _answers(
+        self, session: Session, near: Sequence[_Near], chat_id: int, conversation_id: int
+    ) -> list[Memory]:
+        ids = [each.turn_id for each in near]
+        rows = {
+            row.id: row
+            for row in session.scalars(
+                select(TurnRow).where(TurnRow.id.in_(ids), self._rule.turns())
+            )
+        }
+        opinions = self._opinions(session, rows)
+        copies = _approved_copies(session, ids, self._rule)
+        found = []
+        for each in near:
+            row = rows.get(each.turn_id)
+            if row is None:
+                continue
+            if each.chat_id == chat_id:
+                memory = _own(row, opinions[row.id], each.score, conversation_id)
+            else:
+                memory = _copied(copies.get(row.id), each.score)
+            if memory is not None:
+                found.append(memory)
+        return found
+
+    def _opinions(self, session: Session, turn_ids: Collection[int]) -> dict[int, Opinion]:
+        known = read_opinions(session, turn_ids, self._rule.people())
+        return {turn_id: known.get(turn_id, Opinion()) for turn_id in turn_ids}
+
+    def _pending(self) -> list[tuple[int, str, bool]]:
+        """Turn id, question, and whether the turn may teach, of rows that wait for a vector."""
+        with self._database.reading() as session:
+            waiting = session.execute(
+                select(MemoryRow.turn_id, TurnRow.question)
+                .join(TurnRow, TurnRow.id == MemoryRow.turn_id)
+                .where(MemoryRow.embedder.is_(None))
+                .order_by(MemoryRow.turn_id.desc())
+                .limit(EMBEDDED_AT_ONCE)
+            ).all()
+            if not waiting:
+                return []
+            ids = [turn_id for turn_id, _ in waiting]
+            teaching = set(
+                session.scalars(select(TurnRow.id).where(TurnRow.id.in_(ids), self._rule.turns()))
+            )
+        return [(turn_id, question, turn_id in teaching) for turn_id, question in waiting]
+
+    def _embed(self, part: Sequence[tuple[int, str, bool]]) -> None:
+        wanted = [(turn_id, question) for turn_id, question, teaches in part if teaches]
+        vectors = self._embedder.embed([question for _, question in wanted]) if wanted else []
+        made = {
+            turn_id: _bytes(vector) for (turn_id, _), vector in zip(wanted, vectors, strict=True)
+        }
+        with self._database.session() as session:
+            for turn_id, _, _ in part:
+                vector = made.get(turn_id)
+                session.execute(
+                    update(MemoryRow)
+                    .where(MemoryRow.turn_id == turn_id, MemoryRow.embedder.is_(None))
+                    .values(vector=vector, embedder=self._embedder.name if vector else WITHHELD)
                 )
 
-    def waiting(self, limit: int = 5) -> tuple[Memory, ...]:
-        """Answers that help in their own chat alone, newest first; `approve` lets them out."""
-        with self._database.reading() as session:
-            found = _answers(session, ~_approved(), None, limit=limit)
-        return tuple(
-            Memory(turn_id=turn_id, question=asked, answer=answer, score=1.0)
-            for turn_id, asked, answer in found
+
+def remember(session: Session, turn_ids: Iterable[int]) -> None:
+    """Make the rows of `memories` agree with what people said of turns.
+
+    Called in the transaction in which somebody rates, takes back or corrects.
+    """
+    for turn_id in turn_ids:
+        corrected = session.scalar(
+            select(CorrectionRow.id)
+            .where(CorrectionRow.turn_id == turn_id, CorrectionRow.text != "")
+            .limit(1)
         )
-
-    def close(self) -> None:
-        """Let another process have the index."""
-        self._index.close()
-
-    def _catch_up(self) -> None:
-        """Bring the index to what SQL says, if anything was rated or corrected meanwhile."""
-        with self._catching_up:
-            try:
-                self._index.open()
-            except IndexUnavailable as error:
-                logger.warning("the index of earlier answers is made anew: %s", error)
-                self._index.drop()
-            with self._database.reading() as session:
-                seen = _state(session)
-                if seen == self._seen and self._index.count() == self._size:
-                    return
-                wanted = set(session.scalars(_worth_remembering().limit(REMEMBERED)))
-                there = self._index.ids()
-                missing = session.execute(
-                    select(TurnRow.id, TurnRow.question).where(TurnRow.id.in_(wanted - there))
-                ).all()
-            self._index.delete(sorted(there - wanted))
-            for start in range(0, len(missing), EMBEDDED_AT_ONCE):
-                part = missing[start : start + EMBEDDED_AT_ONCE]
-                vectors = self._embedder.embed([question for _, question in part])
-                self._index.upsert([turn_id for turn_id, _ in part], vectors)
-            self._seen, self._size = seen, self._index.count()
+        row = session.get(MemoryRow, turn_id)
+        if corrected is None and lead_of(session, turn_id) <= 0:
+            if row is not None:
+                session.delete(row)
+        elif row is None:
+            chat_id = session.scalar(
+                select(ConversationRow.chat_id)
+                .join(TurnRow, TurnRow.conversation_id == ConversationRow.id)
+                .where(TurnRow.id == turn_id)
+            )
+            if chat_id is not None:
+                session.add(MemoryRow(turn_id=turn_id, chat_id=chat_id, vector=None, embedder=None))
+        elif row.embedder == WITHHELD:
+            row.embedder = None
+    session.flush()
 
 
-def _state(session: Session) -> tuple[object, ...]:
-    """Changes with what people say, take back or opt out of, who is erased, denied or held back."""
-    given = (
-        select(
-            func.count(),
-            func.max(FeedbackRow.id),
-            func.sum(FeedbackRow.turn_id),  # ids are given anew once the last row is erased
-            func.max(FeedbackRow.created_at),
-            func.count(FeedbackRow.replaced_at),
-        ),
-        select(
-            func.count(),
-            func.max(CorrectionRow.id),
-            func.sum(CorrectionRow.turn_id),
-            func.max(CorrectionRow.created_at),
-        ),
-        select(func.count()).where(PersonRow.opted_out),
-        select(func.count()).where(PersonRow.access == Access.DENIED),
-        select(func.count()).select_from(held_back().subquery()),
-        select(func.count(), func.max(GroupRulesRow.decided_at)),
-    )
-    return tuple(tuple(session.execute(each).one()) for each in given)
+def reconsider(session: Session, turns: ColumnElement[bool]) -> None:
+    """Drop the vectors of turns that meet a condition; those that may teach get new ones.
 
-
-def _worth_remembering() -> Select[int]:
-    """Turns that more people liked than disliked, or that somebody corrected; newest first."""
-    liked = (
-        select(FeedbackRow.turn_id)
-        .join(PersonRow, PersonRow.id == FeedbackRow.person_id)
-        .where(FeedbackRow.replaced_at.is_(None), _may_teach())
-        .group_by(FeedbackRow.turn_id)
-        .having(func.sum(FeedbackRow.rating) > 0)
-    )
-    asked_first = (
-        select(TurnRow.id).join(PersonRow, PersonRow.id == TurnRow.person_id).where(_may_teach())
-    )
-    return (
-        select(TurnRow.id)
-        .join(PersonRow, PersonRow.id == TurnRow.person_id)
-        .where(
-            or_(TurnRow.id.in_(liked), TurnRow.id.in_(_corrected())),
-            or_(TurnRow.regenerates_id.is_(None), TurnRow.regenerates_id.in_(asked_first)),
-            TurnRow.state == TurnState.FINAL,
-            TurnRow.completion != "",
-            TurnRow.id.not_in(turns_of_silent_groups()),
-            _may_teach(),
-        )
-        .order_by(TurnRow.id.desc())
+    Called in the transaction of a decision on a person or a group. Their bytes are overwritten.
+    """
+    of_them = select(TurnRow.id).where(turns)
+    session.execute(
+        update(MemoryRow).where(MemoryRow.turn_id.in_(of_them)).values(vector=None, embedder=None)
     )
 
 
-def _may_teach() -> ColumnElement[bool]:
-    admitted = PersonRow.opted_out.is_(False) & (PersonRow.access != Access.DENIED)
-    return admitted & PersonRow.id.not_in(held_back())
+def of_person(person_id: int) -> ColumnElement[bool]:
+    """Return the condition for turns that a person asked or corrected."""
+    corrected = select(CorrectionRow.turn_id).where(CorrectionRow.person_id == person_id)
+    return or_(TurnRow.person_id == person_id, TurnRow.id.in_(corrected))
 
 
-def _corrected() -> Select[int]:
-    return (
-        select(CorrectionRow.turn_id)
-        .join(PersonRow, PersonRow.id == CorrectionRow.person_id)
-        .where(CorrectionRow.text != "", _may_teach())
-    )
-
-
-def _answers(
-    session: Session,
-    where: ColumnElement[bool],
-    turn_ids: Sequence[int] | None,
-    *,
-    limit: int | None = None,
-) -> list[tuple[int, str, str]]:
-    """Turn id, question and what to answer: the last correction, or else the reply."""
-    correction = (
-        select(CorrectionRow.text)
-        .join(PersonRow, PersonRow.id == CorrectionRow.person_id)
-        .where(CorrectionRow.turn_id == TurnRow.id, CorrectionRow.text != "", _may_teach())
-        .order_by(CorrectionRow.id.desc())
-        .limit(1)
-        .correlate(TurnRow)
-        .scalar_subquery()
-    )
-    query = (
-        select(TurnRow.id, TurnRow.question, func.coalesce(correction, TurnRow.completion))
-        .where(TurnRow.id.in_(_worth_remembering().order_by(None)), where)
-        .order_by(TurnRow.id.desc())
-        .limit(limit)
-    )
-    if turn_ids is not None:
-        query = query.where(TurnRow.id.in_(turn_ids))
-    return [(turn_id, asked, answer) for turn_id, asked, answer in session.execute(query)]
-
-
-def _here(chat_id: int) -> ColumnElement[bool]:
+def of_chat(chat_id: int) -> ColumnElement[bool]:
+    """Return the condition for turns of a chat."""
     return TurnRow.conversation_id.in_(
         select(ConversationRow.id).where(ConversationRow.chat_id == chat_id)
     )
 
 
-def _news_to(conversation_id: int) -> ColumnElement[bool]:
-    """A liked reply of the conversation stands in its history; a correction does not."""
-    return or_(TurnRow.conversation_id != conversation_id, TurnRow.id.in_(_corrected()))
+def content_hash(question: str, answer: str) -> str:
+    """Return the SHA-256 of a question and its answer."""
+    return hashlib.sha256(f"{len(question)}:{question}{answer}".encode()).hexdigest()
 
 
-def _approved() -> ColumnElement[bool]:
-    return TurnRow.id.in_(select(ApprovalRow.turn_id))
+def _nearest(
+    vector: np.ndarray[tuple[int], np.dtype[np.float32]],
+    rows: Sequence[tuple[int, int, bytes]],
+    floor: float,
+) -> list[_Near]:
+    matrix = np.frombuffer(b"".join(row[2] for row in rows), dtype=np.float32)
+    scores = matrix.reshape(len(rows), -1) @ vector
+    order = np.argsort(-scores, kind="stable")[:NEIGHBOURS]
+    return [
+        _Near(rows[place][0], rows[place][1], min(float(scores[place]), 1.0))
+        for place in order
+        if scores[place] >= floor
+    ]
+
+
+def _own(row: TurnRow, opinion: Opinion, score: float, conversation_id: int) -> Memory | None:
+    """The answer to a question of the same chat: the correction that stands, or a liked reply."""
+    correction = next(iter(opinion.standing()), None)
+    is_history = row.conversation_id == conversation_id
+    if correction is None and (opinion.lead <= 0 or is_history):
+        return None
+    return Memory(
+        turn_id=row.id,
+        correction_id=correction.id if correction else None,
+        question=row.question,
+        answer=correction.text if correction else row.completion,
+        score=score,
+    )
+
+
+def _copied(row: ApprovalRow | None, score: float) -> Memory | None:
+    if row is None:
+        return None
+    return Memory(
+        turn_id=row.turn_id,
+        correction_id=row.correction_id,
+        question=row.question,
+        answer=row.answer,
+        score=score,
+        from_here=False,
+    )
+
+
+def _proposal(row: TurnRow, opinion: Opinion) -> Proposal | None:
+    from store.masking import mask  # its libraries take a moment to import
+
+    correction = next(iter(opinion.standing()), None)
+    if correction is None and opinion.lead <= 0:
+        return None
+    question = mask(row.question)
+    answer = mask(correction.text if correction else row.completion)
+    return Proposal(
+        turn_id=row.id,
+        correction_id=correction.id if correction else None,
+        question=question,
+        answer=answer,
+        sha256=content_hash(question, answer),
+    )
+
+
+def _is_decided() -> ColumnElement[bool]:
+    """True for a turn whose newest correction was there when an admin last decided."""
+    newest = (
+        select(func.max(CorrectionRow.created_at))
+        .where(CorrectionRow.turn_id == TurnRow.id, CorrectionRow.text != "")
+        .correlate(TurnRow)
+        .scalar_subquery()
+    )
+    return exists().where(
+        ApprovalRow.turn_id == TurnRow.id,
+        or_(newest.is_(None), newest <= ApprovalRow.created_at),
+    )
+
+
+def _approved_copies(
+    session: Session, turn_ids: Sequence[int], rule: TeachingRule
+) -> dict[int, ApprovalRow]:
+    correctors = select(CorrectionRow.id).where(CorrectionRow.person_id.in_(rule.people()))
+    rows = session.scalars(
+        select(ApprovalRow)
+        .where(
+            ApprovalRow.turn_id.in_(turn_ids),
+            ApprovalRow.approved.is_(True),
+            or_(ApprovalRow.correction_id.is_(None), ApprovalRow.correction_id.in_(correctors)),
+        )
+        .order_by(ApprovalRow.id)
+    )
+    return {row.turn_id: row for row in rows}
+
+
+def _turns(session: Session, ids: Sequence[int]) -> Sequence[TurnRow]:
+    query: Select[TurnRow] = select(TurnRow).where(TurnRow.id.in_(ids)).order_by(TurnRow.id.desc())
+    return session.scalars(query).all()
+
+
+def _bytes(vector: Vector) -> bytes:
+    return np.asarray(vector, dtype=np.float32).tobytes()

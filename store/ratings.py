@@ -11,7 +11,8 @@ from sqlalchemy.orm import Session
 from store.database import Database
 from store.domain import Correction, Feedback, Rating, RatingSource, Tally
 from store.errors import TurnNotFound
-from store.tables import CorrectionRow, FeedbackRow, TurnRow
+from store.memories import remember
+from store.tables import CorrectionRow, FeedbackRow, SpentRow, TurnRow
 
 
 class Ratings:
@@ -28,7 +29,7 @@ class Ratings:
         Returns whether anything changed: saying the same twice does not. Raises `TurnNotFound`.
         """
         with self._database.session() as session:
-            _check_turn(session, turn_id, lock=True)
+            adapter = _adapter_of(session, turn_id)
             last = session.scalars(
                 select(FeedbackRow).where(
                     FeedbackRow.turn_id == turn_id,
@@ -48,11 +49,14 @@ class Ratings:
                         turn_id=turn_id,
                         person_id=person_id,
                         rating=int(rating),
+                        adapter=adapter,
                         source=source,
                         created_at=now,
                         replaced_at=None,
                     )
                 )
+                session.flush()
+            remember(session, [turn_id])
             return True
 
     def ratings(self, turn_id: int) -> tuple[Feedback, ...]:
@@ -83,12 +87,13 @@ class Ratings:
     def correct(self, turn_id: int, person_id: int, text: str) -> Correction:
         """Record what the reply should have been. Raises `TurnNotFound`."""
         with self._database.session() as session:
-            _check_turn(session, turn_id)
+            _adapter_of(session, turn_id)
             row = CorrectionRow(
                 turn_id=turn_id, person_id=person_id, text=text, created_at=self._database.now()
             )
             session.add(row)
             session.flush()
+            remember(session, [turn_id])
             return _correction(row)
 
     def corrections(self, turn_id: int) -> tuple[Correction, ...]:
@@ -105,15 +110,14 @@ class Ratings:
         """How many ratings and corrections a person has given in the time until now."""
         since = self._database.now() - lately
         with self._database.reading() as session:
-            return sum(
-                session.scalar(
-                    select(func.count()).where(
-                        table.person_id == person_id, table.created_at > since
-                    )
-                )
-                or 0
-                for table in (FeedbackRow, CorrectionRow)
+            erased = select(func.sum(SpentRow.ratings)).where(
+                SpentRow.person_id == person_id, SpentRow.created_at > since
             )
+            given = [
+                select(func.count()).where(table.person_id == person_id, table.created_at > since)
+                for table in (FeedbackRow, CorrectionRow)
+            ]
+            return sum(session.scalar(count) or 0 for count in (erased, *given))
 
     def count(self) -> Tally:
         """How many ratings stand each way, over all turns."""
@@ -128,10 +132,18 @@ class Ratings:
         return Tally(up=counted.get(Rating.UP, 0), down=counted.get(Rating.DOWN, 0))
 
 
-def _check_turn(session: Session, turn_id: int, *, lock: bool = False) -> None:
-    # Locked, the words of one person on one turn come one after another on Postgres too.
-    if session.get(TurnRow, turn_id, with_for_update=lock) is None:
+def _adapter_of(session: Session, turn_id: int) -> str | None:
+    """Lock a turn and return the adapter that wrote it. Raises `TurnNotFound`.
+
+    Locked, the words of one person on one turn come one after another on Postgres too.
+    """
+    turn = session.execute(
+        select(TurnRow.id, TurnRow.adapter).where(TurnRow.id == turn_id).with_for_update()
+    ).first()
+    if turn is None:
         raise TurnNotFound(turn_id)
+    adapter: str | None = turn[1]
+    return adapter
 
 
 def _feedback(row: FeedbackRow) -> Feedback:

@@ -4,26 +4,43 @@ Invariant: at most one run is running, and a run that has ended never changes ag
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import timedelta
-from typing import Any
 
-from sqlalchemy import func, select
+from pydantic import TypeAdapter
+from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from store.database import Database
-from store.domain import Progress, RunStatus, TrainingRun
+from store.database import Database, Lock
+from store.domain import (
+    ExampleCounts,
+    Origin,
+    Progress,
+    RunMetrics,
+    RunStatus,
+    Sample,
+    SentSample,
+    Split,
+    TrainingRun,
+)
 from store.errors import RunNotFound
-from store.tables import RunRow
-
-RUNS_KEY = -2
-"""Whoever takes or queues a run takes turns under this key; no Telegram chat has it as its id."""
+from store.tables import (
+    CorrectionRow,
+    RunExampleRow,
+    RunRow,
+    RunSampleRow,
+    SampleMessageRow,
+    TurnRow,
+)
 
 HEARTBEAT_LOST_SECONDS = 60.0
 """A run whose worker has said nothing for so long has died with it."""
 
 LEARNED = (RunStatus.PASSED, RunStatus.PROMOTED, RunStatus.REJECTED)
 """Runs that got as far as a candidate."""
+
+_METRICS = TypeAdapter(RunMetrics)
+_COUNTS = TypeAdapter(ExampleCounts)
 
 LOG_CHARS = 20_000
 """The end of a run's log that is kept."""
@@ -38,7 +55,7 @@ class Runs:
     def queue(self, reason: str, *, requested_by: int | None = None) -> tuple[TrainingRun, bool]:
         """Ask for a run; one that already waits or runs is given instead. Also: is it new?"""
         with self._database.session() as session:
-            self._database.take_turns(session, RUNS_KEY)
+            self._database.lock(session, Lock.RUNS)
             self._fail_the_dead(session)
             row = session.scalars(
                 select(RunRow)
@@ -53,7 +70,6 @@ class Runs:
                 reason=reason,
                 outcome="",
                 examples={},
-                snapshot={},
                 metrics={},
                 progress={},
                 log="",
@@ -71,7 +87,7 @@ class Runs:
     def take(self, run_id: int | None = None) -> TrainingRun | None:
         """Begin the oldest queued run, or that one; None while another runs or none waits."""
         with self._database.session() as session:
-            self._database.take_turns(session, RUNS_KEY)
+            self._database.lock(session, Lock.RUNS)
             self._fail_the_dead(session)
             if session.scalars(select(RunRow).where(RunRow.status == RunStatus.RUNNING)).first():
                 return None
@@ -94,29 +110,108 @@ class Runs:
             row.heartbeat_at = self._database.now()
             return row.cancel_requested
 
-    def note(
+    def report_progress(self, run_id: int, progress: Progress) -> bool:
+        """Record how far a running run is; False if it has ended meanwhile."""
+        with self._database.session() as session:
+            row = _running(session, run_id)
+            if row is not None:
+                row.progress = asdict(progress)
+            return row is not None
+
+    def choose(
+        self, run_id: int, counts: ExampleCounts, examples: Mapping[Split, Sequence[Origin]]
+    ) -> bool:
+        """Record the examples of a running run; False if it has ended meanwhile.
+
+        The run is marked if one of them was erased since it was read.
+        """
+        with self._database.session() as session:
+            row = _running(session, run_id)
+            if row is None:
+                return False
+            row.examples = asdict(counts)
+            session.execute(delete(RunExampleRow).where(RunExampleRow.run_id == run_id))
+            chosen = [(split, each) for split, origins in examples.items() for each in origins]
+            gone = _gone(session, {each for _, each in chosen})
+            for ordinal, (split, origin) in enumerate(chosen):
+                if origin not in gone:
+                    session.add(_example_row(run_id, ordinal, split, origin))
+                elif split is Split.TRAIN:
+                    row.erased_at = row.erased_at or self._database.now()
+            return True
+
+    def report_metrics(
         self,
         run_id: int,
         *,
-        progress: Progress | None = None,
-        examples: Mapping[str, int] | None = None,
-        snapshot: Mapping[str, Sequence[str]] | None = None,
-        metrics: Mapping[str, Any] | None = None,
+        recipe: Mapping[str, object] | None = None,
+        curve: Sequence[tuple[int, float]] | None = None,
+        held_back: int | None = None,
     ) -> bool:
-        """Record what has become known of a running run; False if it has ended meanwhile."""
+        """Record figures of a running run; False if it has ended meanwhile."""
         with self._database.session() as session:
-            row = _row(session, run_id, lock=True)
-            if RunStatus(row.status).ended:
+            row = _running(session, run_id)
+            if row is None:
                 return False
-            if progress is not None:
-                row.progress = asdict(progress)
-            if examples is not None:
-                row.examples = dict(examples)
-            if snapshot is not None:
-                row.snapshot = {name: list(ids) for name, ids in snapshot.items()}
-            if metrics is not None:
-                row.metrics = {**row.metrics, **metrics}
+            metrics = _METRICS.validate_python(row.metrics)
+            if recipe is not None:
+                metrics = replace(metrics, recipe=recipe)
+            if curve is not None:
+                metrics = replace(metrics, curve=tuple(curve))
+            if held_back is not None:
+                metrics = replace(metrics, held_back=held_back)
+            row.metrics = _METRICS.dump_python(metrics, mode="json")
             return True
+
+    def keep_samples(self, run_id: int, samples: Sequence[tuple[Origin | None, Sample]]) -> bool:
+        """Keep replies before and after a run, in place of earlier ones; False if it has ended.
+
+        A sample goes with the turn that it was asked in.
+        """
+        with self._database.session() as session:
+            if _running(session, run_id) is None:
+                return False
+            session.execute(delete(RunSampleRow).where(RunSampleRow.run_id == run_id))
+            gone = _gone(session, {origin for origin, _ in samples if origin})
+            for origin, sample in samples:
+                if origin not in gone:
+                    turn_id = origin.turn_id if origin else None
+                    session.add(RunSampleRow(run_id=run_id, turn_id=turn_id, **asdict(sample)))
+            return True
+
+    def samples(self, run_id: int) -> tuple[Sample, ...]:
+        """Return the samples of a run that were not erased."""
+        with self._database.reading() as session:
+            rows = session.scalars(
+                select(RunSampleRow).where(RunSampleRow.run_id == run_id).order_by(RunSampleRow.id)
+            )
+            return tuple(
+                Sample(question=row.question, before=row.before, after=row.after) for row in rows
+            )
+
+    def record_sample_message(self, run_id: int, chat_id: int, message_id: int) -> None:
+        """Remember a message that shows samples of a run, so that it can be deleted."""
+        with self._database.session() as session:
+            session.merge(
+                SampleMessageRow(
+                    chat_id=chat_id, message_id=message_id, run_id=run_id, unwanted=False
+                )
+            )
+
+    def unwanted_messages(self) -> tuple[SentSample, ...]:
+        """Return messages that show samples of what was erased since."""
+        with self._database.reading() as session:
+            rows = session.scalars(
+                select(SampleMessageRow).where(SampleMessageRow.unwanted.is_(True)).limit(100)
+            )
+            return tuple(SentSample(chat_id=row.chat_id, message_id=row.message_id) for row in rows)
+
+    def forget_message(self, message: SentSample) -> None:
+        """Forget a message that was deleted."""
+        with self._database.session() as session:
+            row = session.get(SampleMessageRow, (message.chat_id, message.message_id))
+            if row is not None:
+                session.delete(row)
 
     def finish(self, run_id: int, status: RunStatus, outcome: str, *, log: str = "") -> TrainingRun:
         """Record how a run ended; the first word counts. Raises `RunNotFound`."""
@@ -132,7 +227,7 @@ class Runs:
     def cancel(self, run_id: int) -> TrainingRun:
         """Take a run out of the queue, or ask the running one to stop. Raises `RunNotFound`."""
         with self._database.session() as session:
-            self._database.take_turns(session, RUNS_KEY)
+            self._database.lock(session, Lock.RUNS)
             row = _row(session, run_id, lock=True)
             if row.status == RunStatus.QUEUED:
                 self._end(row, RunStatus.CANCELLED, "It was cancelled before it began.")
@@ -200,6 +295,41 @@ def _row(session: Session, run_id: int, *, lock: bool = False) -> RunRow:
     return row
 
 
+def _running(session: Session, run_id: int) -> RunRow | None:
+    """The run, locked; None if it has ended."""
+    row = _row(session, run_id, lock=True)
+    return None if RunStatus(row.status).ended else row
+
+
+def _gone(session: Session, origins: set[Origin]) -> set[Origin]:
+    """The origins of which something was erased."""
+    wanted = {id for each in origins for id in (each.turn_id, each.other_turn_id) if id}
+    corrected = {each.correction_id for each in origins if each.correction_id}
+    turns = set(session.scalars(select(TurnRow.id).where(TurnRow.id.in_(wanted))))
+    corrections = set(
+        session.scalars(select(CorrectionRow.id).where(CorrectionRow.id.in_(corrected)))
+    )
+    return {
+        each
+        for each in origins
+        if not {each.turn_id, each.other_turn_id} - {None} <= turns
+        or not {each.correction_id} - {None} <= corrections
+    }
+
+
+def _example_row(run_id: int, ordinal: int, split: Split, origin: Origin) -> RunExampleRow:
+    return RunExampleRow(
+        run_id=run_id,
+        ordinal=ordinal,
+        split=split,
+        kind=origin.kind,
+        turn_id=origin.turn_id,
+        other_turn_id=origin.other_turn_id,
+        correction_id=origin.correction_id,
+        imported_id=origin.imported_id,
+    )
+
+
 def _run(row: RunRow) -> TrainingRun:
     return TrainingRun(
         id=row.id,
@@ -207,9 +337,8 @@ def _run(row: RunRow) -> TrainingRun:
         reason=row.reason,
         outcome=row.outcome,
         requested_by=row.requested_by,
-        examples=row.examples,
-        snapshot=row.snapshot,
-        metrics=row.metrics,
+        examples=_COUNTS.validate_python(row.examples) if row.examples else None,
+        metrics=_METRICS.validate_python(row.metrics),
         progress=Progress(**row.progress),
         log=row.log,
         cancel_requested=row.cancel_requested,

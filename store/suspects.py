@@ -3,17 +3,13 @@
 Invariant: whom an admin has released is not held back again.
 """
 
-from sqlalchemy import Select, select
+from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 
 from store.database import Database
 from store.domain import Suspect
+from store.memories import of_person, reconsider
 from store.tables import PersonRow, QuarantineRow
-
-
-def held_back() -> Select[int]:
-    """The people who are held back."""
-    return select(QuarantineRow.person_id).where(QuarantineRow.released_at.is_(None))
 
 
 class Suspects:
@@ -30,6 +26,8 @@ class Suspects:
                     return False
                 now = self._database.now()
                 session.add(QuarantineRow(person_id=person_id, reason=reason, held_at=now))
+                session.flush()
+                reconsider(session, of_person(person_id))
         except IntegrityError:  # they were erased meanwhile
             return False
         return True
@@ -41,6 +39,8 @@ class Suspects:
             if row is None or row.released_at is not None:
                 return False
             row.released_at = self._database.now()
+            session.flush()
+            reconsider(session, of_person(person_id))
             return True
 
     def held(self) -> tuple[Suspect, ...]:

@@ -15,6 +15,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     Text,
     UniqueConstraint,
@@ -95,6 +96,13 @@ def _owner(target: str, *, nullable: bool = False, index: bool = True) -> Mapped
     )
 
 
+def _source(target: str) -> Mapped[int | None]:
+    """A reference that is found from its target, and empty once that is gone."""
+    return mapped_column(
+        ForeignKey(target, ondelete="SET NULL"), nullable=True, index=True, type_=BigId
+    )
+
+
 class PersonRow(Base):
     """`id` is given by Telegram, never counted up here."""
 
@@ -104,6 +112,8 @@ class PersonRow(Base):
     access: Mapped[str]
     opted_out: Mapped[bool]
     consented_to: Mapped[int | None]
+    asked_at: Mapped[datetime | None]
+    exported_at: Mapped[datetime | None]
     decided_at: Mapped[datetime | None]
     first_seen: Mapped[datetime]
 
@@ -134,7 +144,7 @@ class UpdateRow(Base):
 
 
 class TurnRow(Base):
-    """`messages`, `sampling` and `passages` are as served, whatever changes later.
+    """A question and its reply. `messages` and `sampling` are as served, whatever changes later.
 
     `update_id` is of the update that asked for it, so that it is not answered twice.
     """
@@ -143,10 +153,18 @@ class TurnRow(Base):
     __table_args__ = (
         Index("uq_turns_update_id", "update_id", unique=True),
         Index("ix_turns_usage", "person_id", "created_at"),
+        Index("ix_turns_history", "conversation_id", "id"),
+        Index("ix_turns_created_at", "created_at"),
+        Index(
+            "ix_turns_final",
+            "adapter",
+            sqlite_where=text("state = 'final'"),
+            postgresql_where=text("state = 'final'"),
+        ),
         NEVER_AGAIN,
     )
     id: Mapped[int] = _id()
-    conversation_id: Mapped[int] = _owner("conversations.id")
+    conversation_id: Mapped[int] = _owner("conversations.id", index=False)
     person_id: Mapped[int] = _owner("people.id")
     update_id: Mapped[int | None] = mapped_column(BigInteger)
     regenerates_id: Mapped[int | None] = mapped_column(
@@ -156,16 +174,37 @@ class TurnRow(Base):
     question: Mapped[str]
     messages: Mapped[list[dict[str, Any]]]
     completion: Mapped[str]
-    adapter: Mapped[str | None] = mapped_column(index=True)
+    adapter: Mapped[str | None]
     model: Mapped[str]
     sampling: Mapped[dict[str, Any]]
-    passages: Mapped[list[dict[str, Any]]]
-    memories: Mapped[list[dict[str, Any]]] = mapped_column(server_default="[]")
     prompt_tokens: Mapped[int]
     completion_tokens: Mapped[int]
     seconds: Mapped[float]
     finish_reason: Mapped[str | None]
     created_at: Mapped[datetime]
+
+
+class TurnPartRow(Base):
+    """A part of the prompt that a turn was served with, and the source of its words.
+
+    See `domain.PromptPart`. A source that was erased took its words out of the prompt before.
+    """
+
+    __tablename__ = "turn_parts"
+    turn_id: Mapped[int] = mapped_column(
+        ForeignKey("turns.id", ondelete="CASCADE"), primary_key=True, type_=BigId
+    )
+    ordinal: Mapped[int] = mapped_column(primary_key=True)
+    kind: Mapped[str]
+    message: Mapped[int]
+    starts_at: Mapped[int | None]
+    ends_at: Mapped[int | None]
+    source_turn_id: Mapped[int | None] = _source("turns.id")
+    correction_id: Mapped[int | None] = _source("corrections.id")
+    chunk_id: Mapped[int | None] = _source("chunks.id")
+    label: Mapped[str]
+    score: Mapped[float | None]
+    erased: Mapped[bool]
 
 
 class SentMessageRow(Base):
@@ -179,10 +218,22 @@ class SentMessageRow(Base):
 
 
 class FeedbackRow(Base):
-    """Every word of every person; the one with no `replaced_at` is the last."""
+    """Every word of every person; the one with no `replaced_at` is the last.
+
+    `adapter` repeats that of the turn, so that versions are compared without reading turns.
+    """
 
     __tablename__ = "feedback"
     __table_args__ = (
+        Index(
+            "ix_feedback_versions",
+            "adapter",
+            "rating",
+            sqlite_where=text("replaced_at IS NULL"),
+            postgresql_where=text("replaced_at IS NULL"),
+        ),
+        Index("ix_feedback_given", "person_id", "created_at"),
+        Index("ix_feedback_created_at", "created_at"),
         Index(
             "uq_feedback_last_word",
             "turn_id",
@@ -194,8 +245,9 @@ class FeedbackRow(Base):
     )
     id: Mapped[int] = _id()
     turn_id: Mapped[int] = _owner("turns.id")
-    person_id: Mapped[int] = _owner("people.id")
+    person_id: Mapped[int] = _owner("people.id", index=False)
     rating: Mapped[int]
+    adapter: Mapped[str | None]
     source: Mapped[str]
     created_at: Mapped[datetime]
     replaced_at: Mapped[datetime | None]
@@ -205,6 +257,7 @@ class CorrectionRow(Base):
     """What a reply should have been."""
 
     __tablename__ = "corrections"
+    __table_args__ = (Index("ix_corrections_created_at", "created_at"),)
     id: Mapped[int] = _id()
     turn_id: Mapped[int] = _owner("turns.id")
     person_id: Mapped[int] = _owner("people.id")
@@ -251,16 +304,54 @@ class RunRow(Base):
     reason: Mapped[str]
     outcome: Mapped[str] = mapped_column(server_default=text("''"))
     examples: Mapped[dict[str, Any]]
-    snapshot: Mapped[dict[str, Any]] = mapped_column(server_default="{}")
     metrics: Mapped[dict[str, Any]]
     progress: Mapped[dict[str, Any]] = mapped_column(server_default="{}")
     log: Mapped[str]
     cancel_requested: Mapped[bool] = mapped_column(server_default=false())
     announced: Mapped[bool] = mapped_column(server_default=false())
+    erased_at: Mapped[datetime | None]
     created_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
     heartbeat_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
+
+
+class RunExampleRow(Base):
+    """An example of a run: its split, and the rows that it was made of (`domain.Origin`)."""
+
+    __tablename__ = "run_examples"
+    run_id: Mapped[int] = mapped_column(
+        ForeignKey("training_runs.id", ondelete="CASCADE"), primary_key=True, type_=BigId
+    )
+    ordinal: Mapped[int] = mapped_column(primary_key=True)
+    split: Mapped[str]
+    kind: Mapped[str]
+    turn_id: Mapped[int | None] = _source("turns.id")
+    other_turn_id: Mapped[int | None] = _source("turns.id")
+    correction_id: Mapped[int | None] = _source("corrections.id")
+    imported_id: Mapped[int | None] = _source("imported_examples.id")
+
+
+class RunSampleRow(Base):
+    """Replies before and after a run to a held-out prompt; it goes with the turn that asked."""
+
+    __tablename__ = "run_samples"
+    id: Mapped[int] = _id()
+    run_id: Mapped[int] = _owner("training_runs.id")
+    turn_id: Mapped[int | None] = _owner("turns.id", nullable=True)
+    question: Mapped[str]
+    before: Mapped[str]
+    after: Mapped[str]
+
+
+class SampleMessageRow(Base):
+    """A message to an admin that shows samples of a run; `unwanted` when one of them was erased."""
+
+    __tablename__ = "sample_messages"
+    chat_id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    message_id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    run_id: Mapped[int] = _owner("training_runs.id")
+    unwanted: Mapped[bool]
 
 
 class AdapterRow(Base):
@@ -286,6 +377,7 @@ class AdapterRow(Base):
     )
     status: Mapped[str]
     metrics: Mapped[dict[str, Any]]
+    erased_at: Mapped[datetime | None]
     created_at: Mapped[datetime]
 
 
@@ -315,15 +407,67 @@ class ImportedRow(Base):
     created_at: Mapped[datetime]
 
 
-class ApprovalRow(Base):
-    """A turn whose answer may serve as an example in every chat."""
+class MemoryRow(Base):
+    """A turn that people like more than they dislike, or that somebody corrected.
 
-    __tablename__ = "approvals"
+    Whether it may be recalled is asked when it is. `embedder` names the model that made `vector`;
+    it is null while the vector is to be made, and empty while the answer must not be recalled.
+    """
+
+    __tablename__ = "memories"
+    __table_args__ = (
+        Index("ix_memories_place", "chat_id", "turn_id"),
+        Index("ix_memories_embedder", "embedder"),
+    )
     turn_id: Mapped[int] = mapped_column(
         ForeignKey("turns.id", ondelete="CASCADE"), primary_key=True, type_=BigId
     )
+    chat_id: Mapped[int] = mapped_column(BigInteger)
+    vector: Mapped[bytes | None] = mapped_column(LargeBinary)
+    embedder: Mapped[str | None]
+
+
+class ApprovalRow(Base):
+    """An admin's decision on an answer that was proposed for every chat.
+
+    What was approved is served as it was shown: `question` and `answer` are masked copies, and
+    `sha256` is theirs. Of what was refused only the hash is kept.
+    """
+
+    __tablename__ = "approvals"
+    __table_args__ = (UniqueConstraint("turn_id", "sha256"),)
+    id: Mapped[int] = _id()
+    turn_id: Mapped[int] = _owner("turns.id", index=False)
+    correction_id: Mapped[int | None] = _owner("corrections.id", nullable=True)
+    approved: Mapped[bool]
+    question: Mapped[str]
+    answer: Mapped[str]
+    sha256: Mapped[str]
     person_id: Mapped[int] = mapped_column(BigInteger)
     created_at: Mapped[datetime]
+
+
+class ErasureRow(Base):
+    """An erasure that is under way; nothing of the person is used from its first moment on."""
+
+    __tablename__ = "erasures"
+    person_id: Mapped[int] = mapped_column(
+        ForeignKey("people.id", ondelete="CASCADE"), primary_key=True, type_=BigId
+    )
+    requested_at: Mapped[datetime]
+
+
+class SpentRow(Base):
+    """Use of a person's quotas that outlives an erasure for a day: numbers, and no words."""
+
+    __tablename__ = "spent"
+    __table_args__ = (Index("ix_spent_person", "person_id", "created_at"),)
+    id: Mapped[int] = _id()
+    person_id: Mapped[int] = mapped_column(BigInteger)
+    turns: Mapped[int]
+    tokens: Mapped[int]
+    ratings: Mapped[int]
+    created_at: Mapped[datetime] = mapped_column(index=True)
 
 
 class QuarantineRow(Base):

@@ -6,10 +6,9 @@ A run whose row has ended was given up as dead, and another may be under way: it
 import logging
 import math
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
 
-from store.domain import Progress
+from store.domain import Origin, Progress, Sample
 from store.errors import StoreError
 from store.runs import Runs
 from trainer.errors import RunCancelled
@@ -36,12 +35,9 @@ class ProgressReporter:
 
     def snapshot(self, snapshot: Snapshot, recipe: Recipe) -> None:
         """What is going to be trained on, and how."""
-        self._progress = Progress(examples=snapshot.counts["train"])
-        self._note(
-            examples=snapshot.counts,
-            snapshot=snapshot.ids,
-            metrics={"recipe": recipe.as_dict()},
-        )
+        self._progress = Progress(examples=snapshot.counts.train)
+        self._check(self._runs.choose(self.run_id, snapshot.counts, snapshot.origins))
+        self._check(self._runs.report_metrics(self.run_id, recipe=recipe.as_dict()))
 
     def stage(self, name: str, share: float) -> None:
         """A stage begins; `share` of the run is behind."""
@@ -61,15 +57,18 @@ class ProgressReporter:
             loss=loss if known else None,
         )
 
-    def metrics(self, values: Mapping[str, Any]) -> None:
-        """What was found out, for the run's row."""
-        self._note(metrics=values)
+    def held_back(self, people: int) -> None:
+        """Record how many people's ratings were held back before the run."""
+        self._check(self._runs.report_metrics(self.run_id, held_back=people))
 
-    @property
-    def curve(self) -> list[tuple[int, float]]:
-        """(step, loss), thinned to what a picture can show."""
+    def curve(self) -> None:
+        """Record step and loss, thinned to what a picture can show."""
         every = max(1, len(self._curve) // CURVE_POINTS)
-        return self._curve[::every]
+        self._check(self._runs.report_metrics(self.run_id, curve=self._curve[::every]))
+
+    def samples(self, samples: Sequence[tuple[Origin | None, Sample]]) -> None:
+        """Record replies before and after."""
+        self._check(self._runs.keep_samples(self.run_id, samples))
 
     def _tell(
         self,
@@ -96,10 +95,11 @@ class ProgressReporter:
             examples=self._progress.examples,
         )
         try:
-            self._note(progress=self._progress)
+            self._check(self._runs.report_progress(self.run_id, self._progress))
         except StoreError as error:  # the database is away for a moment: the run goes on
             logger.warning("the run's progress is not told: %s", error)
 
-    def _note(self, **what: Any) -> None:
-        if not self._runs.note(self.run_id, **what):
+    @staticmethod
+    def _check(goes_on: bool) -> None:
+        if not goes_on:
             raise RunCancelled

@@ -9,7 +9,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import NoReturn
@@ -18,7 +18,7 @@ from bot.engine.errors import EngineError
 from bot.engine.source import model_name
 from store.adapters import Adapters
 from store.database import Database
-from store.domain import Adapter, GateReport, RunStatus
+from store.domain import Adapter, AdapterNotes, GateReport, RunStatus
 from store.embedder import SentenceEmbedder
 from store.errors import AdapterNotFit, StoreError
 from store.examples import Examples
@@ -26,6 +26,7 @@ from store.people import People
 from store.runs import Runs
 from store.settings import Settings, load_settings
 from store.suspects import Suspects
+from store.teaching import TeachingRule
 from trainer.errors import NothingToLearn, RunCancelled, TrainerError
 from trainer.examples.dataset import Snapshot, take_snapshot
 from trainer.examples.rater_audit import examine
@@ -45,6 +46,9 @@ READY = 0.28
 
 MILDER = 0.6
 """The share of an update that is tried, once, when all of it pleases but went too far."""
+
+CANDIDATES = 10
+"""Rated turns that are read for a run, as a multiple of the examples that it trains on."""
 
 NICENESS = 10
 """Replies go first."""
@@ -87,16 +91,16 @@ def _learn(settings: Settings, database: Database, tell: ProgressReporter) -> tu
     with run_folder(settings.data_dir, tell.run_id) as folder:
         job = Job(snapshot=snapshot, recipe=recipe, folder=folder)
         update = train(settings, job, predictor, stepped)
-        tell.metrics({"curve": tell.curve})
+        tell.curve()
         active = adapters.active()
         proof = Comparison(settings, snapshot, predictor, active, tell)
-        made: dict[str, object] = {"recipe": recipe.as_dict(), "examples": snapshot.counts}
-        candidate, report = _tried(settings, adapters, proof, update, tell, made)
+        notes = AdapterNotes(recipe=recipe.as_dict(), examples=snapshot.counts)
+        candidate, report = _tried(settings, adapters, proof, update, tell, notes)
         if went_too_far(report):
             adapters.reject(candidate.name)
             update = shrunk(update, MILDER, folder / "milder")
-            made |= {"share": MILDER, "instead_of": candidate.name}
-            candidate, report = _tried(settings, adapters, proof, update, tell, made)
+            notes = replace(notes, share=MILDER, instead_of=candidate.name)
+            candidate, report = _tried(settings, adapters, proof, update, tell, notes)
     return _decide(settings, adapters, candidate, active, report)
 
 
@@ -104,18 +108,19 @@ def _snapshot(
     settings: Settings, database: Database, recipe: Recipe, tell: ProgressReporter
 ) -> Snapshot:
     """The examples of the run, without those of people who have to be looked at first."""
-    book = Examples.of(settings, database)
-    quarantine, examples = Suspects(database), book.collect()
+    book, quarantine = Examples(database, TeachingRule.of(settings)), Suspects(database)
+    most = CANDIDATES * recipe.max_examples
+    examples = book.collect(most, seed=recipe.seed)
     trusted = settings.admins | quarantine.released()
     people, age = People(database), timedelta(days=settings.train_newcomer_days)
     new, embedder = people.newcomers(age), SentenceEmbedder(settings.embedder)
     found = examine(examples, embedder, trusted=trusted, newcomers=new)
     held = [person for person, reason in found.suspects.items() if quarantine.hold(person, reason)]
-    tell.metrics({"held_back": len(held)})
+    tell.held_back(len(held))
     still_new = (new - found.agreeing) | people.newcomers(age / 2)
     voices = RaterShares(trusted=settings.admins, newcomers=still_new)
     return take_snapshot(
-        book.collect() if held else examples,
+        book.collect(most, seed=recipe.seed) if held else examples,
         recipe,
         system_prompt=settings.system_prompt,
         voices=voices,
@@ -128,11 +133,11 @@ def _tried(
     proof: Comparison,
     update: Path,
     tell: ProgressReporter,
-    made: Mapping[str, object],
+    notes: AdapterNotes,
 ) -> tuple[Adapter, GateReport]:
     """An update as a candidate, and what the gate says of it."""
     candidate = adapters.add(
-        update, base_model=model_name(settings.model), run_id=tell.run_id, metrics=made
+        update, base_model=model_name(settings.model), run_id=tell.run_id, notes=notes
     )
     try:
         report = proof.of(candidate)
@@ -151,7 +156,7 @@ def _decide(
     active: Adapter | None,
     report: GateReport,
 ) -> tuple[RunStatus, str]:
-    what, whole = candidate.name, candidate.metrics.get("instead_of")
+    what, whole = candidate.name, candidate.notes.instead_of
     if whole:
         what += f" ({MILDER:.0%} of {whole}, which went too far)"
     if not report.passed:

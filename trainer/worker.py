@@ -20,15 +20,16 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
-from store.adapters import HOLDS_ERASED, Adapters
+from store.adapters import Adapters
 from store.database import Database
 from store.domain import RunStatus, TrainingRun
+from store.erasure import Eraser
 from store.errors import StoreError
 from store.examples import Examples
 from store.logs import set_up_logging
-from store.people import People
 from store.runs import LOG_CHARS, Runs
 from store.settings import Settings, load_settings
+from store.teaching import TeachingRule
 from trainer.run_folder import clear
 
 logger = logging.getLogger(__name__)
@@ -57,9 +58,9 @@ class Worker:
         self._settings = settings
         self._runs = Runs(database)
         self._adapters = Adapters(database, settings.data_dir / "adapters")
-        self._examples = Examples.of(settings, database)
+        self._examples = Examples(database, TeachingRule.of(settings))
         self._database = database
-        self._people = People(database)
+        self._eraser = Eraser(database)
         self.stop = threading.Event()
 
     def work(self) -> None:
@@ -95,11 +96,17 @@ class Worker:
             logger.error("the adapters cannot be tidied: %s", error)
 
     def clean_up(self) -> None:
-        """Delete what is older than the settings let it become; what is deleted leaves the disk."""
+        """Delete what is too old, finish erasures, and retire versions that hold erased words."""
         days = self._settings.keep_days
         try:
+            self._eraser.resume()
+            retired = self._adapters.retire_erased(timedelta(days=3))
+            if retired is not None:
+                name, clean = retired
+                now = clean.name if clean else "the base model"
+                logger.warning("%s learned from what was erased: %s answers", name, now)
             if days:
-                count = self._people.expire(timedelta(days=days))
+                count = self._eraser.expire(timedelta(days=days))
                 logger.info("%d turns were older than %d days", count, days)
             self._database.scrub()
         except StoreError as error:
@@ -111,7 +118,7 @@ class Worker:
         Whatever was rated, if the active version was trained on what somebody had erased.
         """
         active = self._adapters.active()
-        if active is not None and active.metrics.get(HOLDS_ERASED):
+        if active is not None and active.erased_at is not None:
             _, queued = self._runs.queue(f"{active.name} was trained on what is erased now")
             return queued
         last = self._runs.last_learned()

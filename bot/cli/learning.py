@@ -4,6 +4,7 @@ import asyncio
 import os
 import subprocess
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from bot.engine.base import SamplingParams
 from bot.engine.source import model_name
 from bot.errors import BotError, UsageError
 from bot.reports.wording import activation_line, adapter_line, gate_rows, progress_text
-from store.domain import Adapter, GateReport, RunStatus, TrainingRun
+from store.domain import Adapter, ExampleCounts, GateReport, RunStatus, Sample, TrainingRun
 from store.preferences import read_preferences, write_preferences
 
 LOOK_SECONDS = 0.5
@@ -53,10 +54,11 @@ def train(wait: bool, as_json: bool) -> None:
         with worker_for(run.id) as worker:
             ended = _follow(store, run.id, worker)
         report, adapter = _result(store, ended)
+        samples = store.runs.samples(ended.id)
         if as_json:
             print_json(_run_json(ended, adapter, report))
         else:
-            _show_run(ended, report)
+            _show_run(ended, report, samples)
         if ended.status in (RunStatus.FAILED, RunStatus.CANCELLED):
             raise BotError(ended.outcome)
 
@@ -99,6 +101,7 @@ def _run_json(
     run: TrainingRun, adapter: Adapter | None, report: GateReport | None
 ) -> dict[str, Any]:
     kinds = ("train", "held_out", "positive", "negative", "pairs")
+    counts = asdict(run.examples or ExampleCounts())
     checks = [
         {"name": c.name, "value": c.value, "limit": c.limit, "passed": c.passed}
         for c in (report.checks if report else ())
@@ -108,18 +111,18 @@ def _run_json(
         "status": run.status,
         "outcome": run.outcome,
         "adapter": adapter.name if adapter else None,
-        "examples": {kind: run.examples.get(kind, 0) for kind in kinds},
+        "examples": {kind: counts[kind] for kind in kinds},
         "gate": {"passed": bool(report and report.passed), "checks": checks},
         "seconds": round(run.seconds, 1),
     }
 
 
-def _show_run(run: TrainingRun, report: GateReport | None) -> None:
+def _show_run(run: TrainingRun, report: GateReport | None, samples: Sequence[Sample]) -> None:
     click.echo(f"Run {run.id}: {run.outcome} ({run.seconds:.0f} s)")
     if report is not None:
         _show_report(report)
-    for each in run.metrics.get("samples", ()):
-        click.echo(f"\n{each['question']}\n  before: {each['before']}\n  after:  {each['after']}")
+    for each in samples:
+        click.echo(f"\n{each.question}\n  before: {each.before}\n  after:  {each.after}")
 
 
 def _show_report(report: GateReport) -> None:
@@ -155,7 +158,10 @@ def adapters(context: click.Context, as_json: bool) -> None:
 def _adapter_json(adapter: Adapter) -> dict[str, Any]:
     row = asdict(adapter)
     del row["path"]
-    return {**row, "created_at": adapter.created_at.isoformat()}
+    notes = row.pop("notes")
+    erased_at = adapter.erased_at.isoformat() if adapter.erased_at else None
+    created_at = adapter.created_at.isoformat()
+    return {**row, "metrics": notes, "erased_at": erased_at, "created_at": created_at}
 
 
 @adapters.command(epilog=example("ratchet adapters show a3-1f2e3d4c"))
@@ -167,9 +173,11 @@ def show(name: str) -> None:
         report = store.adapters.report(name)
     click.echo(adapter_line(adapter))
     click.echo(f"sha256 {adapter.sha256}\nbase model {adapter.base_model}")
-    for kind, values in adapter.metrics.items():
-        shown = values.items() if isinstance(values, dict) else ()
-        click.echo(f"{kind}: " + ", ".join(f"{key} {value}" for key, value in shown))
+    for kind in ("recipe", "examples"):
+        shown = asdict(adapter.notes)[kind] or {}
+        click.echo(f"{kind}: " + ", ".join(f"{key} {value}" for key, value in shown.items()))
+    if adapter.erased_at is not None:
+        click.echo(f"It learned from what was erased on {adapter.erased_at:%Y-%m-%d}.")
     if report is not None:
         _show_report(report)
 
@@ -189,10 +197,11 @@ def promote(name: str, force: bool) -> None:
 
 @adapters.command(epilog=example('ratchet adapters rollback --reason "too chatty"'))
 @click.option("--reason", default="the command line", help="Kept with the change.")
-def rollback(reason: str) -> None:
+@click.option("--force", is_flag=True, help="Also to a version that learned what was erased.")
+def rollback(reason: str, force: bool) -> None:
     """Go back to the version before the active one, or to the base model."""
     with opened_store() as store:
-        before = store.adapters.rollback(reason=reason)
+        before = store.adapters.rollback(reason=reason, force=force)
     click.echo(f"{before.name} is active again." if before else "The base model answers again.")
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from bot.engine.errors import AdapterRefused, AdapterUnusable
-from store.adapters import FILES, hash_adapter
+from store.adapter_files import FILES, hash_adapter
 from store.domain import Adapter
 from store.errors import AdapterDamaged
 

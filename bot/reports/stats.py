@@ -93,7 +93,7 @@ def read_statistics(database: Database) -> Statistics:
             Liking(name=version, up=up, total=up + down) for version, (up, down) in counts.items()
         )[-VERSIONS:],
         days=tuple((day, up, down) for day, (up, down) in days.items()),
-        runs=tuple(run for run in Runs(database).recent(20) if run.metrics.get("curve"))[:CURVES],
+        runs=tuple(run for run in Runs(database).recent(20) if run.metrics.curve)[:CURVES],
     )
 
 
@@ -147,7 +147,7 @@ def _draw_days(axes: "Axes", days: Sequence[tuple[date, int, int]]) -> None:
 def _draw_curves(axes: "Axes", runs: Sequence[TrainingRun]) -> None:
     axes.set_title("Training loss of the last runs")
     for run in reversed(runs):
-        steps, losses = zip(*run.metrics["curve"], strict=True)
+        steps, losses = zip(*run.metrics.curve, strict=True)
         axes.plot(steps, _smoothed(losses), label=f"run {run.id} ({run.status})")
     axes.set_xlabel("step")
     if runs:

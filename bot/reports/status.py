@@ -84,7 +84,7 @@ class StatusReader:
     def _engine(self, active: Adapter | None) -> str:
         if self._settings.vllm_url:
             return f"vllm ({', '.join(self._settings.vllm_url)})"
-        beside = active is not None and active.metrics.get("merged") is False
+        beside = active is not None and active.notes.merged is False
         slower = "; too little memory to merge the adapter, replies are slower" if beside else ""
         return f"local ({self._settings.device}{slower})"
 

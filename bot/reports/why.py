@@ -21,5 +21,6 @@ def why(turn: Turn) -> str:
     lines.append(f"Examples from earlier answers: {len(turn.memories)}")
     for memory in turn.memories:
         short = " ".join(memory.question.split())[:80]
-        lines.append(f"Example {memory.score:.2f}: turn {memory.turn_id}, {short}")
+        what = f"turn {memory.turn_id}, {short}" if memory.from_here else "approved for every chat"
+        lines.append(f"Example {memory.score:.2f}: {what}")
     return "\n".join(lines)

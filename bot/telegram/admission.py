@@ -6,6 +6,7 @@ gets one polite answer an hour and costs no generation.
 
 import asyncio
 import logging
+import re
 
 from telegram import Update, User
 from telegram.constants import ChatType
@@ -16,6 +17,7 @@ from bot.telegram.group import GROUP_PATTERN
 from bot.telegram.invitation import token_in
 from bot.telegram.keyboard import acknowledge
 from bot.telegram.notices import HOURLY, Notices
+from bot.telegram.privacy import FORGET_PATTERN, RIGHTS
 from store.domain import Access
 from store.groups import Groups
 from store.invitations import Invitations
@@ -23,6 +25,9 @@ from store.people import People
 from store.settings import Settings
 
 logger = logging.getLogger(__name__)
+
+RIGHTS_SECONDS = 2.0
+"""Least time between two requests to see or delete what is held, by somebody without access."""
 
 
 class Admission:
@@ -36,6 +41,7 @@ class Admission:
         self._groups = groups
         self._invitations = invitations
         self._notices = Notices(HOURLY)
+        self._rights = Notices(RIGHTS_SECONDS)
 
     async def check(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
         """Raise `ApplicationHandlerStop` for what is not for us, or comes without access."""
@@ -47,6 +53,8 @@ class Admission:
             await asyncio.to_thread(self._groups.move, message.chat_id, new_id)
             raise ApplicationHandlerStop
         if _decides_about_group(update):  # Telegram tells who may
+            return
+        if _asks_for_rights(update) and await asyncio.to_thread(self._has_rights, user.id):
             return
         if _wants_answer(update) and not await asyncio.to_thread(self._answers_in, update):
             if update.callback_query is not None:
@@ -68,6 +76,11 @@ class Admission:
         if chat is None or chat.type == ChatType.PRIVATE:
             return True
         return self._groups.rules(chat.id).answers
+
+    def _has_rights(self, person_id: int) -> bool:
+        """Whether somebody without access has rows to see or delete, and has not asked just now."""
+        person = self._people.find(person_id)
+        return person is not None and self._rights.due(person_id)
 
     def _may_talk(self, user: User, update: Update) -> bool:
         if update.message_reaction is not None:
@@ -91,6 +104,14 @@ def _decides_about_group(update: Update) -> bool:
     if query is not None:
         return GROUP_PATTERN.match(query.data or "") is not None
     return message is not None and command_of(message) == "group"
+
+
+def _asks_for_rights(update: Update) -> bool:
+    """True for a command, or the button under it, that everybody has who has rows."""
+    query, message = update.callback_query, update.message
+    if query is not None:
+        return re.match(FORGET_PATTERN, query.data or "") is not None
+    return message is not None and command_of(message) in RIGHTS
 
 
 def _wants_answer(update: Update) -> bool:

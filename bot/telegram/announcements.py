@@ -1,4 +1,4 @@
-"""Tells admins how a run goes and how it ended, and gets a new version ready before it is needed.
+"""Tells admins how runs go and how they ended, and deletes what shows erased words.
 
 Looks into the store about once a second; the trainer and other processes write there.
 """
@@ -7,18 +7,19 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from html import escape
 
 from telegram import Bot, Message
 from telegram.constants import ParseMode
 from telegram.error import BadRequest, Forbidden, TelegramError
 
-from bot.engine.base import Engine
-from bot.engine.errors import AdapterRefused, AdapterUnusable, EngineError
+from bot.active_adapter import ActiveAdapter
 from bot.reports.wording import gate_text, run_line
+from bot.telegram.render import MOST_UNITS, units
 from store.adapters import Adapters
-from store.domain import GateReport, TrainingRun
-from store.errors import AdapterNotFit, NothingToRollBack, StoreError
+from store.domain import GateReport, Sample, TrainingRun
+from store.errors import StoreError
 from store.runs import Runs
 
 logger = logging.getLogger(__name__)
@@ -33,24 +34,24 @@ FOLLOWED = 20
 TOLD_RUNS = 100
 """Runs for which it is remembered who was told."""
 
+BLANKED = "[deleted: somebody had what stood here erased]"
+
 SAMPLE_CHARS = 300
 TABLE_CHARS = 2500
-MOST_UNITS = 4096
 
 
 class Announcements:
     """One bot's news for its admins. `run` is a task that lives as long as the bot."""
 
     def __init__(
-        self, *, runs: Runs, adapters: Adapters, engine: Engine, admins: frozenset[int]
+        self, *, runs: Runs, adapters: Adapters, active: ActiveAdapter, admins: frozenset[int]
     ) -> None:
         self._runs = runs
         self._adapters = adapters
-        self._engine = engine
+        self._active = active
         self._admins = admins
         self._followed: dict[int, list[Message]] = {}
         self._last_trouble = ""
-        self._refused = ""
         self._told: set[tuple[int, int]] = set()
 
     def follow(self, run_id: int, message: Message) -> None:
@@ -80,46 +81,28 @@ class Announcements:
 
     async def look(self, bot: Bot, *, progress: bool = True) -> None:
         """Look once."""
-        await self._prepare(bot)
+        await self._active.prepare(partial(self._tell, bot))
+        await self._delete_unwanted(bot)
         if progress:
             for run_id in list(self._followed):
                 await self._show_progress(run_id)
         for run in await asyncio.to_thread(self._runs.unannounced):
             await self._announce(bot, run)
 
-    async def _prepare(self, bot: Bot) -> None:
-        """Load the active version before somebody asks; one that never will be is withdrawn."""
-        active = await asyncio.to_thread(self._adapters.active)
-        if active is None or active.name == self._refused:
-            return
-        try:
-            await self._engine.load_adapter(active)
-        except AdapterUnusable as error:
-            await self._withdraw(bot, active.name, str(error)[:SAMPLE_CHARS])
-        except AdapterRefused as error:
-            self._refused = active.name  # said once; replies come from what answered before
-            logger.error("%s is active and cannot be used: %s", active.name, error)
-            why = str(error)[:SAMPLE_CHARS]
-            await self._tell(bot, f"⚠️ {active.name} is active and cannot be used: {why}.")
-        except EngineError as error:  # it may pass: the next look tries again
-            logger.debug("%s is not ready yet: %s", active.name, error)
-        else:
-            merged = active.name not in self._engine.unmerged
-            if active.metrics.get("merged") is not merged:
-                await asyncio.to_thread(self._adapters.note, active.name, {"merged": merged})
-
-    async def _withdraw(self, bot: Bot, name: str, why: str) -> None:
-        try:
-            before = await asyncio.to_thread(self._adapters.withdraw, name, reason=why)
-        except (NothingToRollBack, AdapterNotFit) as error:  # somebody was faster
-            logger.info("%s is not withdrawn: %s", name, error)
-            return
-        logger.error("%s was active and cannot be used: %s", name, why)
-        now = f"{before.name} answers" if before else "The base model answers"
-        await self._tell(bot, f"⛔ {name} was taken out of use: {why}. {now}.")
+    async def _delete_unwanted(self, bot: Bot) -> None:
+        """Delete messages that show samples of what was erased; what Telegram keeps is blanked."""
+        for each in await asyncio.to_thread(self._runs.unwanted_messages):
+            try:
+                await bot.delete_message(each.chat_id, each.message_id)
+            except BadRequest:  # too old to be deleted, or deleted already
+                with suppress(BadRequest, Forbidden):
+                    await bot.edit_message_text(BLANKED, each.chat_id, each.message_id)
+            except Forbidden as error:
+                logger.info("a message with samples cannot be deleted: %s", error)
+            await asyncio.to_thread(self._runs.forget_message, each)
 
     async def _tell(self, bot: Bot, text: str) -> None:
-        """Tell every admin; it stands in the log, too."""
+        """Send every admin a message; the log has it, too."""
         for admin_id in sorted(self._admins):
             with suppress(TelegramError):
                 await bot.send_message(admin_id, text)
@@ -139,13 +122,18 @@ class Announcements:
             await self._show_progress(run.id)
         adapter = await asyncio.to_thread(self._adapters.of_run, run.id)
         report = await asyncio.to_thread(self._adapters.report, adapter.name) if adapter else None
-        text = announcement(run, report, run.metrics.get("samples", ()))
+        samples = await asyncio.to_thread(self._runs.samples, run.id)
+        text = announcement(run, report, samples)
         for admin_id in sorted(self._admins):
             if (run.id, admin_id) in self._told:
                 continue
             self._told.add((run.id, admin_id))
             try:
-                await bot.send_message(admin_id, text, parse_mode=ParseMode.HTML)
+                sent = await bot.send_message(admin_id, text, parse_mode=ParseMode.HTML)
+                if samples:
+                    await asyncio.to_thread(
+                        self._runs.record_sample_message, run.id, admin_id, sent.message_id
+                    )
             except (BadRequest, Forbidden) as error:
                 logger.info("admin %d was not told of run %d: %s", admin_id, run.id, error)
             except BaseException:  # the network kept it from them: the next look tells
@@ -155,25 +143,19 @@ class Announcements:
         self._told = {each for each in self._told if each[0] > run.id - TOLD_RUNS}
 
 
-def announcement(
-    run: TrainingRun, report: GateReport | None, samples: Sequence[dict[str, str]]
-) -> str:
+def announcement(run: TrainingRun, report: GateReport | None, samples: Sequence[Sample]) -> str:
     """How a run ended, as Telegram's HTML: outcome, gate, and replies before and after."""
     parts = [escape(run_line(run))]
-    if held_back := run.metrics.get("held_back"):
+    if run.metrics.held_back:
+        held_back = run.metrics.held_back
         parts.append(f"People whose ratings were held back before it: {held_back}. /quarantine")
     if report is not None:
         parts.append(f"<pre>{escape(gate_text(report)[:TABLE_CHARS])}</pre>")
     for each in samples:
         question, before, after = (
-            escape(each[name][:SAMPLE_CHARS]) for name in ("question", "before", "after")
+            escape(text[:SAMPLE_CHARS]) for text in (each.question, each.before, each.after)
         )
         sample = f"<b>{question}</b>\n<i>before</i> {before}\n<i>after</i> {after}"
-        if _units("\n\n".join([*parts, sample])) <= MOST_UNITS:
+        if units("\n\n".join([*parts, sample])) <= MOST_UNITS:
             parts.append(sample)
     return "\n\n".join(parts)
-
-
-def _units(text: str) -> int:
-    """Telegram counts in UTF-16."""
-    return len(text.encode("utf-16-le")) // 2

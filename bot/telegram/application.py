@@ -22,13 +22,15 @@ from telegram.request import HTTPXRequest
 from bot.chat import Chat
 from bot.telegram.admin import AdminHandlers
 from bot.telegram.admission import Admission
+from bot.telegram.approval import APPROVAL_PATTERN, ApprovalHandlers
+from bot.telegram.consent import CONSENT_PATTERN, Consent
 from bot.telegram.error_messages import on_error
 from bot.telegram.group import GROUP_PATTERN, GroupHandlers
 from bot.telegram.inbox import InboxQueue
 from bot.telegram.invitation import InvitationHandlers
 from bot.telegram.keyboard import acknowledge
 from bot.telegram.order import InOrder
-from bot.telegram.privacy import CONSENT_PATTERN, FORGET_PATTERN, PrivacyHandlers
+from bot.telegram.privacy import FORGET_PATTERN, PrivacyHandlers
 from bot.telegram.quarantine import RELEASE_PATTERN, QuarantineHandlers
 from bot.telegram.questions import QuestionHandlers
 from bot.telegram.rating import RatingHandlers
@@ -59,8 +61,10 @@ def build_application(
     rating: RatingHandlers,
     documents: UploadHandlers,
     privacy: PrivacyHandlers,
+    consent: Consent,
     admin: AdminHandlers,
     learning: TrainingHandlers,
+    approval: ApprovalHandlers,
     quarantine: QuarantineHandlers,
     invitation: InvitationHandlers,
     group: GroupHandlers,
@@ -95,7 +99,7 @@ def build_application(
         ("adapters", learning.on_adapters, by_admin),
         ("promote", learning.on_promote, by_admin),
         ("rollback", learning.on_rollback, by_admin),
-        ("approve", learning.on_approve, by_admin),
+        ("approve", approval.on_approve, by_admin),
         ("stats", learning.on_stats, by_admin),
         ("quarantine", quarantine.on_quarantine, by_admin),
         ("documents", documents.on_documents, by_admin),
@@ -104,10 +108,11 @@ def build_application(
         handler = callback if who is None else partial(_audited, audit, callback)
         application.add_handler(CommandHandler(name, handler, filters=who))
     application.add_handler(CallbackQueryHandler(privacy.on_forget_button, FORGET_PATTERN))
-    application.add_handler(CallbackQueryHandler(privacy.on_consent_button, CONSENT_PATTERN))
+    application.add_handler(CallbackQueryHandler(consent.on_button, CONSENT_PATTERN))
     application.add_handler(CallbackQueryHandler(group.on_button, GROUP_PATTERN))
     for pattern, pressed in (
         (LEARNING_PATTERN, learning.on_button),
+        (APPROVAL_PATTERN, approval.on_button),
         (RELEASE_PATTERN, quarantine.on_button),
     ):
         by_an_admin = partial(_for_admins, settings, partial(_audited, audit, pressed))

@@ -1,7 +1,9 @@
-"""What is held about a person: told, given, deleted, kept out of training."""
+"""A person's rights over what is held about them: see it, get it, delete it, keep it from training.
+
+These commands work for whoever has rows, also for people who have lost access.
+"""
 
 import asyncio
-import json
 from contextlib import suppress
 
 from telegram import CallbackQuery, InlineKeyboardButton, InlineKeyboardMarkup, Message, Update
@@ -9,163 +11,176 @@ from telegram.error import BadRequest, Forbidden, TelegramError
 from telegram.ext import ContextTypes
 
 from bot.telegram.addressed import is_private
+from bot.telegram.consent import AGREED, REFUSED, Consent
 from bot.telegram.keyboard import acknowledge, show
+from store.erasure import Eraser
+from store.errors import ExportTooSoon
+from store.export import Exports
 from store.people import People
+from store.teaching import Teaching, TeachingState
 
 FORGET_PATTERN = r"^forget:(yes|no):\d{1,18}$"
 
-PRIVACY = """\
-On the machine that I run on, and nowhere else, I keep: your Telegram id and name; your messages \
-to me and my replies, with the passages I used; your ratings and corrections.
+RIGHTS = frozenset({"privacy", "export", "forget", "optout"})
+"""Commands for whoever has rows, with access or without."""
 
-They are used to answer you, and to train me on what people rated. You are {state}.
+PRIVACY = """\
+On the machine that I run on, and on the servers it is set up to use, I keep: your Telegram id and \
+name; your messages to me and my replies, with what they were made of; your ratings and \
+corrections. Telegram keeps your messages, too.
+
+They are used to answer you. {state} The admins of this bot can read liked and corrected answers, \
+and examples of what I learned from.
 
 /export gives you everything as a file. /forget deletes everything. /optout and /optin decide \
-about training."""
+whether I learn from you."""
 
-
-OPTED_OUT = "What you write and rate will not be trained on. /optin takes this back."
-OPTED_IN = "What you write and rate may be trained on. Thank you! /optout takes this back."
+STATES = {
+    TeachingState.TEACHES: "I also learn from them: you take part in training.",
+    TeachingState.NOT_AGREED: "I do not learn from them, as long as you do not say /optin.",
+    TeachingState.OPTED_OUT: "I do not learn from them: you have opted out.",
+    TeachingState.SILENT_GROUP: "I do not learn in this group.",
+    TeachingState.NOT_ADMITTED: "I do not learn from them.",
+}
 
 ERASED = """\
-Somebody had everything about them deleted. These versions were trained on some of it: {versions}. \
-The next run starts from the base model again, without it; it is due with the next schedule, or \
-at once with /train. Until then another version can be put in their place: /adapters, /promote, \
-/rollback."""
+Somebody had everything about them deleted. These versions learned from some of it: {versions}. \
+The next run starts from the base model again, without it; /train starts one now. If no clean \
+version has passed the gate by then, an older one or the base model answers after {days} days."""
 
 NAMED = 5
 """Versions that are named; of the others there is only the number."""
 
 
-CONSENT_PATTERN = r"^consent:(yes|no):\d{1,18}$"
-
-CONSENT = """\
-May I learn from what you write to me and how you rate my replies? It is used to train me, on this \
-machine and nowhere else; what is private in it, such as numbers and addresses, is masked before. \
-You can change your mind with /optout and /optin."""
-
-
 class PrivacyHandlers:
     """`/privacy`, `/export`, `/forget`, `/optout`, `/optin`, and the question at `/start`."""
 
-    def __init__(self, *, people: People, admins: frozenset[int], only_agreed: bool) -> None:
+    def __init__(
+        self,
+        *,
+        people: People,
+        eraser: Eraser,
+        exports: Exports,
+        teaching: Teaching,
+        consent: Consent,
+        admins: frozenset[int],
+        forget_days: int,
+    ) -> None:
         self._people = people
+        self._eraser = eraser
+        self._exports = exports
+        self._teaching = teaching
+        self._consent = consent
         self._admins = admins
-        self._only_agreed = only_agreed
+        self._forget_days = forget_days
 
     async def on_privacy(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
-        """`/privacy`."""
-        message, person_id = _who(update)
-        person = await asyncio.to_thread(self._people.find, person_id)
-        state = "taking part in training"
-        if person is not None and person.opted_out:
-            state = "opted out of training"
-        elif self._only_agreed and (person is None or person.consented_to is None):
-            state = "not taking part in training until you say /optin"
-        await message.reply_text(PRIVACY.format(state=state))
+        """`/privacy`: say what is kept, and whether it is learned from."""
+        message, person_id = _message_and_person(update)
+        state = await asyncio.to_thread(self._teaching.state, person_id, message.chat_id)
+        await message.reply_text(PRIVACY.format(state=STATES[state]))
 
     async def on_export(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
-        """`/export`: to the person in private, wherever they asked."""
-        message, person_id = _who(update)
-        held = await asyncio.to_thread(self._people.export, person_id)
+        """`/export`: send everything to the person in private, wherever they asked."""
+        message, person_id = _message_and_person(update)
         try:
-            await context.bot.send_document(
-                person_id,
-                json.dumps(held, ensure_ascii=False, indent=2).encode(),
-                filename="ratchet-export.json",
-                caption="Everything I hold about you.",
-            )
+            await asyncio.to_thread(self._exports.begin, person_id)
+            await self._send_export(message, person_id)
+        except ExportTooSoon as error:
+            await message.reply_text(str(error))
         except (Forbidden, BadRequest):  # a bot may not open a private chat
             await message.reply_text("I may not write to you yet: send me /export in private.")
-            return
-        if message.chat_id != person_id:
-            await message.reply_text("I have sent it to you in private.")
+        else:
+            if message.chat_id != person_id:
+                await message.reply_text("I have sent it to you in private.")
+
+    async def _send_export(self, message: Message, person_id: int) -> None:
+        files = self._exports.write(person_id)
+        number = 1
+        while (content := await asyncio.to_thread(next, files, None)) is not None:
+            await message.get_bot().send_document(
+                person_id,
+                content,
+                filename=f"ratchet-export-{message.date:%Y-%m-%d}-{number}.zip",
+                caption="Everything I hold about you." if number == 1 else None,
+            )
+            number += 1
 
     async def on_forget(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
-        """`/forget`: asks first."""
-        message, person_id = _who(update)
+        """`/forget`: ask before anything is deleted."""
+        message, person_id = _message_and_person(update)
+        buttons = [
+            InlineKeyboardButton("Delete", callback_data=f"forget:yes:{person_id}"),
+            InlineKeyboardButton("Keep", callback_data=f"forget:no:{person_id}"),
+        ]
         await message.reply_text(
             "Delete everything I hold about you: messages, replies, ratings, corrections? "
             "This cannot be undone.",
-            reply_markup=InlineKeyboardMarkup(
-                [
-                    [
-                        InlineKeyboardButton("Delete", callback_data=f"forget:yes:{person_id}"),
-                        InlineKeyboardButton("Keep", callback_data=f"forget:no:{person_id}"),
-                    ]
-                ]
-            ),
+            reply_markup=InlineKeyboardMarkup([buttons]),
         )
 
     async def on_forget_button(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
-        """The answer to that question; only the person who was asked may give it."""
+        """Delete or keep; only the person who was asked may answer."""
         query = update.callback_query
         assert query is not None
         answer = await _answer(query)
-        if answer is None:
-            return
         if answer == "no":
             await show(query, "Nothing was deleted.")
-            return
-        erased = await asyncio.to_thread(self._people.erase, query.from_user.id)
+        elif answer == "yes":
+            await self._forget(query)
+
+    async def _forget(self, query: CallbackQuery) -> None:
+        erased = await asyncio.to_thread(self._eraser.erase_person, query.from_user.id)
         text = f"Deleted: {erased.turns} messages with everything about them."
-        versions = ", ".join(erased.adapters[-NAMED:])
-        if len(erased.adapters) > NAMED:
-            versions += f" and {len(erased.adapters) - NAMED} before"
+        versions = _named(erased.adapters)
         if versions:
-            text += f" I was trained on some of it ({versions}); the next version will not be."
+            text += (
+                f" I have learned from some of it ({versions}); such a version does not answer "
+                f"for longer than {self._forget_days} days."
+            )
         await show(query, text)
+        told = ERASED.format(versions=versions, days=self._forget_days)
         for admin_id in sorted(self._admins - {query.from_user.id}) if versions else ():
             with suppress(TelegramError):
-                await context.bot.send_message(admin_id, ERASED.format(versions=versions))
+                await query.get_bot().send_message(admin_id, told)
 
     async def on_start(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
-        """`/start`, after the welcome: ask whoever has not decided yet, in private."""
-        message, person_id = _who(update)
-        person = await asyncio.to_thread(self._people.find, person_id)
-        if not is_private(message) or (person is not None and person.decided_at is not None):
-            return
-        buttons = [
-            InlineKeyboardButton("Yes", callback_data=f"consent:yes:{person_id}"),
-            InlineKeyboardButton("No", callback_data=f"consent:no:{person_id}"),
-        ]
-        await message.reply_text(CONSENT, reply_markup=InlineKeyboardMarkup([buttons]))
-
-    async def on_consent_button(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
-        """The answer to that question."""
-        query = update.callback_query
-        assert query is not None
-        answer = await _answer(query)
-        if answer is None:
-            return
-        await asyncio.to_thread(self._people.opt_out, query.from_user.id, answer == "no")
-        await show(query, OPTED_OUT if answer == "no" else OPTED_IN)
+        """`/start`, after the welcome: ask whoever was never asked, in private."""
+        message, person_id = _message_and_person(update)
+        if is_private(message):
+            await self._consent.ask(message.get_bot(), message.chat_id, None, person_id)
 
     async def on_opt_out(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
-        """`/optout`."""
-        message, person_id = _who(update)
+        """`/optout`: keep what a person writes and rates out of training."""
+        message, person_id = _message_and_person(update)
         await asyncio.to_thread(self._people.opt_out, person_id, True)
-        await message.reply_text(OPTED_OUT)
+        await message.reply_text(REFUSED)
 
     async def on_opt_in(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
-        """`/optin`."""
-        message, person_id = _who(update)
+        """`/optin`: let it in."""
+        message, person_id = _message_and_person(update)
         await asyncio.to_thread(self._people.opt_out, person_id, False)
-        await message.reply_text(OPTED_IN)
+        await message.reply_text(AGREED)
+
+
+def _named(adapters: tuple[str, ...]) -> str:
+    names = ", ".join(adapters[-NAMED:])
+    more = len(adapters) - NAMED
+    return f"{names} and {more} before" if more > 0 else names
 
 
 async def _answer(query: CallbackQuery) -> str | None:
-    """What the person who was asked has pressed; anybody else is told that it is not theirs."""
+    """The answer of the person who was asked; anybody else is told that it is not theirs."""
     assert query.data is not None
     _, answer, asked_id = query.data.split(":")
     if int(asked_id) != query.from_user.id:
-        await acknowledge(query, "This is not your question to answer.")
+        await acknowledge(query, "This question is for somebody else.")
         return None
     await acknowledge(query)
     return answer
 
 
-def _who(update: Update) -> tuple[Message, int]:
+def _message_and_person(update: Update) -> tuple[Message, int]:
     assert update.effective_message is not None
     assert update.effective_user is not None
     return update.effective_message, update.effective_user.id

@@ -16,6 +16,7 @@ from bot.errors import BotError, QuotaReached
 from bot.quotas import Quotas
 from bot.reports.why import why
 from bot.telegram.addressed import addressed_text, is_private, place_of
+from bot.telegram.consent import Consent
 from bot.telegram.error_messages import explain
 from bot.telegram.keyboard import keyboard
 from bot.telegram.notices import Notices
@@ -49,6 +50,7 @@ class QuestionHandlers:
         quotas: Quotas,
         conversations: Conversations,
         feedback: Ratings,
+        consent: Consent,
     ) -> None:
         self._answer_within = timedelta(minutes=settings.answer_within)
         self._chat = chat
@@ -56,6 +58,7 @@ class QuestionHandlers:
         self._notices = Notices(TELL_AGAIN_SECONDS)
         self._conversations = conversations
         self._feedback = feedback
+        self._consent = consent
         self._pace = Pace()
 
     async def on_text(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
@@ -65,7 +68,7 @@ class QuestionHandlers:
         assert message.from_user is not None
         question = addressed_text(message)
         if not question:
-            await message.reply_text("Yes? Ask me something.")
+            await message.reply_text("What would you like to know? Ask me anything.")
             return
         if datetime.now(UTC) - message.date > self._answer_within:
             logger.info("a message of %s was missed and is too old to be answered", message.date)
@@ -76,6 +79,9 @@ class QuestionHandlers:
             place_of(message), message.from_user.id, question, update_id=update.update_id
         )
         await self._show(message, pieces)
+        if is_private(message):
+            bot, asker = message.get_bot(), message.from_user.id
+            await self._consent.ask(bot, message.chat_id, None, asker)
 
     async def on_other(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
         """A sticker, a voice note, a picture: say so."""
@@ -95,7 +101,7 @@ class QuestionHandlers:
         message = update.effective_message
         assert message is not None
         turn = await asyncio.to_thread(self._asked_about, message)
-        text = why(turn) if turn else "Send /why as an answer to one of my replies."
+        text = why(turn) if turn else "Reply to one of my messages with /why."
         await message.reply_text(text)
 
     async def on_unknown_command(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:

@@ -31,6 +31,7 @@ from bot.errors import QuotaReached
 from bot.lanes import Lanes
 from bot.quotas import Quotas
 from bot.telegram.addressed import is_private, place_of
+from bot.telegram.consent import Consent
 from bot.telegram.keyboard import acknowledge, keyboard
 from bot.telegram.questions import QuestionHandlers
 from store.conversations import Conversations
@@ -39,6 +40,7 @@ from store.errors import TurnNotFound
 from store.people import People
 from store.ratings import Ratings
 from store.settings import Settings
+from store.teaching import Teaching, TeachingState
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +57,13 @@ _ANSWERS = {
     Rating.DOWN: "👎 recorded. ✏️ tells me what it should have been.",
     None: "Your rating is taken back.",
 }
+_NOT_LEARNED = {
+    TeachingState.TEACHES: "",
+    TeachingState.NOT_AGREED: " I do not learn from it as long as you do not say /optin.",
+    TeachingState.OPTED_OUT: " I do not learn from it: you have opted out (/optin).",
+    TeachingState.SILENT_GROUP: " I do not learn in this group.",
+    TeachingState.NOT_ADMITTED: " I do not learn from it.",
+}
 
 
 class RatingHandlers:
@@ -69,6 +78,8 @@ class RatingHandlers:
         people: People,
         quotas: Quotas,
         chat: QuestionHandlers,
+        teaching: Teaching,
+        consent: Consent,
     ) -> None:
         self._positive = _emoji(settings.positive_reactions)
         self._negative = _emoji(settings.negative_reactions)
@@ -77,7 +88,8 @@ class RatingHandlers:
         self._people = people
         self._quotas = quotas
         self._chat = chat
-        self._only_agreed = settings.train_consent
+        self._teaching = teaching
+        self._consent = consent
         self._tallies = Lanes(length=1000)
 
     async def on_button(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
@@ -131,6 +143,8 @@ class RatingHandlers:
             return
         if changed:
             private = reaction.chat.type == "private"
+            if private:
+                await self._consent.ask(context.bot, chat_id, None, reaction.user.id)
             await self._show_tally(context.bot, chat_id, turn_id, private=private)
 
     async def _turn_shown_in(self, chat_id: int, message_id: int, kind: SentKind) -> int | None:
@@ -161,7 +175,11 @@ class RatingHandlers:
         if message.text:
             await message.reply_text(
                 await asyncio.to_thread(
-                    self._correct, turn_id, message.from_user.id, message.text.strip()
+                    self._correct,
+                    turn_id,
+                    message.from_user.id,
+                    message.chat_id,
+                    message.text.strip(),
                 )
             )
         else:
@@ -195,7 +213,14 @@ class RatingHandlers:
         except QuotaReached as error:
             await acknowledge(query, str(error))
             return
-        await acknowledge(query, _ANSWERS[rating])
+        await self._consent.ask(
+            message.get_bot(),
+            message.chat_id,
+            place_of(message).thread_id or None,
+            query.from_user.id,
+        )
+        state = await asyncio.to_thread(self._teaching.state, query.from_user.id, message.chat_id)
+        await acknowledge(query, _ANSWERS[rating] + (_NOT_LEARNED[state] if rating else ""))
         if changed:
             await self._show_tally(
                 message.get_bot(), message.chat_id, turn_id, private=is_private(message)
@@ -213,18 +238,15 @@ class RatingHandlers:
             self._quotas.check_rating(person_id)
         return self._feedback.rate(turn_id, person_id, rating, source)
 
-    def _correct(self, turn_id: int, person_id: int, text: str) -> str:
-        """Record a correction; what to answer."""
+    def _correct(self, turn_id: int, person_id: int, chat_id: int, text: str) -> str:
+        """Record a correction; return what to say to it."""
         try:
             self._quotas.check_rating(person_id)
         except QuotaReached as error:
             return str(error)
         self._feedback.correct(turn_id, person_id, text)
-        person = self._people.find(person_id)
-        agreed = person is not None and person.consented_to is not None
-        if person is None or person.opted_out or (self._only_agreed and not agreed):
-            return "✏️ recorded. It is not trained on, as long as you do not say /optin."
-        return "✏️ recorded. I will learn from it."
+        not_learned = _NOT_LEARNED[self._teaching.state(person_id, chat_id)]
+        return f"✏️ recorded.{not_learned or ' I will learn from it.'}"
 
     async def _show_tally(self, bot: Bot, chat_id: int, turn_id: int, *, private: bool) -> None:
         async with self._tallies.enter(turn_id):  # or an older count could be shown last
@@ -242,7 +264,7 @@ class RatingHandlers:
         mention = "" if private else f"{asked.mention_html()}: "
         sent = await reply.get_bot().send_message(
             reply.chat_id,
-            f"{mention}{CORRECTION_QUESTION} Answer this message with it.",
+            f"{mention}{CORRECTION_QUESTION} Please reply to this message with it.",
             parse_mode=ParseMode.HTML,
             message_thread_id=place_of(reply).thread_id or None,
             reply_parameters=ReplyParameters(reply.message_id, allow_sending_without_reply=True),

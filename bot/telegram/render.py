@@ -13,7 +13,7 @@ from telegramify_markdown.entity import MessageEntity as Entity
 
 from store.domain import Passage
 
-MAX_TEXT_UNITS = 4096
+MOST_UNITS = 4096
 """UTF-16 units that one Telegram message holds."""
 
 MAX_ENTITIES = 100
@@ -43,7 +43,7 @@ def render(markdown: str, passages: Sequence[Passage] = ()) -> tuple[Part, ...]:
         note = f"\n\n📎 {sources_line(passages)}"
         entities.append(Entity("italic", utf16_len(text) + 2, utf16_len(note) - 2))
         text += note
-    parts = split_entities(text, entities, MAX_TEXT_UNITS)
+    parts = split_entities(text, entities, MOST_UNITS)
     return tuple(_part(*each) for each in parts if each[0].strip())
 
 
@@ -64,6 +64,11 @@ def _config() -> RenderConfig:
     symbol.heading_level_1 = symbol.heading_level_2 = symbol.heading_level_3 = ""
     symbol.heading_level_4 = symbol.heading_level_5 = symbol.heading_level_6 = ""
     return config
+
+
+def units(text: str) -> int:
+    """Return the length of a text as Telegram counts it, in UTF-16 code units."""
+    return len(text.encode("utf-16-le")) // 2
 
 
 def _part(text: str, entities: Sequence[Entity]) -> Part:

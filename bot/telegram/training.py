@@ -17,11 +17,10 @@ from bot.telegram.keyboard import acknowledge, show
 from store.adapters import Adapters
 from store.database import Database
 from store.errors import StoreError
-from store.memories import Memories
 from store.runs import Runs
 
 LEARNING_PATTERN = re.compile(
-    r"^(?:(?P<on>cancel|approve):(?P<id>\d{1,18})"
+    r"^(?:(?P<on>cancel):(?P<id>\d{1,18})"
     r"|(?P<do>promote|force|rollback):(?P<name>\S{1,50})|(?P<no>no):)$"
 )
 MOST_CALLBACK_BYTES = 64
@@ -31,7 +30,7 @@ SHOWN = 10
 
 
 class TrainingHandlers:
-    """`/train`, `/runs`, `/adapters`, `/promote`, `/rollback`, `/approve`, `/stats`."""
+    """`/train`, `/runs`, `/adapters`, `/promote`, `/rollback`, `/stats`."""
 
     def __init__(
         self,
@@ -39,14 +38,12 @@ class TrainingHandlers:
         database: Database,
         runs: Runs,
         adapters: Adapters,
-        memories: Memories,
         news: Announcements,
         base_model: str,
     ) -> None:
         self._database = database
         self._runs = runs
         self._adapters = adapters
-        self._memories = memories
         self._news = news
         self._base_model = base_model
 
@@ -115,20 +112,6 @@ class TrainingHandlers:
             reply_markup=_buttons(("Yes", f"rollback:{active.name}"), ("No", "no:")),
         )
 
-    async def on_approve(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
-        """`/approve`: liked and corrected answers that help in their own chat alone."""
-        message, _ = _asked(update)
-        waiting = await asyncio.to_thread(self._memories.waiting)
-        for each in waiting:
-            await message.reply_text(
-                f"{each.question[:300]}\n\n{each.answer[:1500]}",
-                reply_markup=_buttons(("Use it in every chat", f"approve:{each.turn_id}")),
-            )
-        if not waiting:
-            await message.reply_text(
-                "No liked or corrected answer waits to be let into every chat."
-            )
-
     async def on_stats(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
         """`/stats`: a picture."""
         message, _ = _asked(update)
@@ -149,7 +132,7 @@ class TrainingHandlers:
         except StoreError as error:
             done = str(error)
         await acknowledge(query)
-        if action in ("approve", "cancel") and isinstance(query.message, Message):
+        if action == "cancel" and isinstance(query.message, Message):
             done = f"{query.message.text or ''}\n\n{done}".strip()[:4000]
         await show(query, done)
 
@@ -159,7 +142,6 @@ class TrainingHandlers:
             "promote": lambda: self._promote(what, admin_id, force=False),
             "force": lambda: self._promote(what, admin_id, force=True),
             "rollback": lambda: self._rollback(what, admin_id),
-            "approve": lambda: self._approve(int(what), admin_id),
             "no": lambda: "Nothing has changed.",
         }
         return actions[action]()
@@ -180,10 +162,6 @@ class TrainingHandlers:
             reason="an admin rolled back", person_id=admin_id, expected=name
         )
         return f"{before.name} answers again." if before else "The base model answers again."
-
-    def _approve(self, turn_id: int, admin_id: int) -> str:
-        self._memories.approve(turn_id, admin_id)
-        return "✅ It helps in every chat now."
 
     def _about(self, name: str) -> str:
         try:

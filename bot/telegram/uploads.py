@@ -10,7 +10,7 @@ from telegram.error import BadRequest, NetworkError
 from telegram.ext import ContextTypes
 
 from bot.errors import BotError
-from bot.telegram.render import MAX_TEXT_UNITS
+from bot.telegram.render import MOST_UNITS
 from store.documents.documents import Documents
 from store.documents.parser import SUFFIXES
 from store.domain import AddOutcome, Document
@@ -117,12 +117,12 @@ def _listing(documents: tuple[Document, ...]) -> str:
         for each in documents
     ]
     text = "\n".join(lines)
-    return text if len(text) < MAX_TEXT_UNITS // 2 else _shortened(lines)
+    return text if len(text) < MOST_UNITS // 2 else _shortened(lines)
 
 
 def _shortened(lines: list[str]) -> str:
     kept: list[str] = []
-    while lines and sum(map(len, kept)) < MAX_TEXT_UNITS // 2:
+    while lines and sum(map(len, kept)) < MOST_UNITS // 2:
         kept.append(lines.pop(0)[:200])
     return "\n".join([*kept, f"… and {len(lines)} more: `ratchet knowledge list` shows all."])
 

@@ -8,7 +8,7 @@ out. So a crash between the two, a dropped index or another embedder heals by it
 import hashlib
 from collections.abc import Callable
 
-from sqlalchemy import Select, delete, func, or_, select
+from sqlalchemy import Select, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from store.database import Database
@@ -17,9 +17,10 @@ from store.documents.parser import ParsedDocument
 from store.documents.sandbox import parse_apart
 from store.domain import HEADING_SEPARATOR, AddOutcome, Document, Passage
 from store.embedder import Embedder, Vector
+from store.erasure import Eraser
 from store.errors import DocumentNotFound
 from store.index import ChromaIndex
-from store.tables import ChunkRow, DocumentRow
+from store.tables import ChunkRow, DocumentRow, TurnPartRow
 
 EMBEDDED_AT_ONCE = 32
 """Chunks embedded in one go; a question waits for no more than these while documents are read."""
@@ -38,6 +39,7 @@ class Documents:
         self._index = index
         self._embedder = embedder
         self._chunk_chars = chunk_chars
+        self._eraser = Eraser(database)
 
     def add(self, name: str, data: bytes, *, added_by: int) -> tuple[Document, AddOutcome]:
         """Take a file in. It can be found once `index_pending` has seen it.
@@ -63,22 +65,30 @@ class Documents:
                     or_(DocumentRow.name == name, DocumentRow.sha256 == sha256)
                 )
             ).all()
+            for number, each in enumerate(old):  # a name is given once
+                each.name = f"{each.name}\n{number}"
+            session.flush()
+            row = self._insert(session, name, parsed, sha256, len(data), added_by)
+            _hand_over(session, [each.id for each in old], row.id)
             for each in old:
                 session.delete(each)
             session.flush()
-            row = self._insert(session, name, parsed, sha256, len(data), added_by)
             outcome = AddOutcome.REPLACED if old else AddOutcome.ADDED
             return self._document(session, row), outcome
 
     def remove(self, document_id: int) -> Document:
-        """Take a document out; it is found no more. Raises `DocumentNotFound`."""
-        with self._database.session() as session:
+        """Take a document out: of the index, and of every prompt that quoted it.
+
+        Replies that were written from it are no history, and are neither recalled nor trained on.
+        Raises `DocumentNotFound`.
+        """
+        with self._database.reading() as session:
             row = session.get(DocumentRow, document_id) if document_id < 2**63 else None
             if row is None:
                 raise DocumentNotFound(document_id)
             document = self._document(session, row)
-            session.delete(row)
-            return document
+        self._eraser.erase_document(document_id)
+        return document
 
     def documents(self) -> tuple[Document, ...]:
         """Every document, by name."""
@@ -273,6 +283,19 @@ class Documents:
             added_by=row.added_by,
             created_at=row.created_at,
         )
+
+
+def _hand_over(session: Session, old_ids: list[int], new_id: int) -> None:
+    """Let prompts that quote a replaced document refer to the same text in its successor."""
+    texts = select(ChunkRow.text, ChunkRow.id)
+    kept = dict(session.execute(texts.where(ChunkRow.document_id == new_id)).all())
+    for text, old_id in session.execute(texts.where(ChunkRow.document_id.in_(old_ids))).all():
+        if text in kept:
+            session.execute(
+                update(TurnPartRow)
+                .where(TurnPartRow.chunk_id == old_id)
+                .values(chunk_id=kept[text])
+            )
 
 
 def _below_title(section: str, title: str) -> str:

@@ -16,7 +16,7 @@ from loopback import BotApi
 
 TOKEN = "42:e2e-secret"
 COMMAND_SECONDS = 120
-RATCHET = (sys.executable, "-c", "from bot.cli import main; main()")
+RATCHET = (sys.executable, "-c", "from bot.cli.main import main; main()")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,28 @@
 """Puts people and turns into a database, for tests that are about what hangs on them."""
 
+import io
+import json
+import zipfile
+from typing import Any
+
 from store.conversations import Conversations
 from store.database import Database
-from store.domain import FinishReason, Message, Place, Rating, RatingSource, TurnState
+from store.domain import (
+    FinishReason,
+    Memory,
+    Message,
+    Origin,
+    OriginKind,
+    PartKind,
+    Passage,
+    Place,
+    Prompt,
+    PromptPart,
+    Rating,
+    RatingSource,
+    TurnState,
+)
+from store.export import Exports
 from store.people import People
 from store.ratings import Ratings
 
@@ -44,26 +64,78 @@ def talk(
     place: Place = GROUP,
     regenerates_id: int | None = None,
     prompt: str | None = None,
+    memories: tuple[Memory, ...] = (),
+    passages: tuple[Passage, ...] = (),
+    system: str = "",
     state: TurnState = TurnState.FINAL,
     finish_reason: FinishReason = FinishReason.STOP,
 ) -> int:
-    """Ask and answer, with what went before in the prompt. Returns the turn's id."""
+    """Ask and answer, with the history, examples and passages in the prompt; the turn's id."""
     conversations = Conversations(database)
     turn_id = begin(
         database, question, person_id=person_id, place=place, regenerates_id=regenerates_id
     )
     past = conversations.history(conversations.current(place).id, before=regenerates_id or turn_id)
+    parts = [PromptPart(kind=PartKind.SYSTEM, message=0, starts_at=0, ends_at=len(system))]
+    messages = [Message(role="system", content=system)]
+    if not system:
+        parts, messages = [], []
+    for memory in memories:
+        parts.append(
+            PromptPart(
+                kind=PartKind.EXAMPLE,
+                message=len(messages),
+                turn_id=memory.turn_id,
+                correction_id=memory.correction_id,
+                score=memory.score,
+            )
+        )
+        messages += _pair(memory.question, memory.answer)
+    for each in past:
+        parts.append(
+            PromptPart(
+                kind=PartKind.EXCHANGE,
+                message=len(messages),
+                turn_id=each.turn_id,
+                correction_id=each.correction_id,
+            )
+        )
+        messages += _pair(each.question, each.reply)
+    text = ""
+    for passage in passages:
+        start = len(text)
+        text += f"{passage.source}: {passage.text}"
+        parts.append(
+            PromptPart(
+                kind=PartKind.PASSAGE,
+                message=len(messages),
+                starts_at=start,
+                ends_at=len(text),
+                chunk_id=passage.chunk_id,
+                label=passage.source,
+                score=passage.score,
+            )
+        )
+        text += "\n\n"
+    asked = prompt or question
+    parts.append(
+        PromptPart(
+            kind=PartKind.QUESTION,
+            message=len(messages),
+            starts_at=len(text),
+            ends_at=len(text) + len(asked),
+        )
+    )
+    messages.append(Message(role="user", content=text + asked))
     conversations.record_prompt(
-        turn_id,
-        messages=(
-            *(message for pair in past for message in pair),
-            Message(role="user", content=prompt or question),
-        ),
-        passages=(),
-        sampling={"temperature": 0.5},
+        turn_id, Prompt(messages=tuple(messages), parts=tuple(parts)), {"temperature": 0.5}
     )
     conversations.finish_turn(turn_id, state=state, completion=reply, finish_reason=finish_reason)
     return turn_id
+
+
+def _pair(question: str, reply: str) -> tuple[Message, Message]:
+    return Message(role="user", content=question), Message(role="assistant", content=reply)
 
 
 def rate(database: Database, turn_id: int, rating: Rating | None, person_id: int = ADA) -> None:
@@ -76,3 +148,29 @@ def correct(database: Database, turn_id: int, text: str, person_id: int = ADA) -
     """Say what a reply should have been. Returns the correction's id."""
     meet(database, person_id)
     return Ratings(database).correct(turn_id, person_id, text).id
+
+
+def key(origin: Origin) -> str:
+    """The rows of an origin in a few letters, such as `t12` for a rated turn."""
+    match origin.kind:
+        case OriginKind.RATED:
+            return f"t{origin.turn_id}"
+        case OriginKind.REGENERATED:
+            return f"p{origin.turn_id}-{origin.other_turn_id}"
+        case OriginKind.IMPORTED:
+            return f"i{origin.imported_id}"
+        case OriginKind.CORRECTED:
+            return f"c{origin.correction_id}"
+        case OriginKind.DEMONSTRATED:
+            return f"d{origin.correction_id}"
+
+
+def read_export(database: Database, person_id: int) -> dict[str, Any]:
+    """Everything in a person's export, by file: JSON parsed, other files as text."""
+    files: dict[str, Any] = {}
+    for part in Exports(database).write(person_id):
+        with zipfile.ZipFile(io.BytesIO(part)) as archive:
+            for name in archive.namelist():
+                text = archive.read(name).decode()
+                files[name] = json.loads(text) if name.endswith(".json") else text
+    return files

@@ -10,9 +10,10 @@ import pytest
 from sqlalchemy import update
 from sqlalchemy.exc import IntegrityError
 
-from store.adapters import FILES, RECIPE_FILE, Adapters, hash_adapter
+from store.adapter_files import FILES, RECIPE_FILE, hash_adapter
+from store.adapters import Adapters
 from store.database import Database
-from store.domain import Adapter, AdapterStatus, Check, GateReport
+from store.domain import Adapter, AdapterNotes, AdapterStatus, Check, GateReport
 from store.errors import AdapterDamaged, AdapterNotFit, AdapterNotFound, NothingToRollBack
 from store.runs import Runs
 from store.tables import AdapterRow
@@ -81,11 +82,11 @@ def test_an_added_adapter_is_a_candidate_with_what_is_known_of_it(
     adapters: Adapters, tmp_path: Path, clock: Clock
 ) -> None:
     adapter = adapters.add(
-        trained(tmp_path / "trained"), base_model="starter", metrics={"accuracy": 0.75}
+        trained(tmp_path / "trained"), base_model="starter", notes=AdapterNotes(recipe={"rank": 8})
     )
     assert adapters.get(adapter.name) == adapter
     assert (adapter.status, adapter.base_model) == (AdapterStatus.CANDIDATE, "starter")
-    assert (adapter.metrics, adapter.run_id) == ({"accuracy": 0.75}, None)
+    assert (adapter.notes, adapter.run_id) == (AdapterNotes(recipe={"rank": 8}), None)
     assert adapter.created_at == clock()
 
 

@@ -4,15 +4,25 @@ import pytest
 
 from store.conversations import Conversations
 from store.database import Database
-from store.domain import FinishReason, Message, Passage, Place, SentKind, TurnState
+from store.domain import (
+    FinishReason,
+    Message,
+    PartKind,
+    Place,
+    Prompt,
+    PromptPart,
+    SentKind,
+    TurnState,
+)
 from store.errors import TurnNotFound
 from tests.fakes import Clock
 from tests.store.talk import ADA, BOB, GROUP, begin, meet, talk
 from tests.store.threads import at_once
 
 TOPIC = Place(chat_id=GROUP.chat_id, thread_id=7)
-PASSAGE = Passage(
-    chunk_id=3, document_id=1, title="Tea", section="Green › Japan", text="Steep.", score=0.5
+PARTS = (
+    PromptPart(kind=PartKind.SYSTEM, message=0, starts_at=0, ends_at=9),
+    PromptPart(kind=PartKind.QUESTION, message=1, starts_at=0, ends_at=4),
 )
 MESSAGES = (Message(role="system", content="Be brief."), Message(role="user", content="why?"))
 
@@ -24,8 +34,7 @@ def conversations(database: Database) -> Conversations:
 
 def history(conversations: Conversations, **options: int) -> list[tuple[str, str]]:
     pairs = conversations.history(conversations.current(GROUP).id, **options)
-    assert all((asked.role, said.role) == ("user", "assistant") for asked, said in pairs)
-    return [(asked.content, said.content) for asked, said in pairs]
+    return [(each.question, each.reply) for each in pairs]
 
 
 def test_a_conversation_is_begun_where_there_is_none(
@@ -88,11 +97,9 @@ def test_a_turn_keeps_exactly_what_the_model_was_given(
 ) -> None:
     turn_id = begin(database)
     sampling = {"temperature": 0.3, "seed": 7, "stop": ["\n"]}
-    conversations.record_prompt(
-        turn_id, messages=MESSAGES, passages=(PASSAGE,), sampling=dict(sampling)
-    )
+    conversations.record_prompt(turn_id, Prompt(messages=MESSAGES, parts=PARTS), dict(sampling))
     turn = conversations.turn(turn_id)
-    assert (turn.messages, turn.passages, turn.sampling) == (MESSAGES, (PASSAGE,), sampling)
+    assert (turn.messages, turn.parts, turn.sampling) == (MESSAGES, PARTS, sampling)
 
 
 def test_a_finished_turn_keeps_how_it_ended(
@@ -145,7 +152,7 @@ def test_a_turn_that_does_not_exist_is_not_found(conversations: Conversations) -
     with pytest.raises(TurnNotFound):
         conversations.turn(404)
     with pytest.raises(TurnNotFound):
-        conversations.record_prompt(404, messages=(), passages=(), sampling={})
+        conversations.record_prompt(404, Prompt(messages=(), parts=()), {})
     with pytest.raises(TurnNotFound):
         conversations.finish_turn(404, state=TurnState.FINAL)
     with pytest.raises(TurnNotFound):

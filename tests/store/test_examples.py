@@ -6,17 +6,19 @@ import pytest
 
 from store.database import Database
 from store.domain import Access, FinishReason, Message, Place, Rating, TurnState
+from store.erasure import Eraser
 from store.examples import HELD_OUT_SHARE, Examples, Preference, is_held_out
 from store.people import People
+from store.teaching import TeachingRule
 from tests.fakes import Clock
-from tests.store.talk import ADA, BOB, CLEO, correct, meet, rate, talk
+from tests.store.talk import ADA, BOB, CLEO, correct, key, meet, rate, talk
 
 UP, DOWN = Rating.UP, Rating.DOWN
 
 
 @pytest.fixture
 def book(database: Database) -> Examples:
-    return Examples(database, open_access=True)
+    return Examples(database)
 
 
 def preference(
@@ -31,7 +33,7 @@ def preference(
 
 
 def labels(book: Examples) -> dict[str, bool]:
-    return {each.id: each.label for each in book.collect().unpaired}
+    return {key(each.origin): each.label for each in book.collect().unpaired}
 
 
 def nothing(book: Examples) -> bool:
@@ -46,7 +48,11 @@ def test_a_rated_turn_is_an_example_as_it_was_served(
     turn_id = talk(database, "why?", "because", prompt="Read this text: tea.")
     rate(database, turn_id, rating)
     [example] = book.collect().unpaired
-    assert (example.id, example.completion, example.label) == (f"t{turn_id}", "because", label)
+    assert (key(example.origin), example.completion, example.label) == (
+        f"t{turn_id}",
+        "because",
+        label,
+    )
     assert [message.content for message in example.prompt] == [
         "Hi",
         "Hello!",
@@ -151,7 +157,8 @@ def test_what_somebody_who_opted_out_rated_or_corrected_does_not_count(
 
 
 def test_somebody_without_access_teaches_nothing(database: Database, book: Examples) -> None:
-    hers, his = talk(database, person_id=ADA), talk(database, person_id=BOB)
+    hers = talk(database, person_id=ADA)
+    his = talk(database, person_id=BOB, place=Place(chat_id=-200))
     rate(database, hers, UP, BOB)
     rate(database, his, UP, CLEO)
     rate(database, his, DOWN, ADA)
@@ -160,8 +167,11 @@ def test_somebody_without_access_teaches_nothing(database: Database, book: Examp
 
 
 def test_on_an_allowlist_only_those_who_were_allowed_and_admins_teach(database: Database) -> None:
-    book = Examples(database, open_access=False, admins=frozenset({CLEO}))
-    turns = {person: talk(database, person_id=person) for person in (ADA, BOB, CLEO)}
+    book = Examples(database, TeachingRule(open_access=False, admins=frozenset({CLEO})))
+    turns = {
+        person: talk(database, person_id=person, place=Place(chat_id=-person))
+        for person in (ADA, BOB, CLEO)
+    }
     for turn_id in turns.values():
         for person_id in turns:
             rate(database, turn_id, DOWN if person_id == ADA else UP, person_id)
@@ -171,7 +181,7 @@ def test_on_an_allowlist_only_those_who_were_allowed_and_admins_teach(database: 
 
 
 def test_an_admin_who_opted_out_teaches_nothing(database: Database) -> None:
-    book = Examples(database, open_access=False, admins=frozenset({ADA}))
+    book = Examples(database, TeachingRule(open_access=False, admins=frozenset({ADA})))
     rate(database, talk(database), UP)
     People(database).opt_out(ADA, True)
     assert nothing(book)
@@ -185,8 +195,8 @@ def test_a_correction_is_a_pair_and_a_demonstration(
     number = correct(database, turn_id, "It is so.")
     examples = book.collect()
     [pair], [shown] = examples.pairs, examples.demonstrations
-    assert (pair.id, pair.chosen, pair.rejected) == (f"c{number}", "It is so.", "because")
-    assert (shown.id, shown.completion) == (f"d{number}", "It is so.")
+    assert (key(pair.origin), pair.chosen, pair.rejected) == (f"c{number}", "It is so.", "because")
+    assert (key(shown.origin), shown.completion) == (f"d{number}", "It is so.")
     assert pair.prompt == shown.prompt == (Message(role="user", content="why?"),)
     assert pair.created_at == shown.created_at == clock()
     assert examples.unpaired == ()
@@ -205,7 +215,7 @@ def test_a_reply_may_be_rated_and_corrected(database: Database, book: Examples) 
     turn_id = talk(database)
     rate(database, turn_id, DOWN)
     correct(database, turn_id, "It is so.")
-    kinds = [each.id[0] for each in book.collect().every]
+    kinds = [key(each.origin)[0] for each in book.collect().every]
     assert kinds == ["t", "c", "d"]
 
 
@@ -221,7 +231,11 @@ def test_an_answer_that_won_over_another_to_the_same_prompt_makes_a_pair(
     rate(database, first, DOWN)
     rate(database, second, UP)
     [pair] = book.collect().pairs
-    assert (pair.id, pair.chosen, pair.rejected) == (f"p{second}-{first}", "another", "because")
+    assert (key(pair.origin), pair.chosen, pair.rejected) == (
+        f"p{second}-{first}",
+        "another",
+        "because",
+    )
     assert pair.prompt == (Message(role="user", content="why?"),)
 
 
@@ -230,7 +244,7 @@ def test_the_first_answer_may_win_too(database: Database, book: Examples) -> Non
     second = again(database, first)
     rate(database, first, UP)
     rate(database, second, DOWN)
-    assert [pair.id for pair in book.collect().pairs] == [f"p{first}-{second}"]
+    assert [key(pair.origin) for pair in book.collect().pairs] == [f"p{first}-{second}"]
 
 
 def test_every_answer_that_won_makes_a_pair_with_every_one_that_lost(
@@ -278,7 +292,7 @@ def test_what_is_held_out_follows_from_the_first_answers_id_alone(
         ids = [f"t{first}", f"t{second}", f"p{second}-{first}"]
         ids += [f"{kind}{each}" for kind in "cd" for each in corrections]
         expected |= dict.fromkeys(ids, is_held_out(f"turn {first}"))
-    collected = {each.id: each.held_out for each in book.collect().every}
+    collected = {key(each.origin): each.held_out for each in book.collect().every}
     assert collected == expected
     assert set(expected.values()) == {True, False}
 
@@ -288,10 +302,10 @@ def test_what_is_rated_later_moves_nothing_to_the_other_side(
 ) -> None:
     for number in range(5):
         rate(database, talk(database, place=Place(chat_id=number)), UP)
-    before = {each.id: each.held_out for each in book.collect().every}
+    before = {key(each.origin): each.held_out for each in book.collect().every}
     for number in range(5, 10):
         rate(database, talk(database, place=Place(chat_id=number)), UP)
-    after = {each.id: each.held_out for each in book.collect().every}
+    after = {key(each.origin): each.held_out for each in book.collect().every}
     assert before.items() <= after.items()
 
 
@@ -316,7 +330,7 @@ def test_examples_come_oldest_first(database: Database, book: Examples, clock: C
         clock.advance(seconds=1)
         correct(database, turn_id, f"better {turn_id}")
     examples = book.collect()
-    assert [each.id for each in examples.unpaired] == [f"t{turn_id}" for turn_id in turns]
+    assert [key(each.origin) for each in examples.unpaired] == [f"t{turn_id}" for turn_id in turns]
     for kind in (examples.pairs, examples.demonstrations):
         times = [each.created_at for each in kind]
         assert times == sorted(times)
@@ -325,12 +339,13 @@ def test_examples_come_oldest_first(database: Database, book: Examples, clock: C
 def test_erasing_a_person_takes_their_examples_and_their_word_on_others(
     database: Database, book: Examples
 ) -> None:
-    hers, his = talk(database, person_id=ADA), talk(database, person_id=BOB)
+    hers = talk(database, person_id=ADA)
+    his = talk(database, person_id=BOB, place=Place(chat_id=-200))
     rate(database, hers, UP, BOB)
     rate(database, his, DOWN, ADA)
     correct(database, hers, "It is so.", BOB)
     correct(database, his, "It is so.", ADA)
-    People(database).erase(ADA)
+    Eraser(database).erase_person(ADA)
     assert nothing(book)
     rate(database, his, UP, BOB)
     assert labels(book) == {f"t{his}": True}
@@ -378,7 +393,7 @@ def test_what_is_imported_becomes_an_example_of_its_kind(book: Examples, clock: 
     [pair], [shown] = examples.pairs, examples.demonstrations
     assert (pair.chosen, pair.rejected, shown.completion) == ("better", "worse", "shown")
     assert shown.prompt == (Message(role="user", content="d"),)
-    assert [each.id for each in examples.every] == ["i1", "i2", "i3", "i4"]
+    assert [key(each.origin) for each in examples.every] == ["i1", "i2", "i3", "i4"]
     assert {each.created_at for each in examples.every} == {clock()}
 
 
@@ -442,7 +457,7 @@ def test_imports_of_one_prompt_are_on_one_side(book: Examples) -> None:
 
 
 def test_what_is_imported_teaches_whoever_may_talk(database: Database) -> None:
-    book = Examples(database, open_access=False)
+    book = Examples(database, TeachingRule(open_access=False))
     meet(database, ADA)
     book.take_in([preference(label=True)], source="a.jsonl")
     assert labels(book) == {"i1": True}
@@ -455,7 +470,7 @@ def test_whoever_has_not_agreed_is_silent_in_others_turns_too_where_a_yes_is_nee
     turn_id = talk(database, person_id=BOB)
     rate(database, turn_id, UP, BOB)
     People(database).opt_out(BOB, False)
-    strict = Examples(database, open_access=True, only_agreed=True)
+    strict = Examples(database, TeachingRule(consent_required=True))
     assert nothing(strict)
 
     People(database).opt_out(ADA, False)

@@ -1,19 +1,17 @@
 """Fast memory: what is recalled, where, and what is forgotten at once. On both databases."""
 
-import shutil
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
+from sqlalchemy import select
 
 from store.database import Database
 from store.domain import Access, Memory, Place, Rating, TurnState
-from store.errors import IndexInUse, IndexUnavailable, TurnNotFound
-from store.index import ChromaIndex
-from store.memories import REMEMBERED, Memories
+from store.erasure import Eraser
+from store.errors import TurnNotFound
+from store.memories import Memories
 from store.people import People
+from store.tables import MemoryRow
 from tests.fakes import FakeEmbedder
-from tests.store.talk import ADA, BOB, CLEO, correct, meet, rate, talk
+from tests.store.talk import ADA, BOB, CLEO, correct, rate, talk
 from tests.store.threads import at_once
 
 UP, DOWN = Rating.UP, Rating.DOWN
@@ -23,20 +21,13 @@ CLOSE = "when does the old harbour open"
 
 
 @pytest.fixture
-def index(tmp_path: Path) -> Iterator[ChromaIndex]:
-    index = ChromaIndex(path=tmp_path / "memory", url="", name="memory")
-    yield index
-    index.close()
-
-
-@pytest.fixture
 def embedder() -> FakeEmbedder:
     return FakeEmbedder()
 
 
 @pytest.fixture
-def memories(database: Database, index: ChromaIndex, embedder: FakeEmbedder) -> Memories:
-    return Memories(database, index, embedder)
+def memories(database: Database, embedder: FakeEmbedder) -> Memories:
+    return Memories(database, embedder)
 
 
 ELSEWHERE = 10**6
@@ -59,6 +50,21 @@ def recall(
     return memories.recall(
         question, chat_id=place.chat_id, conversation_id=ELSEWHERE, count=count, floor=floor
     )
+
+
+def approve(memories: Memories, turn_id: int) -> None:
+    """Approve the answer of a turn as it is proposed, if it is."""
+    for each in memories.proposals(limit=100):
+        if each.turn_id == turn_id:
+            memories.decide(turn_id, each.sha256, CLEO, approved=True)
+
+
+def vectors(database: Database) -> int:
+    """The number of vectors that are kept."""
+    with database.reading() as session:
+        return len(
+            session.scalars(select(MemoryRow.turn_id).where(MemoryRow.vector.is_not(None))).all()
+        )
 
 
 def answers(memories: Memories, question: str = CLOSE, place: Place = HERE) -> list[str]:
@@ -118,7 +124,7 @@ def test_nothing_crosses_to_another_chat_until_it_is_approved(
     turn_id = ask(database)
     rate(database, turn_id, UP)
     assert answers(memories, place=THERE) == []
-    memories.approve(turn_id, CLEO)
+    approve(memories, turn_id)
     assert answers(memories, place=THERE) == ["At nine."]
     assert answers(memories, place=HERE) == ["At nine."]
 
@@ -126,7 +132,7 @@ def test_nothing_crosses_to_another_chat_until_it_is_approved(
 def test_approving_makes_nothing_good_that_is_not(database: Database, memories: Memories) -> None:
     turn_id = ask(database)
     rate(database, turn_id, UP)
-    memories.approve(turn_id, CLEO)
+    approve(memories, turn_id)
     rate(database, turn_id, DOWN)
     assert answers(memories, place=HERE) == answers(memories, place=THERE) == []
 
@@ -136,11 +142,11 @@ def test_approving_twice_is_once_and_what_does_not_exist_cannot_be(
 ) -> None:
     turn_id = ask(database)
     rate(database, turn_id, UP)
-    memories.approve(turn_id, CLEO)
-    memories.approve(turn_id, BOB)
+    approve(memories, turn_id)
+    approve(memories, turn_id)
     assert answers(memories, place=THERE) == ["At nine."]
     with pytest.raises(TurnNotFound, match="no turn 404"):
-        memories.approve(404, CLEO)
+        memories.decide(404, "0" * 64, CLEO, approved=True)
 
 
 def test_what_waits_for_approval_is_listed_newest_first(
@@ -150,13 +156,13 @@ def test_what_waits_for_approval_is_listed_newest_first(
     for turn_id in turns[1:]:
         rate(database, turn_id, UP)
     correct(database, turns[2], "It is so.")
-    memories.approve(turns[3], CLEO)
-    waiting = memories.waiting()
+    approve(memories, turns[3])
+    waiting = memories.proposals()
     assert [(each.turn_id, each.question, each.answer) for each in waiting] == [
         (turns[2], "question 2", "It is so."),
         (turns[1], "question 1", "because"),
     ]
-    assert memories.waiting(limit=1) == waiting[:1]
+    assert memories.proposals(limit=1) == waiting[:1]
 
 
 @pytest.mark.parametrize("last_word", [None, DOWN])
@@ -203,24 +209,24 @@ def test_an_answer_that_was_not_finished_is_not_recalled(
 
 
 def test_an_erased_person_is_forgotten_at_once_and_so_is_the_vector(
-    database: Database, memories: Memories, index: ChromaIndex
+    database: Database, memories: Memories
 ) -> None:
     rate(database, ask(database, person_id=ADA), UP, BOB)
     rate(database, talk(database, "who?", "Bob", place=HERE, person_id=BOB), UP, BOB)
     assert answers(memories) == ["At nine."]
-    People(database).erase(ADA)
+    Eraser(database).erase_person(ADA)
     assert answers(memories) == []
-    assert index.count() == 1
+    assert vectors(database) == 1
 
 
 def test_the_vector_of_an_erased_person_goes_though_nothing_is_left_to_recall(
-    database: Database, memories: Memories, index: ChromaIndex
+    database: Database, memories: Memories
 ) -> None:
     rate(database, ask(database, person_id=ADA), UP, BOB)
     assert answers(memories) == ["At nine."]
-    People(database).erase(ADA)
+    Eraser(database).erase_person(ADA)
     assert answers(memories) == []
-    assert index.count() == 0
+    assert vectors(database) == 0
 
 
 def test_a_person_who_opted_out_is_not_recalled_until_they_opt_in(
@@ -237,10 +243,10 @@ def test_a_person_who_opted_out_is_not_recalled_until_they_opt_in(
 def test_a_person_who_was_denied_is_not_recalled(database: Database, memories: Memories) -> None:
     turn_id = ask(database, person_id=ADA)
     rate(database, turn_id, UP, BOB)
-    memories.approve(turn_id, CLEO)
+    approve(memories, turn_id)
     People(database).decide(ADA, Access.DENIED)
     assert answers(memories, place=HERE) == answers(memories, place=THERE) == []
-    assert memories.waiting() == ()
+    assert memories.proposals() == ()
 
 
 def test_nothing_below_the_floor_is_recalled(database: Database, memories: Memories) -> None:
@@ -293,90 +299,19 @@ def test_questions_are_embedded_once(
 
 
 def test_what_was_remembered_is_there_after_opening_again(
-    database: Database, memories: Memories, index: ChromaIndex, embedder: FakeEmbedder
+    database: Database, memories: Memories, embedder: FakeEmbedder
 ) -> None:
     rate(database, ask(database), UP)
     recall(memories)
-    memories.close()
     embedder.embedded.clear()
-    assert answers(Memories(database, index, embedder)) == ["At nine."]
+    assert answers(Memories(database, embedder)) == ["At nine."]
     assert embedder.embedded == [CLOSE]
 
 
-def test_an_index_that_was_thrown_away_is_made_anew_from_sql(
-    database: Database,
-    memories: Memories,
-    index: ChromaIndex,
-    embedder: FakeEmbedder,
-    tmp_path: Path,
-) -> None:
-    rate(database, ask(database), UP)
-    recall(memories)
-    memories.close()
-    shutil.rmtree(tmp_path / "memory")
-    assert answers(Memories(database, index, embedder)) == ["At nine."]
-
-
 def test_threads_that_recall_at_once_embed_what_is_new_once(
-    sqlite: Database, index: ChromaIndex, embedder: FakeEmbedder
+    sqlite: Database, embedder: FakeEmbedder
 ) -> None:
-    memories = Memories(sqlite, index, embedder)
+    memories = Memories(sqlite, embedder)
     rate(sqlite, ask(sqlite), UP)
     assert at_once(8, lambda _: answers(memories)) == [["At nine."]] * 8
     assert embedder.embedded.count(QUESTION) == 1
-
-
-def test_only_the_newest_answers_are_kept_findable(
-    sqlite: Database,
-    index: ChromaIndex,
-    embedder: FakeEmbedder,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    assert REMEMBERED == 20_000
-    monkeypatch.setattr("store.memories.REMEMBERED", 2)
-    memories = Memories(sqlite, index, embedder)
-    for question in ("one harbour", "two harbour", "three harbour"):
-        rate(sqlite, talk(sqlite, question, question, place=HERE), UP)
-        recall(memories)
-    assert {each.answer for each in recall(memories, "harbour", floor=0)} == {
-        "two harbour",
-        "three harbour",
-    }
-    assert index.count() == 2
-
-
-def test_an_index_that_another_process_has_open_is_an_error_of_its_kind(
-    sqlite: Database, index: ChromaIndex, embedder: FakeEmbedder, tmp_path: Path
-) -> None:
-    memories = Memories(sqlite, index, embedder)
-    rate(sqlite, ask(sqlite), UP)
-    other = ChromaIndex(path=tmp_path / "memory", url="", name="memory")
-    other.open()
-    with pytest.raises(IndexInUse, match="memory is open in another process"):
-        recall(memories)
-    other.close()
-    assert answers(memories) == ["At nine."]
-
-
-@pytest.mark.bad_input("a damaged index")
-def test_a_damaged_index_is_made_anew(
-    sqlite: Database, index: ChromaIndex, embedder: FakeEmbedder, tmp_path: Path
-) -> None:
-    memories = Memories(sqlite, index, embedder)
-    rate(sqlite, ask(sqlite), UP)
-    before = recall(memories)
-    memories.close()
-    (tmp_path / "memory" / "chroma.sqlite3").write_bytes(b"damaged" * 1000)
-
-    assert recall(memories) == before
-    assert before
-
-
-def test_what_waits_is_listed_without_the_index(sqlite: Database, embedder: FakeEmbedder) -> None:
-    meet(sqlite, ADA)
-    down = ChromaIndex(path=Path("unused"), url="http://127.0.0.1:9", name="memory")
-    memories = Memories(sqlite, down, embedder)
-    rate(sqlite, ask(sqlite), UP)
-    assert [each.answer for each in memories.waiting()] == ["At nine."]
-    with pytest.raises(IndexUnavailable):
-        recall(memories)

@@ -172,7 +172,7 @@ def test_a_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
 def test_what_is_exported_from_one_database_can_be_imported_into_another_and_is_the_same(
     sqlite: Database, postgres: Database, path: Path
 ) -> None:
-    ours, theirs = (Examples(each, open_access=True) for each in (sqlite, postgres))
+    ours, theirs = (Examples(each) for each in (sqlite, postgres))
     turn_id = talk(sqlite, "who?", "nobody,\n“ever”\u2028")
     rate(sqlite, turn_id, Rating.DOWN)
     correct(sqlite, turn_id, "Åsa.")
@@ -183,7 +183,7 @@ def test_what_is_exported_from_one_database_can_be_imported_into_another_and_is_
 
 
 def test_what_is_imported_is_exported_as_it_was(database: Database, path: Path) -> None:
-    book = Examples(database, open_access=True)
+    book = Examples(database)
     given = read(path, *(row for row, _ in FORMATS))
     book.take_in(given, source=path.name)
     path.write_text("\n".join(write_preferences(book.collect())), encoding="utf-8")
@@ -192,7 +192,7 @@ def test_what_is_imported_is_exported_as_it_was(database: Database, path: Path) 
 
 
 def test_an_export_has_a_line_of_messages_for_each_example(sqlite: Database) -> None:
-    book = Examples(sqlite, open_access=True)
+    book = Examples(sqlite)
     turn_id = talk(sqlite, "why?", "because")
     rate(sqlite, turn_id, Rating.DOWN)
     correct(sqlite, turn_id, "It is so.")

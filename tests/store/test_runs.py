@@ -3,7 +3,7 @@
 import pytest
 
 from store.database import Database
-from store.domain import Progress, RunStatus
+from store.domain import ExampleCounts, Progress, RunMetrics, RunStatus
 from store.errors import RunNotFound
 from store.runs import HEARTBEAT_LOST_SECONDS, LOG_CHARS, Runs
 from tests.fakes import Clock
@@ -48,7 +48,7 @@ def test_a_queued_run_keeps_who_asked_for_it_why_and_when(runs: Runs, clock: Clo
     assert (run.status, run.reason, run.requested_by) == (RunStatus.QUEUED, "an admin", ADA)
     assert (run.created_at, run.started_at, run.finished_at) == (clock(), None, None)
     assert (run.outcome, run.log, run.seconds) == ("", "", 0)
-    assert (run.examples, run.snapshot, run.metrics, run.progress) == ({}, {}, {}, Progress())
+    assert (run.examples, run.metrics, run.progress) == (None, RunMetrics(), Progress())
 
 
 @pytest.mark.bad_input("two /train at once")
@@ -160,7 +160,7 @@ def test_a_run_whose_heartbeat_is_lost_has_failed_when_somebody_looks_for_work(
     runs: Runs, clock: Clock
 ) -> None:
     lost = running(runs)
-    runs.note(lost, progress=Progress(stage="training", share=0.5))
+    runs.report_progress(lost, Progress(stage="training", share=0.5))
     clock.advance(seconds=HEARTBEAT_LOST_SECONDS + 1)
     assert runs.take() is None
     run = runs.get(lost)
@@ -188,9 +188,10 @@ def test_the_word_of_a_worker_that_was_given_up_does_not_count(runs: Runs, clock
     lost = running(runs)
     clock.advance(seconds=HEARTBEAT_LOST_SECONDS + 1)
     runs.take()
-    assert not runs.note(lost, progress=Progress(stage="training"), metrics={"loss": 0.1})
+    assert not runs.report_progress(lost, Progress(stage="training"))
+    assert not runs.report_metrics(lost, held_back=1)
     run = runs.finish(lost, RunStatus.PROMOTED, "It passed.")
-    assert (run.status, run.metrics, run.progress) == (RunStatus.FAILED, {}, Progress())
+    assert (run.status, run.metrics, run.progress) == (RunStatus.FAILED, RunMetrics(), Progress())
 
 
 def test_a_worker_that_was_given_up_is_told_to_stop(runs: Runs, clock: Clock) -> None:
@@ -205,29 +206,29 @@ def test_a_worker_that_was_given_up_is_told_to_stop(runs: Runs, clock: Clock) ->
 def test_what_becomes_known_of_a_running_run_is_kept(runs: Runs) -> None:
     run_id = running(runs)
     progress = Progress(stage="training", step=3, steps=9, loss=0.5, share=0.25, seconds_left=60.0)
-    runs.note(run_id, progress=progress)
-    runs.note(run_id, examples={"train": 8}, snapshot={"train": ("t1", "i2"), "held_out": ()})
+    runs.report_progress(run_id, progress)
+    runs.choose(run_id, ExampleCounts(train=8), {})
     run = runs.get(run_id)
     assert run.progress == progress
-    assert run.examples == {"train": 8}
-    assert run.snapshot == {"train": ["t1", "i2"], "held_out": []}
+    assert run.examples == ExampleCounts(train=8)
 
 
 def test_metrics_are_added_to_those_before(runs: Runs) -> None:
     run_id = running(runs)
-    runs.note(run_id, metrics={"recipe": {"rank": 8}, "curve": [1.0]})
-    runs.note(run_id, metrics={"curve": [1.0, 0.5]})
-    assert runs.get(run_id).metrics == {"recipe": {"rank": 8}, "curve": [1.0, 0.5]}
+    runs.report_metrics(run_id, recipe={"rank": 8}, curve=[(1, 1.0)])
+    runs.report_metrics(run_id, curve=[(1, 1.0), (2, 0.5)])
+    assert runs.get(run_id).metrics == RunMetrics(recipe={"rank": 8}, curve=((1, 1.0), (2, 0.5)))
 
 
 def test_an_end_keeps_what_was_measured_and_how_long_it_took(runs: Runs, clock: Clock) -> None:
     run_id = running(runs)
-    runs.note(run_id, progress=Progress(stage="training"), metrics={"loss": 0.5})
+    runs.report_progress(run_id, Progress(stage="training"))
+    runs.report_metrics(run_id, held_back=2)
     clock.advance(seconds=90)
     run = runs.finish(run_id, RunStatus.PROMOTED, "It is live.", log="fine")
     assert runs.get(run_id) == run
     assert (run.status, run.outcome, run.log) == (RunStatus.PROMOTED, "It is live.", "fine")
-    assert (run.metrics, run.progress, run.seconds) == ({"loss": 0.5}, Progress(), 90)
+    assert (run.metrics, run.progress, run.seconds) == (RunMetrics(held_back=2), Progress(), 90)
 
 
 def test_the_first_word_about_an_end_counts(runs: Runs, clock: Clock) -> None:
@@ -247,13 +248,10 @@ def test_the_log_of_a_run_that_has_ended_may_still_be_handed_in(runs: Runs) -> N
 def test_notes_after_the_end_change_nothing(runs: Runs) -> None:
     run_id = ended(runs)
     before = runs.get(run_id)
-    runs.note(
-        run_id,
-        progress=Progress(stage="training"),
-        examples={"train": 1},
-        snapshot={"train": ["t1"]},
-        metrics={"loss": 0.1},
-    )
+    assert not runs.report_progress(run_id, Progress(stage="training"))
+    assert not runs.report_metrics(run_id, held_back=1)
+    assert not runs.choose(run_id, ExampleCounts(train=1), {})
+    assert not runs.keep_samples(run_id, [])
     assert runs.get(run_id) == before
 
 
@@ -309,7 +307,7 @@ def test_a_run_that_does_not_exist_is_not_found(runs: Runs, run_id: int) -> None
     asked = [
         lambda: runs.get(run_id),
         lambda: runs.cancel(run_id),
-        lambda: runs.note(run_id, metrics={"loss": 0.1}),
+        lambda: runs.report_metrics(run_id, held_back=1),
         lambda: runs.finish(run_id, RunStatus.FAILED, "It failed."),
         lambda: runs.beat(run_id),
     ]

@@ -1,19 +1,17 @@
 """Whose ratings are held back, until when, and what that keeps out of training."""
 
 from functools import partial
-from pathlib import Path
 
 import pytest
 
 from store.database import Database
-from store.domain import Rating
+from store.domain import Place, Rating
+from store.erasure import Eraser
 from store.examples import Examples
-from store.index import ChromaIndex
 from store.memories import Memories
-from store.people import People
 from store.suspects import Suspects
 from tests.fakes import Clock, FakeEmbedder
-from tests.store.talk import ADA, BOB, GROUP, correct, meet, rate, talk
+from tests.store.talk import ADA, BOB, GROUP, correct, key, meet, rate, read_export, talk
 
 
 @pytest.fixture
@@ -24,7 +22,7 @@ def quarantine(database: Database) -> Suspects:
 
 @pytest.fixture
 def book(database: Database) -> Examples:
-    return Examples(database, open_access=True)
+    return Examples(database)
 
 
 def test_who_is_held_back_is_listed_with_the_reason_newest_first(
@@ -66,7 +64,7 @@ def test_what_is_held_back_teaches_nothing_until_it_is_released(
     database: Database, quarantine: Suspects, book: Examples
 ) -> None:
     asked_by_ada = talk(database, person_id=ADA)
-    asked_by_bob = talk(database, person_id=BOB)
+    asked_by_bob = talk(database, person_id=BOB, place=Place(chat_id=-200))
     for turn_id in (asked_by_ada, asked_by_bob):
         rate(database, turn_id, Rating.DOWN, ADA)
     rate(database, asked_by_bob, Rating.UP, BOB)
@@ -74,7 +72,7 @@ def test_what_is_held_back_teaches_nothing_until_it_is_released(
     quarantine.hold(ADA, "contradicts")
 
     [example] = book.collect().every
-    assert (example.id, example.raters) == (f"t{asked_by_bob}", (BOB,))
+    assert (key(example.origin), example.raters) == (f"t{asked_by_bob}", (BOB,))
     assert book.ratings_since(None) == 1
 
     quarantine.release(ADA)
@@ -86,11 +84,10 @@ def test_a_person_sees_that_they_are_held_back_and_erasing_is_no_way_around_it(
     database: Database, quarantine: Suspects
 ) -> None:
     quarantine.hold(ADA, "floods")
-    people = People(database)
+    other = read_export(database, ADA)["other.json"]
+    assert [each["reason"] for each in other["quarantine"]] == ["floods"]
 
-    assert [each["reason"] for each in people.export(ADA)["held_back"]] == ["floods"]
-
-    people.erase(ADA)
+    Eraser(database).erase_person(ADA)
     assert [(each.person_id, each.name) for each in quarantine.held()] == [(ADA, "")]
 
 
@@ -100,16 +97,14 @@ def test_nobody_is_held_back_who_was_erased_meanwhile(quarantine: Suspects) -> N
 
 
 def test_what_is_held_back_does_not_help_as_an_example_either(
-    database: Database, quarantine: Suspects, tmp_path: Path
+    database: Database, quarantine: Suspects
 ) -> None:
     turn_id = talk(database, "Where do I buy tea?")
     correct(database, turn_id, "Buy at Zorbo!", ADA)
-    index = ChromaIndex(path=tmp_path / "memory", url="", name="memory")
-    memories = Memories(database, index, FakeEmbedder())
+    memories = Memories(database, FakeEmbedder())
     recall = partial(memories.recall, "Where do I buy tea?", conversation_id=0, count=1, floor=0.0)
     assert [each.answer for each in recall(chat_id=GROUP.chat_id)] == ["Buy at Zorbo!"]
 
     quarantine.hold(ADA, "floods")
 
     assert recall(chat_id=GROUP.chat_id) == ()
-    memories.close()

@@ -6,10 +6,11 @@ import pytest
 from sqlalchemy import select
 
 from store.database import Database
-from store.people import People
+from store.erasure import Eraser
 from store.tables import UpdateRow
 from store.updates import ATTEMPTS, LEASE, REMEMBERED, Updates
 from tests.fakes import Clock
+from tests.store.talk import read_export
 
 ADA = 1
 
@@ -112,10 +113,10 @@ def test_numbers_are_forgotten_when_telegram_has_forgotten_them(
 
 def test_what_waits_is_exported_and_erased(inbox: Updates, database: Database) -> None:
     take_in(inbox, 7)
-    people = People(database)
-    assert [each["body"] for each in people.export(ADA)["waiting"]] == [body(7)]
+    handled = read_export(database, ADA)["other.json"]["messages_being_handled"]
+    assert [each["update"] for each in handled] == [7]
 
-    people.erase(ADA)
+    Eraser(database).erase_person(ADA)
 
-    assert people.export(ADA)["waiting"] == []
+    assert read_export(database, ADA)["other.json"]["messages_being_handled"] == []
     assert waiting(database) == 0

@@ -4,13 +4,16 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from store.adapters import hash_adapter
+from store.adapter_files import hash_adapter
 from store.domain import (
     Adapter,
+    AdapterNotes,
     AdapterStatus,
     Demonstration,
     Example,
     Message,
+    Origin,
+    OriginKind,
     PreferencePair,
 )
 from store.settings import Settings
@@ -59,7 +62,8 @@ def candidate(folder: Path, base_model: str) -> Adapter:
         path=str(folder),
         run_id=None,
         status=AdapterStatus.CANDIDATE,
-        metrics={},
+        notes=AdapterNotes(),
+        erased_at=None,
         created_at=BEGINNING,
     )
 
@@ -67,6 +71,15 @@ def candidate(folder: Path, base_model: str) -> Adapter:
 def minute(number: int) -> datetime:
     """Examples are made in the order of their numbers."""
     return BEGINNING + timedelta(minutes=number)
+
+
+def origin(kind: OriginKind, number: int, *, imported: bool = False) -> Origin:
+    """The origin of the example with a number."""
+    if imported:
+        return Origin(kind=OriginKind.IMPORTED, imported_id=number)
+    if kind is OriginKind.RATED:
+        return Origin(kind=kind, turn_id=number)
+    return Origin(kind=kind, correction_id=number)
 
 
 def rated(
@@ -81,7 +94,7 @@ def rated(
     imported: bool = False,
 ) -> Example:
     return Example(
-        id=f"{'i' if imported else 't'}{number}",
+        origin=origin(OriginKind.RATED, number, imported=imported),
         prompt=asked(question or f"question {number}", system=system),
         completion=f"reply {number}" if reply is None else reply,
         label=label,
@@ -101,7 +114,7 @@ def pair(
     imported: bool = False,
 ) -> PreferencePair:
     return PreferencePair(
-        id=f"{'i' if imported else 'c'}{number}",
+        origin=origin(OriginKind.CORRECTED, number, imported=imported),
         prompt=asked(question or f"question {number}"),
         chosen=chosen or f"better reply {number}",
         rejected=rejected or f"worse reply {number}",
@@ -119,7 +132,7 @@ def demonstration(
     imported: bool = False,
 ) -> Demonstration:
     return Demonstration(
-        id=f"{'i' if imported else 'd'}{number}",
+        origin=origin(OriginKind.DEMONSTRATED, number, imported=imported),
         prompt=asked(question or f"question {number}"),
         completion=reply or f"right reply {number}",
         held_out=held_out,

@@ -9,9 +9,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from store.domain import AnyExample, Demonstration, Example, ExampleSet, Message, PreferencePair
+from store.domain import (
+    AnyExample,
+    Demonstration,
+    Example,
+    ExampleCounts,
+    ExampleSet,
+    Message,
+    Origin,
+    OriginKind,
+    PreferencePair,
+    Split,
+)
+from store.masking import mask
 from trainer.errors import NothingToLearn
-from trainer.examples.masking import mask
 from trainer.examples.rater_shares import RaterShares, shared_out
 from trainer.recipe import Recipe
 
@@ -38,25 +49,25 @@ class Snapshot:
     held_out: ExampleSet
 
     @property
-    def ids(self) -> dict[str, list[str]]:
-        """What is kept with the run: which examples they were."""
+    def origins(self) -> dict[Split, list[Origin]]:
+        """The origins of its examples, by split."""
         return {
-            "train": [each.id for each in self.train.every],
-            "held_out": [each.id for each in self.held_out.every],
+            Split.TRAIN: [each.origin for each in self.train.every],
+            Split.HELD_OUT: [each.origin for each in self.held_out.every],
         }
 
     @property
-    def counts(self) -> dict[str, int]:
+    def counts(self) -> ExampleCounts:
         """The numbers that people are shown."""
         up = sum(each.label for each in self.train.unpaired)
-        return {
-            "train": len(self.train.every),
-            "held_out": len(self.held_out.every),
-            "positive": up,
-            "negative": len(self.train.unpaired) - up,
-            "pairs": len(self.train.pairs),
-            "demonstrations": len(self.train.demonstrations),
-        }
+        return ExampleCounts(
+            train=len(self.train.every),
+            held_out=len(self.held_out.every),
+            positive=up,
+            negative=len(self.train.unpaired) - up,
+            pairs=len(self.train.pairs),
+            demonstrations=len(self.train.demonstrations),
+        )
 
 
 def take_snapshot(
@@ -135,7 +146,8 @@ def _masked_prompt(each: AnyExample) -> tuple[Message, ...]:
 
 
 def _served(each: Kind, system_prompt: str) -> Kind:
-    imported_bare = each.id.startswith("i") and each.prompt[0].role != "system"
+    is_imported = each.origin.kind is OriginKind.IMPORTED
+    imported_bare = is_imported and each.prompt[0].role != "system"
     if not imported_bare or not system_prompt:
         return each
     return replace(each, prompt=(Message(role="system", content=system_prompt), *each.prompt))
@@ -175,7 +187,7 @@ def _settled(examples: Sequence[Example]) -> list[Example]:
     """
     votes = defaultdict[tuple[object, ...], dict[object, bool]](dict)
     for each in examples:
-        for voter in each.raters or (each.id,):
+        for voter in each.raters or (each.origin,):
             votes[_text(each)][voter] = each.label
     settled = []
     for each in _once(examples):
@@ -207,7 +219,7 @@ def _wanted(train: ExampleSet, recipe: Recipe) -> ExampleSet:
         case "sft":
             liked = tuple(
                 Demonstration(
-                    id=each.id,
+                    origin=each.origin,
                     prompt=each.prompt,
                     completion=each.completion,
                     held_out=False,

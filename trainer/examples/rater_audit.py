@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 
-from store.domain import Example, ExampleSet, PreferencePair
+from store.domain import Example, ExampleSet, OriginKind, PreferencePair
 from store.embedder import Embedder
 
 LATEST = 40
@@ -71,7 +71,7 @@ def examine(
     """
     corrected = defaultdict[int, list[PreferencePair]](list)
     for pair in examples.pairs:
-        if pair.id.startswith("c"):  # one text a correction, whatever it becomes
+        if pair.origin.kind is OriginKind.CORRECTED:  # one text a correction, whatever it becomes
             corrected[pair.raters[0]].append(pair)
     found = {
         person: reason

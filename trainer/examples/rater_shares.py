@@ -40,11 +40,11 @@ def shared_out(
     kept = _within(bound, share, len(free), room)
     if not people <= voices.newcomers:
         kept = _without_a_crowd(kept, voices.newcomers, newcomer_share, len(free), room)
-    wanted = {each.id for each in (*free, *kept)}
+    wanted = {each.origin for each in (*free, *kept)}
     return ExampleSet(
-        unpaired=tuple(each for each in examples.unpaired if each.id in wanted),
-        pairs=tuple(each for each in examples.pairs if each.id in wanted),
-        demonstrations=tuple(each for each in examples.demonstrations if each.id in wanted),
+        unpaired=tuple(each for each in examples.unpaired if each.origin in wanted),
+        pairs=tuple(each for each in examples.pairs if each.origin in wanted),
+        demonstrations=tuple(each for each in examples.demonstrations if each.origin in wanted),
     )
 
 

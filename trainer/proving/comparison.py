@@ -4,7 +4,7 @@ import asyncio
 
 from bot.engine.local.local_engine import LocalEngine
 from bot.engine.local.weights import load_weights
-from store.domain import Adapter, GateReport
+from store.domain import Adapter, GateReport, Origin, Sample
 from store.settings import Settings
 from trainer.examples.dataset import Snapshot
 from trainer.progress import ProgressReporter
@@ -73,7 +73,7 @@ class Comparison:
                 before, in_use = (theirs, self._active) if theirs.sound else (base, None)
             if measured.sound:
                 tell.stage("before and after", COMPARED)
-                tell.metrics({"samples": await _samples(evaluator, in_use, candidate)})
+                tell.samples(await self._samples(evaluator, in_use, candidate))
         finally:
             await engine.close()
         held_out = HeldOut(
@@ -90,15 +90,18 @@ class Comparison:
             self._known[name], _ = await evaluator.evaluate(adapter)
         return self._known[name]
 
-
-async def _samples(
-    evaluator: Evaluator, active: Adapter | None, candidate: Adapter
-) -> list[dict[str, str]]:
-    """The same three prompts, answered by the version in use and by the candidate."""
-    prompts = evaluator.prompts[:SHOWN]
-    before = await evaluator.say(prompts, active)
-    after = await evaluator.say(prompts, candidate)
-    return [
-        {"question": prompt[-1].content, "before": old, "after": new}
-        for prompt, old, new in zip(prompts, before, after, strict=True)
-    ]
+    async def _samples(
+        self, evaluator: Evaluator, active: Adapter | None, candidate: Adapter
+    ) -> list[tuple[Origin | None, Sample]]:
+        """The same few prompts, answered by the version in use and by the candidate."""
+        origins = {each.prompt: each.origin for each in self._held_out.every}
+        prompts = evaluator.prompts[:SHOWN]
+        before = await evaluator.say(prompts, active)
+        after = await evaluator.say(prompts, candidate)
+        return [
+            (
+                origins.get(tuple(prompt)),
+                Sample(question=prompt[-1].content, before=old, after=new),
+            )
+            for prompt, old, new in zip(prompts, before, after, strict=True)
+        ]

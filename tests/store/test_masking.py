@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.examples.masking import mask
+from store.masking import mask
 
 
 @pytest.mark.parametrize(

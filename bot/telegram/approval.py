@@ -1,0 +1,94 @@
+"""`/approve`: liked and corrected answers, let into every chat word for word or not at all."""
+
+import asyncio
+import re
+
+from telegram import InlineKeyboardButton, InlineKeyboardMarkup, Message, Update
+from telegram.ext import ContextTypes
+
+from bot.telegram.keyboard import acknowledge, show
+from bot.telegram.render import MOST_UNITS, units
+from store.domain import Proposal
+from store.errors import StoreError
+from store.memories import Memories
+
+APPROVAL_PATTERN = re.compile(r"^(?P<what>approve|refuse):(?P<id>\d{1,18}):(?P<hash>[0-9a-f]{16})$")
+
+HASH_CHARS = 16
+"""Characters of a proposal's hash in a button, which holds 64 bytes."""
+
+SHOWN = 5
+"""Proposals of one /approve."""
+
+TOO_LONG = """\
+An answer to “{question}” waits, too. It is too long to be shown whole, and so it cannot be \
+approved (turn {turn_id})."""
+
+
+class ApprovalHandlers:
+    """Shows proposals to admins, whole, and takes their decisions."""
+
+    def __init__(self, *, memories: Memories) -> None:
+        self._memories = memories
+
+    async def on_approve(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
+        """`/approve`: show what waits, newest first."""
+        message = update.effective_message
+        assert message is not None
+        proposals = await asyncio.to_thread(self._memories.proposals, SHOWN)
+        for each in proposals:
+            await _show_whole(message, each)
+        if not proposals:
+            await message.reply_text("No liked or corrected answer waits for a decision.")
+        elif len(proposals) == SHOWN:
+            await message.reply_text("There may be more: decide on these, then /approve again.")
+
+    async def on_button(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
+        """Approve or refuse the words that were shown."""
+        query = update.callback_query
+        assert query is not None
+        pressed = APPROVAL_PATTERN.match(query.data or "")
+        assert pressed is not None, "the application asks for this pattern"
+        approved = pressed["what"] == "approve"
+        try:
+            await asyncio.to_thread(
+                self._memories.decide,
+                int(pressed["id"]),
+                pressed["hash"],
+                query.from_user.id,
+                approved=approved,
+            )
+        except StoreError as error:
+            done = str(error)
+        else:
+            done = "✅ It helps in every chat now." if approved else "✖ It stays in its own chat."
+        await acknowledge(query)
+        shown = query.message.text if isinstance(query.message, Message) else ""
+        text = f"{shown}\n\n{done}".strip()
+        await show(query, text if units(text) <= MOST_UNITS else done)
+
+
+async def _show_whole(message: Message, proposal: Proposal) -> None:
+    """Show question and answer in one message, or one each; say so if even that is too short."""
+    question, answer = f"Question:\n{proposal.question}", f"Answer:\n{proposal.answer}"
+    if max(units(question), units(answer)) > MOST_UNITS:
+        start = " ".join(proposal.question.split())[:100]
+        await message.reply_text(TOO_LONG.format(question=start, turn_id=proposal.turn_id))
+        return
+    whole = f"{question}\n\n{answer}"
+    if units(whole) > MOST_UNITS:
+        await message.reply_text(question)
+        whole = answer
+    await message.reply_text(whole, reply_markup=_buttons(proposal))
+
+
+def _buttons(proposal: Proposal) -> InlineKeyboardMarkup:
+    key = f"{proposal.turn_id}:{proposal.sha256[:HASH_CHARS]}"
+    return InlineKeyboardMarkup(
+        [
+            [
+                InlineKeyboardButton("Use it in every chat", callback_data=f"approve:{key}"),
+                InlineKeyboardButton("No", callback_data=f"refuse:{key}"),
+            ]
+        ]
+    )

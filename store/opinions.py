@@ -1,0 +1,99 @@
+"""What people said of turns: the thumbs that count, and the correction that stands.
+
+A correction stands if as many people gave it as like the reply better than they dislike it, the
+correctors themselves not counted. So nobody overrules a group alone, and everybody may correct a
+reply that nobody else liked.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from sqlalchemy import Select, func, select
+from sqlalchemy.orm import Session
+
+from store.tables import CorrectionRow, FeedbackRow
+
+IDS_AT_ONCE = 500
+"""Ids in one query: SQLite takes 32,766 parameters, and plans long lists slowly."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opinion:
+    """The thumbs on a turn and the last correction by each person."""
+
+    ratings: dict[int, int] = field(default_factory=dict)
+    """+1 or −1 by person id."""
+    corrections: dict[int, CorrectionRow] = field(default_factory=dict)
+    """By person id, oldest first."""
+
+    @property
+    def lead(self) -> int:
+        """👍 less 👎; a tie teaches nothing."""
+        return sum(self.ratings.values())
+
+    @property
+    def winners(self) -> tuple[int, ...]:
+        """The people whose thumb is that of the majority."""
+        return tuple(id for id, rating in self.ratings.items() if rating * self.lead > 0)
+
+    def standing(self) -> tuple[CorrectionRow, ...]:
+        """Return the corrections that stand, newest first; the first replaces the reply."""
+        voices = Counter(_plain(each) for each in self.corrections.values())
+        others = sum(
+            rating for person, rating in self.ratings.items() if person not in self.corrections
+        )
+        newest_first = sorted(self.corrections.values(), key=lambda row: row.id, reverse=True)
+        return tuple(each for each in newest_first if voices[_plain(each)] >= others)
+
+
+def read_opinions(
+    session: Session, turn_ids: Collection[int], people: Select[int] | None = None
+) -> Mapping[int, Opinion]:
+    """Return the opinions on turns; of everybody, or of the people that a query selects."""
+    opinions = defaultdict[int, Opinion](Opinion)
+    ids = sorted(turn_ids)
+    for start in range(0, len(ids), IDS_AT_ONCE):
+        part = ids[start : start + IDS_AT_ONCE]
+        ratings, corrections = _ratings(part), _corrections(part)
+        if people is not None:
+            ratings = ratings.where(FeedbackRow.person_id.in_(people))
+            corrections = corrections.where(CorrectionRow.person_id.in_(people))
+        for turn_id, person_id, rating in session.execute(ratings):
+            opinions[turn_id].ratings[person_id] = rating
+        for row in session.scalars(corrections):
+            opinions[row.turn_id].corrections[row.person_id] = row
+    return opinions
+
+
+def lead_of(session: Session, turn_id: int) -> int:
+    """Return 👍 less 👎 of everybody on a turn."""
+    total = select(func.sum(FeedbackRow.rating)).where(
+        FeedbackRow.turn_id == turn_id, FeedbackRow.replaced_at.is_(None)
+    )
+    return session.scalar(total) or 0
+
+
+def _ratings(turn_ids: Sequence[int]) -> Select[int, int, int]:
+    return (
+        select(FeedbackRow.turn_id, FeedbackRow.person_id, FeedbackRow.rating)
+        .where(FeedbackRow.turn_id.in_(turn_ids), FeedbackRow.replaced_at.is_(None))
+        .order_by(FeedbackRow.id)
+    )
+
+
+def _corrections(turn_ids: Sequence[int]) -> Select[CorrectionRow]:
+    last = (
+        select(func.max(CorrectionRow.id))
+        .where(CorrectionRow.turn_id.in_(turn_ids))
+        .group_by(CorrectionRow.turn_id, CorrectionRow.person_id)
+    )
+    return (
+        select(CorrectionRow)
+        .where(CorrectionRow.id.in_(last), CorrectionRow.text != "")
+        .order_by(CorrectionRow.id)
+    )
+
+
+def _plain(row: CorrectionRow) -> str:
+    return " ".join(row.text.casefold().split())

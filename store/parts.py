@@ -1,0 +1,233 @@
+"""The parts of served prompts: rows that say where every word of a prompt came from.
+
+Invariant: a part's words can be taken out of a prompt by the part alone, without looking for text.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any
+
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from store.domain import (
+    HEADING_SEPARATOR,
+    Memory,
+    Message,
+    PartKind,
+    Passage,
+    PromptPart,
+)
+from store.tables import (
+    ChunkRow,
+    ConversationRow,
+    CorrectionRow,
+    ErasureRow,
+    TurnPartRow,
+    TurnRow,
+)
+
+ERASED = "[erased]"
+"""Stands in other people's served prompts where an erased person's words were."""
+
+_PAIRS = (PartKind.EXAMPLE, PartKind.EXCHANGE)
+
+
+def write_parts(session: Session, turn: TurnRow, parts: Iterable[PromptPart]) -> None:
+    """Store the parts of a turn's prompt, in place of those from before.
+
+    A source that is gone or being erased has its words taken out at once.
+    """
+    parts = tuple(parts)
+    session.execute(delete(TurnPartRow).where(TurnPartRow.turn_id == turn.id))
+    turn_ids = _living_turns(session, {part.turn_id for part in parts if part.turn_id})
+    corrections = {part.correction_id for part in parts if part.correction_id}
+    living = _living_corrections(session, corrections)
+    chunks = _existing(session, ChunkRow, {part.chunk_id for part in parts if part.chunk_id})
+    rows = [
+        TurnPartRow(
+            turn_id=turn.id,
+            ordinal=ordinal,
+            kind=part.kind,
+            message=part.message,
+            starts_at=part.starts_at,
+            ends_at=part.ends_at,
+            source_turn_id=part.turn_id if part.turn_id in turn_ids else None,
+            correction_id=part.correction_id if part.correction_id in living else None,
+            chunk_id=part.chunk_id if part.chunk_id in chunks else None,
+            label=part.label,
+            score=part.score,
+            erased=part.erased,
+        )
+        for ordinal, part in enumerate(parts)
+    ]
+    session.add_all(rows)
+    for row, part in zip(rows, parts, strict=True):
+        lost_turn = part.turn_id is not None and row.source_turn_id is None
+        lost_correction = part.correction_id is not None and row.correction_id is None
+        if lost_turn or lost_correction:
+            blank(turn, rows, row, whole=lost_turn)
+    session.flush()
+
+
+def read_parts(session: Session, turn_id: int) -> tuple[PromptPart, ...]:
+    """Return the parts of a turn's prompt, in order."""
+    rows = session.scalars(
+        select(TurnPartRow).where(TurnPartRow.turn_id == turn_id).order_by(TurnPartRow.ordinal)
+    )
+    return tuple(
+        PromptPart(
+            kind=PartKind(row.kind),
+            message=row.message,
+            starts_at=row.starts_at,
+            ends_at=row.ends_at,
+            turn_id=row.source_turn_id,
+            correction_id=row.correction_id,
+            chunk_id=row.chunk_id,
+            label=row.label,
+            score=row.score,
+            erased=row.erased,
+        )
+        for row in rows
+    )
+
+
+def passages_in(
+    session: Session, messages: Sequence[Message], parts: Sequence[PromptPart]
+) -> tuple[Passage, ...]:
+    """Return the passages of a prompt, best first."""
+    kept = [part for part in parts if part.kind is PartKind.PASSAGE]
+    if not kept:
+        return ()
+    documents = dict(
+        session.execute(
+            select(ChunkRow.id, ChunkRow.document_id).where(
+                ChunkRow.id.in_([part.chunk_id for part in kept if part.chunk_id])
+            )
+        ).all()
+    )
+    passages = []
+    for part in kept:
+        title, _, section = part.label.partition(HEADING_SEPARATOR)
+        text = messages[part.message].content[part.starts_at : part.ends_at]
+        passages.append(
+            Passage(
+                chunk_id=part.chunk_id,
+                document_id=documents.get(part.chunk_id or 0),
+                title=title,
+                section=section,
+                text=text.removeprefix(f"{part.label}: "),
+                score=part.score or 0.0,
+            )
+        )
+    return tuple(sorted(passages, key=lambda each: -each.score))
+
+
+def memories_in(
+    session: Session, messages: Sequence[Message], parts: Sequence[PromptPart], chat_id: int
+) -> tuple[Memory, ...]:
+    """Return the examples of a prompt, best first; those of old prompts without their words."""
+    kept = [part for part in parts if part.kind is PartKind.EXAMPLE]
+    if not kept:
+        return ()
+    chats = dict(
+        session.execute(
+            select(TurnRow.id, ConversationRow.chat_id)
+            .join(ConversationRow, ConversationRow.id == TurnRow.conversation_id)
+            .where(TurnRow.id.in_([part.turn_id for part in kept if part.turn_id]))
+        ).all()
+    )
+    found = [
+        Memory(
+            turn_id=part.turn_id or 0,
+            correction_id=part.correction_id,
+            question=messages[part.message].content if part.starts_at is None else "",
+            answer=messages[part.message + 1].content if part.starts_at is None else "",
+            score=part.score or 0.0,
+            from_here=chats.get(part.turn_id or 0) == chat_id,
+        )
+        for part in kept
+    ]
+    return tuple(sorted(found, key=lambda each: -each.score))
+
+
+def blank_sources(
+    session: Session,
+    where: Any,
+    *,
+    whole: Callable[[TurnPartRow], bool] = lambda row: True,
+    limit: int | None = None,
+) -> set[int]:
+    """Take the words of parts that meet a condition out of the prompts they stand in.
+
+    `whole` says whether an exchange loses its question, too, and not only its reply. Returns the
+    ids of the turns whose prompts were changed.
+    """
+    wanted = select(TurnPartRow).where(where, TurnPartRow.erased.is_(False))
+    found = session.scalars(
+        wanted.order_by(TurnPartRow.turn_id, TurnPartRow.ordinal).limit(limit)
+    ).all()
+    changed = {row.turn_id for row in found}
+    marked = {(row.turn_id, row.ordinal) for row in found}
+    turns = session.scalars(select(TurnRow).where(TurnRow.id.in_(changed)))
+    for turn in turns.all():
+        rows = session.scalars(
+            select(TurnPartRow).where(TurnPartRow.turn_id == turn.id).order_by(TurnPartRow.ordinal)
+        ).all()
+        for row in rows:
+            if (row.turn_id, row.ordinal) in marked:
+                blank(turn, rows, row, whole=whole(row))
+    session.flush()
+    return changed
+
+
+def blank(
+    turn: TurnRow, rows: Sequence[TurnPartRow], part: TurnPartRow, *, whole: bool = True
+) -> None:
+    """Take a part's words out of a prompt, and move the parts behind it in the same message."""
+    messages = [dict(message) for message in turn.messages]
+    if part.starts_at is None or part.ends_at is None:
+        assert part.kind in _PAIRS, "only exchanges and examples are whole messages"
+        for index in (part.message, part.message + 1) if whole else (part.message + 1,):
+            messages[index]["content"] = ERASED
+    else:
+        text = messages[part.message]["content"]
+        messages[part.message]["content"] = text[: part.starts_at] + ERASED + text[part.ends_at :]
+        longer = len(ERASED) - (part.ends_at - part.starts_at)
+        for row in rows:
+            behind = row.starts_at is not None and row.starts_at >= part.ends_at
+            if row is not part and row.message == part.message and behind:
+                assert row.starts_at is not None
+                assert row.ends_at is not None
+                row.starts_at, row.ends_at = row.starts_at + longer, row.ends_at + longer
+        part.ends_at = part.starts_at + len(ERASED)
+    turn.messages = messages
+    part.erased = True
+    part.label = ""
+
+
+def _living_turns(session: Session, ids: Collection[int]) -> set[int]:
+    if not ids:
+        return set()
+    erasing = select(ErasureRow.person_id)
+    return set(
+        session.scalars(
+            select(TurnRow.id).where(TurnRow.id.in_(ids), TurnRow.person_id.not_in(erasing))
+        )
+    )
+
+
+def _living_corrections(session: Session, ids: Collection[int]) -> set[int]:
+    if not ids:
+        return set()
+    erasing = select(ErasureRow.person_id)
+    return set(
+        session.scalars(
+            select(CorrectionRow.id).where(
+                CorrectionRow.id.in_(ids), CorrectionRow.person_id.not_in(erasing)
+            )
+        )
+    )
+
+
+def _existing(session: Session, table: type[ChunkRow], ids: Collection[int]) -> set[int]:
+    return set(session.scalars(select(table.id).where(table.id.in_(ids)))) if ids else set()

@@ -1,0 +1,160 @@
+"""The one rule for who may teach: training, memory, counts and gates all ask it.
+
+A person teaches who has access, has not opted out, is not held back, is not being erased, and has
+said yes if they were asked. A turn teaches if the person who asked it does, if its group lets it,
+and if every source of its prompt still may be used.
+
+Invariant: the rule is asked when something is used, never remembered. So a decision holds at once.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Self
+
+from sqlalchemy import ColumnElement, Select, and_, exists, or_, select
+from sqlalchemy.orm import aliased
+
+from store.database import Database
+from store.domain import Access, PartKind, TurnState
+from store.settings import Settings
+from store.tables import (
+    ConversationRow,
+    CorrectionRow,
+    ErasureRow,
+    GroupRulesRow,
+    PersonRow,
+    QuarantineRow,
+    TurnPartRow,
+    TurnRow,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeachingRule:
+    """An installation's rule for who may teach."""
+
+    open_access: bool = True
+    """Whether people teach whom no admin has decided about."""
+    admins: frozenset[int] = frozenset()
+    consent_required: bool = False
+    """Whether people who were never asked must say yes, too."""
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """Return the rule that the settings ask for."""
+        return cls(
+            open_access=settings.access == "open",
+            admins=settings.admins,
+            consent_required=settings.train_consent,
+        )
+
+    def people(self) -> Select[int]:
+        """Select the ids of everybody who may teach."""
+        return select(PersonRow.id).where(self.allows(PersonRow))
+
+    def allows(self, person: Any) -> ColumnElement[bool]:
+        """Return the condition under which a row of `people` may teach."""
+        admitted = or_(
+            person.access.in_((Access.ALLOWED, Access.INVITED)), person.id.in_(self.admins)
+        )
+        if self.open_access:
+            admitted = or_(admitted, person.access == Access.UNDECIDED)
+        agreed = person.consented_to.is_not(None)
+        if not self.consent_required:
+            agreed = or_(agreed, person.asked_at.is_(None))
+        return and_(
+            admitted,
+            agreed,
+            person.opted_out.is_(False),
+            person.id.not_in(held_back()),
+            person.id.not_in(select(ErasureRow.person_id)),
+        )
+
+    def turns(self) -> ColumnElement[bool]:
+        """Return the condition under which a row of `turns` may teach."""
+        first = aliased(TurnRow)
+        first_asker_allows = exists().where(
+            first.id == TurnRow.regenerates_id, first.person_id.in_(self.people())
+        )
+        return and_(
+            TurnRow.state == TurnState.FINAL,
+            TurnRow.completion != "",
+            TurnRow.person_id.in_(self.people()),
+            or_(TurnRow.regenerates_id.is_(None), first_asker_allows),
+            ~in_silent_group(TurnRow.conversation_id),
+            ~self._has_forbidden_part(),
+        )
+
+    def _has_forbidden_part(self) -> ColumnElement[bool]:
+        """True where a turn was served with words that must not be learned from.
+
+        Those are words that were erased, that come from a removed or replaced document, or that
+        somebody said who may not teach.
+        """
+        source, correction = aliased(TurnRow), aliased(CorrectionRow)
+        silent_asker = exists().where(
+            source.id == TurnPartRow.source_turn_id,
+            or_(
+                source.person_id.not_in(self.people()),
+                in_silent_group(source.conversation_id),
+            ),
+        )
+        silent_corrector = exists().where(
+            correction.id == TurnPartRow.correction_id,
+            correction.person_id.not_in(self.people()),
+        )
+        return exists().where(
+            TurnPartRow.turn_id == TurnRow.id,
+            or_(
+                TurnPartRow.erased.is_(True),
+                and_(TurnPartRow.kind == PartKind.PASSAGE, TurnPartRow.chunk_id.is_(None)),
+                silent_asker,
+                silent_corrector,
+            ),
+        )
+
+
+def held_back() -> Select[int]:
+    """Select the ids of people whose ratings are held back."""
+    return select(QuarantineRow.person_id).where(QuarantineRow.released_at.is_(None))
+
+
+def in_silent_group(conversation_id: Any) -> ColumnElement[bool]:
+    """Return the condition under which a conversation's group must not be learned from."""
+    return exists().where(
+        ConversationRow.id == conversation_id,
+        GroupRulesRow.chat_id == ConversationRow.chat_id,
+        GroupRulesRow.teaches.is_(False),
+    )
+
+
+class TeachingState(StrEnum):
+    """Whether the bot learns from a person in a chat, and why not."""
+
+    TEACHES = "teaches"
+    NOT_AGREED = "not agreed"
+    OPTED_OUT = "opted out"
+    SILENT_GROUP = "silent group"
+    NOT_ADMITTED = "not admitted"
+
+
+class Teaching:
+    """Tells people whether they teach. Any thread."""
+
+    def __init__(self, database: Database, rule: TeachingRule) -> None:
+        self._database = database
+        self._rule = rule
+
+    def state(self, person_id: int, chat_id: int) -> TeachingState:
+        """Return whether what a person says and rates in a chat is learned from."""
+        with self._database.reading() as session:
+            rules = session.get(GroupRulesRow, chat_id)
+            if rules is not None and not rules.teaches:
+                return TeachingState.SILENT_GROUP
+            if session.scalar(self._rule.people().where(PersonRow.id == person_id)) is not None:
+                return TeachingState.TEACHES
+            person = session.get(PersonRow, person_id)
+            if person is not None and person.opted_out:
+                return TeachingState.OPTED_OUT
+            agreed = person is not None and person.consented_to is not None
+            return TeachingState.NOT_ADMITTED if agreed else TeachingState.NOT_AGREED
