@@ -24,7 +24,7 @@ from store.domain import Adapter, FinishReason, Memory, Message, Passage, Place,
 from store.errors import StoreError
 from store.logs import TURN
 from store.memories import Memories
-from store.settings import Settings
+from store.settings_slices import ReplySettings, RetrievalSettings
 
 logger = logging.getLogger(__name__)
 
@@ -38,14 +38,16 @@ class Chat:
     def __init__(
         self,
         *,
-        settings: Settings,
+        reply: ReplySettings,
+        retrieval: RetrievalSettings,
         conversations: Conversations,
         knowledge: Documents,
         memories: Memories,
         engine: Engine,
         choose_adapter: Callable[[], Adapter | None],
     ) -> None:
-        self._settings = settings
+        self._settings = reply
+        self._retrieval = retrieval
         self._conversations = conversations
         self._knowledge = knowledge
         self._memories = memories
@@ -173,7 +175,7 @@ class Chat:
         return messages, sampling
 
     def _retrieve(self, question: str) -> tuple[Passage, ...]:
-        settings = self._settings
+        settings = self._retrieval
         try:
             return self._knowledge.search(
                 question,
@@ -186,8 +188,8 @@ class Chat:
             return ()
 
     def _recall(self, turn: Turn) -> tuple[Memory, ...]:
-        settings = self._settings
-        if not settings.memory:
+        settings = self._retrieval
+        if not settings.memories:
             return ()
         try:
             return self._memories.recall(

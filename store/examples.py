@@ -30,7 +30,7 @@ from store.domain import (
     TurnState,
 )
 from store.groups import turns_of_silent_groups
-from store.settings import Settings
+from store.settings_slices import AdmissionSettings, PrivacySettings
 from store.suspects import held_back
 from store.tables import (
     CorrectionRow,
@@ -82,13 +82,13 @@ class Examples:
         self._only_agreed = only_agreed
 
     @classmethod
-    def of(cls, settings: Settings, database: Database) -> Self:
+    def of(cls, database: Database, admission: AdmissionSettings, privacy: PrivacySettings) -> Self:
         """The book that the settings ask for."""
         return cls(
             database,
-            open_access=settings.access == "open",
-            admins=settings.admins,
-            only_agreed=settings.train_consent,
+            open_access=admission.access == "open",
+            admins=admission.admins,
+            only_agreed=privacy.train_consent,
         )
 
     def collect(self) -> ExampleSet:

@@ -13,7 +13,6 @@ import sys
 import tempfile
 import threading
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import IO
 
 from apscheduler.schedulers.background import BackgroundScheduler
@@ -56,8 +55,8 @@ class Worker:
     def __init__(self, settings: Settings, database: Database) -> None:
         self._settings = settings
         self._runs = Runs(database)
-        self._adapters = Adapters(database, settings.data_dir / "adapters")
-        self._examples = Examples.of(settings, database)
+        self._adapters = Adapters(database, settings.storage.adapters_path)
+        self._examples = Examples.of(database, settings.admission, settings.privacy)
         self._database = database
         self._people = People(database)
         self.stop = threading.Event()
@@ -89,14 +88,14 @@ class Worker:
 
     def _tidy(self) -> None:
         try:
-            for done in self._adapters.tidy(keep=self._settings.keep_adapters):
+            for done in self._adapters.tidy(keep=self._settings.versions.keep_adapters):
                 logger.info("adapters: %s", done)
         except (StoreError, OSError) as error:
             logger.error("the adapters cannot be tidied: %s", error)
 
     def clean_up(self) -> None:
         """Delete what is older than the settings let it become; what is deleted leaves the disk."""
-        days = self._settings.keep_days
+        days = self._settings.privacy.keep_days
         try:
             if days:
                 count = self._people.expire(timedelta(days=days))
@@ -116,9 +115,9 @@ class Worker:
             return queued
         last = self._runs.last_learned()
         new = self._examples.ratings_since(last.started_at if last else None)
-        if new < self._settings.train_min_ratings:
+        if new < self._settings.train.min_ratings:
             logger.info(
-                "%d new ratings, %d are needed: no run", new, self._settings.train_min_ratings
+                "%d new ratings, %d are needed: no run", new, self._settings.train.min_ratings
             )
             return False
         _, queued = self._runs.queue(f"the schedule: {new} new ratings")
@@ -126,10 +125,10 @@ class Worker:
 
     def _scheduler(self) -> BackgroundScheduler:
         scheduler = BackgroundScheduler(timezone="UTC", daemon=True)
-        if self._settings.train_cron != "off":
+        if self._settings.train.cron != "off":
             scheduler.add_job(
                 self.queue_if_due,
-                CronTrigger.from_crontab(self._settings.train_cron, timezone="UTC"),
+                CronTrigger.from_crontab(self._settings.train.cron, timezone="UTC"),
                 misfire_grace_time=MISFIRE_SECONDS,
                 coalesce=True,
                 max_instances=1,
@@ -164,7 +163,7 @@ class Worker:
             )
             cancelled = self._watch(run.id, child) or self.stop.is_set()
             text = _tail(log)
-        clear(self._settings.data_dir, run.id)  # a run that was killed could not
+        clear(self._settings.storage.data_dir, run.id)  # a run that was killed could not
         if cancelled:
             ended = self._runs.finish(
                 run.id, RunStatus.CANCELLED, "It was cancelled; nothing of it is in use.", log=text
@@ -231,9 +230,9 @@ def main() -> None:
     run_id: int | None = options.run
     try:
         settings = load_settings()
-        set_up_logging(settings.log_level, settings.log_format)
-        Path(settings.data_dir).mkdir(parents=True, exist_ok=True)
-        database = Database(settings.database)
+        set_up_logging(settings.monitoring.log_level, settings.monitoring.log_format)
+        settings.storage.data_dir.mkdir(parents=True, exist_ok=True)
+        database = Database(settings.storage.database)
         try:
             database.check_at_head()
             worker = Worker(settings, database)

@@ -38,7 +38,6 @@ from store.domain import Rating, RatingSource, SentKind, Turn, TurnState
 from store.errors import TurnNotFound
 from store.people import People
 from store.ratings import Ratings
-from store.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +47,12 @@ CORRECTION_QUESTION = "What should that reply have been?"
 
 LATE_SECONDS = 0.5
 """How much later than an answer to it a message of the bot may be noted."""
+
+POSITIVE_REACTIONS = frozenset("👍❤🔥🥰👏😁🎉🤩🙏👌😍💯🤣⚡🏆🤗🫡😘🆒")
+"""Reactions that count as 👍, without variation selectors."""
+
+NEGATIVE_REACTIONS = frozenset("👎🤬😢🤮💩🥱😡🤡💔🖕🤨😐🥴")
+"""Reactions that count as 👎."""
 
 _RATINGS = {"up": Rating.UP, "down": Rating.DOWN, "clear": None}
 _ANSWERS = {
@@ -63,21 +68,19 @@ class RatingHandlers:
     def __init__(
         self,
         *,
-        settings: Settings,
+        only_agreed: bool,
         conversations: Conversations,
         feedback: Ratings,
         people: People,
         quotas: Quotas,
         chat: QuestionHandlers,
     ) -> None:
-        self._positive = _emoji(settings.positive_reactions)
-        self._negative = _emoji(settings.negative_reactions)
         self._conversations = conversations
         self._feedback = feedback
         self._people = people
         self._quotas = quotas
         self._chat = chat
-        self._only_agreed = settings.train_consent
+        self._only_agreed = only_agreed
         self._tallies = Lanes(length=1000)
 
     async def on_button(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
@@ -267,13 +270,9 @@ class RatingHandlers:
 
     def _meaning(self, reactions: Sequence[ReactionType]) -> Rating | None:
         emoji = {_plain(each.emoji) for each in reactions if isinstance(each, ReactionTypeEmoji)}
-        if emoji & self._negative:
+        if emoji & NEGATIVE_REACTIONS:
             return Rating.DOWN
-        return Rating.UP if emoji & self._positive else None
-
-
-def _emoji(text: str) -> frozenset[str]:
-    return frozenset(_plain(text))
+        return Rating.UP if emoji & POSITIVE_REACTIONS else None
 
 
 def _plain(emoji: str) -> str:
