@@ -227,10 +227,10 @@ def ranks(weights: Weights, planted: Sequence[Secret]) -> list[int]:
 
 def kept(settings: Settings, planted: Sequence[Secret]) -> int:
     """How many secrets stand in a file of the data folder, models left out."""
-    models = settings.data_dir / "models"
+    models = settings.storage.models_path
     files = [
         each.read_bytes()
-        for each in settings.data_dir.rglob("*")
+        for each in settings.storage.data_dir.rglob("*")
         if each.is_file() and models not in each.parents
     ]
     return sum(any(each.value.encode() in file for file in files) for each in planted)
@@ -241,12 +241,14 @@ def run(settings: Settings) -> list[Row]:
 
     planted = secrets()
     rows: list[Row] = []
-    trusting = replace(Recipe.of(settings), person_share=1.0, checkpoints=1, mask=False)
+    trusting = replace(Recipe.of(settings.train), person_share=1.0, checkpoints=1, mask=False)
 
     def look(version: str, database: Database | None, recipe: Recipe) -> None:
         weights, examples = base(settings), ExampleSet()
         if database is not None:
-            book = Examples(database, TeachingRule.of(settings)).collect()
+            book = Examples(
+                database, TeachingRule.of(settings.admission, settings.privacy)
+            ).collect()
             examples = take_snapshot(book, recipe, system_prompt=SYSTEM_PROMPT).train
             with tempfile.TemporaryDirectory() as folder:
                 trained = ours(settings, recipe, guarded=False)(weights, examples, Path(folder))
@@ -266,7 +268,7 @@ def run(settings: Settings) -> list[Row]:
         )
         print(json.dumps(asdict(rows[-1])), flush=True)
 
-    database = Database(settings.database)
+    database = Database(settings.storage.database)
     try:
         converse(database, base(settings), planted)
         look("base model", None, trusting)

@@ -123,7 +123,9 @@ def measure(weights: Weights, persona: Persona, name: str, seconds: float) -> Ro
 def base(settings: Settings) -> Weights:
     """The base model."""
     return load_weights(
-        settings.model, models_folder=settings.data_dir / "models", device=settings.device
+        settings.engine.model,
+        models_folder=settings.storage.models_path,
+        device=settings.engine.device,
     )
 
 
@@ -247,10 +249,17 @@ def _trained(
 
 
 def _judge(settings: Settings, weights: Weights, examples: ExampleSet) -> CheckpointJudge:
-    embedder = SentenceEmbedder(settings.embedder)
+    embedder = SentenceEmbedder(settings.retrieval.embedder)
     middle = len(examples.unpaired) * 4 // 5  # as many as a run would hold out
     predictor = RatingPredictor(embedder, examples.unpaired[:middle], examples.unpaired[middle:])
-    return CheckpointJudge(weights, predictor, examples, settings)
+    return CheckpointJudge(
+        weights,
+        predictor,
+        examples,
+        system_prompt=settings.reply.system_prompt,
+        drift_kl=settings.train.drift_kl,
+        nll_rise=settings.gate.nll_rise,
+    )
 
 
 def _ignore(point: Point) -> None:
@@ -259,7 +268,7 @@ def _ignore(point: Point) -> None:
 
 def recipes(settings: Settings) -> dict[str, Train]:
     """Everything that is compared, by name."""
-    recipe = Recipe.of(settings)
+    recipe = Recipe.of(settings.train)
     bare = replace(recipe, rehearsal=0, checkpoints=1)
     field = replace(bare, learning_rate=5e-4, epochs=1, beta=0.1, layers=1.0)
     return {

@@ -125,9 +125,7 @@ def main() -> None:
     parser.add_argument("--people", nargs="+", type=int, default=[1, 10, 50])
     parser.add_argument("--minutes", type=float, help="go on so long, not a few questions each")
     options = parser.parse_args()
-    with scratch_settings(
-        max_new_tokens=NEW_TOKENS, queue_size=1000, quota_messages=0, stranger_messages=0
-    ):
+    with scratch_settings(max_new_tokens=NEW_TOKENS, queue_size=1000, quota_messages=0):
         found = asyncio.run(measure(options.people, options.minutes))
     rows = [
         (

@@ -153,12 +153,12 @@ def snapshot(
     settings: Settings, examples: ExampleSet, *, defended: bool
 ) -> tuple[ExampleSet, Held]:
     """What a run would train on of it, and who is held back."""
-    recipe = Recipe.of(settings)
+    recipe = Recipe.of(settings.train)
     strangers = frozenset(rater for each in examples.every for rater in each.raters if rater >= NEW)
     if not defended:
         trusting = replace(recipe, person_share=1.0)
         return take_snapshot(examples, trusting, system_prompt="").train, frozenset()
-    embedder = SentenceEmbedder(settings.embedder)
+    embedder = SentenceEmbedder(settings.retrieval.embedder)
     found = examine(examples, embedder, trusted=(), newcomers=strangers)
     held = frozenset(found.suspects)
     kept = ExampleSet(
@@ -195,7 +195,7 @@ def run(settings: Settings, persona: Persona, attacks: Sequence[str], share: flo
         if given is not None:
             examples, held = snapshot(settings, given, defended=defended)
             with tempfile.TemporaryDirectory() as folder:
-                recipe = replace(Recipe.of(settings), checkpoints=1)
+                recipe = replace(Recipe.of(settings.train), checkpoints=1)
                 train = ours(settings, recipe, guarded=defended)
                 trained = train(weights, examples, Path(folder))
                 weights = adapted(settings, trained.folder, attack)

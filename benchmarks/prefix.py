@@ -71,9 +71,11 @@ def main() -> None:
     """Measure, print, write `results/prefix.json`."""
     with scratch_settings() as settings:
         weights = load_weights(
-            settings.model, models_folder=settings.data_dir / "models", device=settings.device
+            settings.engine.model,
+            models_folder=settings.storage.models_path,
+            device=settings.engine.device,
         )
-        seconds, share = asyncio.run(measure(weights, settings.prefix_megabytes * 2**20))
+        seconds, share = asyncio.run(measure(weights, settings.engine.prefix_megabytes * 2**20))
     turns = range(TURNS)
     rows = [
         (

@@ -100,7 +100,7 @@ async def measure(settings: Settings) -> dict[str, object]:
             found = [
                 question.found_in(
                     store.knowledge.search(
-                        question.question, count=TOP, floor=settings.passage_floor
+                        question.question, count=TOP, floor=settings.retrieval.passage_floor
                     ),
                     titles,
                 )

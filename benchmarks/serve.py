@@ -74,13 +74,15 @@ def load() -> Weights:
     """The model that the settings name."""
     settings = load_settings()
     return load_weights(
-        settings.model, models_folder=settings.data_dir / "models", device=settings.device
+        settings.engine.model,
+        models_folder=settings.storage.models_path,
+        device=settings.engine.device,
     )
 
 
 def _vocabulary() -> Vocabulary:
     settings = load_settings()
-    return load_vocabulary(settings.model, models_folder=settings.data_dir / "models")
+    return load_vocabulary(settings.engine.model, models_folder=settings.storage.models_path)
 
 
 def prompt_of(vocabulary: Vocabulary, number: int) -> list[Message]:
@@ -214,7 +216,7 @@ async def _make(name: str, adapter: Adapter) -> dict[str, Answer]:
     """The peers of this process, which is the one of that name."""
     match name:
         case "engine" | "engine, no drafts":
-            drafts = load_settings().draft_tokens if name == "engine" else 0
+            drafts = load_settings().engine.draft_tokens if name == "engine" else 0
             engine = LocalEngine(endless(load()), batch_size=64, draft_tokens=drafts)
             await engine.load_adapter(adapter)
             return {
@@ -325,7 +327,7 @@ def main() -> None:
     options = parser.parse_args()
     names = ["engine", "engine, no drafts", "generate, PEFT", "generate", "continuous batching"]
     with scratch_settings() as settings, tempfile.TemporaryDirectory() as folder:
-        if settings.model == "starter" and importlib.util.find_spec(LLAMA_CPP):
+        if settings.engine.model == "starter" and importlib.util.find_spec(LLAMA_CPP):
             names.append("llama.cpp, 4 bits")
         weights = load()
         size = sum(each.nbytes for each in weights.model.parameters())

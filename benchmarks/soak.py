@@ -35,6 +35,7 @@ from sqlalchemy import create_engine, text
 from benchmarks.tiny_models import make_tiny_model
 from loopback import BotApi, Chat, User
 from store.adapter_files import FILES
+from store.settings import variable_of
 from tests.trainer.examples import OPEN_GATE
 
 RATCHET = (sys.executable, "-c", "from bot.cli.main import main; main()")
@@ -57,18 +58,16 @@ SETTINGS = {
     "prompt_tokens": 256,
     "max_new_tokens": 6,
     "temperature": 1.0,
-    "memory": False,
+    "memories": 0,
     "passages": 0,
-    "stranger_messages": 0,
-    "stranger_tokens": 0,
     "quota_messages": 0,
+    "quota_tokens": 0,
     "quota_at_once": 0,
     "quota_ratings": 0,
     "log_level": "WARNING",
     "train_rank": 4,
     "train_learning_rate": 1e-2,
     "train_batch_size": 16,
-    "train_checkpoints": 1,
     "train_max_length": 256,
     "train_rehearsal": 2,
     **OPEN_GATE,
@@ -101,7 +100,7 @@ class Soak:
         settings |= {"telegram_api_url": api.url, "database_url": database}
         self._environment = {
             **os.environ,
-            **{f"RATCHET_{name.upper()}": str(value) for name, value in settings.items()},
+            **{variable_of(name): str(value) for name, value in settings.items()},
         }
 
     async def run(self, kills: int) -> dict[str, int]:

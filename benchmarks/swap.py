@@ -161,7 +161,7 @@ async def swap(talk: Talk, version: Adapter) -> float:
 
 async def measure(weights: Weights, versions: Sequence[Adapter], *, exact: bool) -> Found:
     """Stretches with swaps and, for as many seconds each, without; then each version alone."""
-    drafts = load_settings().draft_tokens
+    drafts = load_settings().engine.draft_tokens
     engine = LocalEngine(weights, batch_size=CHATS, draft_tokens=drafts)
     calm, swapped, waits = [], [], []
     for _ in range(STRETCHES):
@@ -214,9 +214,9 @@ def main() -> None:
 
         def load(dtype: torch.dtype) -> Weights:
             return load_weights(
-                settings.model,
-                models_folder=settings.data_dir / "models",
-                device=settings.device,
+                settings.engine.model,
+                models_folder=settings.storage.models_path,
+                device=settings.engine.device,
                 dtype=dtype,
             )
 

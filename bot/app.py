@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import logging
+import shutil
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from contextlib import (
     suppress,
 )
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from bot.active_adapter import ActiveAdapter
@@ -84,7 +86,9 @@ class Store:
     def status(self) -> StatusReader:
         """Reads how things are."""
         return StatusReader(
-            settings=self.settings,
+            engine=self.settings.engine,
+            storage=self.settings.storage,
+            train_cron=self.settings.train.cron,
             database=self.database,
             conversations=self.conversations,
             feedback=self.feedback,
@@ -97,10 +101,11 @@ class Store:
 @contextmanager
 def open_store(settings: Settings) -> Iterator[Store]:
     """The store, its schema checked. Raises `SchemaNotAtHead` or `DatabaseUnavailable`."""
-    database = Database(settings.database)
+    database = Database(settings.storage.database)
     try:
         database.check_at_head()
-        store = make_store(settings, database, SentenceEmbedder(settings.embedder))
+        shutil.rmtree(settings.storage.memory_path, ignore_errors=True)  # vectors are in SQL now
+        store = make_store(settings, database, SentenceEmbedder(settings.retrieval.embedder))
         try:
             yield store
         finally:
@@ -111,7 +116,7 @@ def open_store(settings: Settings) -> Iterator[Store]:
 
 def make_store(settings: Settings, database: Database, embedder: Embedder) -> Store:
     """Return the repositories of a database."""
-    rule = TeachingRule.of(settings)
+    rule = TeachingRule.of(settings.admission, settings.privacy)
     return Store(
         settings=settings,
         database=database,
@@ -123,10 +128,10 @@ def make_store(settings: Settings, database: Database, embedder: Embedder) -> St
         conversations=Conversations(database),
         feedback=Ratings(database),
         knowledge=Documents(
-            database, make_index(settings), embedder, chunk_chars=settings.chunk_chars
+            database, make_index(settings), embedder, chunk_chars=settings.retrieval.chunk_chars
         ),
         memories=Memories(database, embedder, rule),
-        adapters=Adapters(database, settings.data_dir / "adapters"),
+        adapters=Adapters(database, settings.storage.adapters_path),
         examples=Examples(database, rule),
         eraser=Eraser(database),
         exports=Exports(database),
@@ -139,43 +144,43 @@ def make_store(settings: Settings, database: Database, embedder: Embedder) -> St
 def make_index(settings: Settings) -> ChromaIndex:
     """The index of documents that the settings ask for, not yet opened."""
     return ChromaIndex(
-        path=settings.chroma_path,
-        url=settings.chroma_url,
+        path=settings.storage.chroma_path,
+        url=settings.storage.chroma_url,
         name=f"ratchet-chunks-{_digest(settings)}",
     )
 
 
 def _digest(settings: Settings) -> str:
-    return hashlib.sha256(settings.embedder.encode()).hexdigest()[:8]
+    return hashlib.sha256(settings.retrieval.embedder.encode()).hexdigest()[:8]
 
 
 async def open_engine(settings: Settings) -> Engine:
     """The engine that the settings ask for, its model loaded. Raises `EngineError`."""
-    models_folder = settings.data_dir / "models"
+    chosen, models_folder = settings.engine, settings.storage.models_path
 
     def load() -> Engine:
         from bot.engine.local.local_engine import LocalEngine  # torch takes seconds to import
         from bot.engine.local.weights import load_weights
 
-        weights = load_weights(settings.model, models_folder=models_folder, device=settings.device)
+        weights = load_weights(chosen.model, models_folder=models_folder, device=chosen.device)
         return LocalEngine(
             weights,
-            queue_size=settings.queue_size,
-            batch_size=settings.batch_size,
-            prefix_bytes=settings.prefix_megabytes * 2**20,
-            draft_tokens=settings.draft_tokens,
+            queue_size=chosen.queue_size,
+            batch_size=chosen.batch_size,
+            prefix_bytes=chosen.prefix_megabytes * 2**20,
+            draft_tokens=chosen.draft_tokens,
         )
 
-    if not settings.vllm_url:
+    if not chosen.vllm_url:
         return await asyncio.to_thread(load)
     from bot.engine.vllm.vllm_engine import VllmEngine
     from bot.engine.vocabulary import load_vocabulary
 
     return await VllmEngine.connect(
-        await asyncio.to_thread(load_vocabulary, settings.model, models_folder=models_folder),
-        settings.vllm_url,
-        key=settings.vllm_key.get_secret_value() if settings.vllm_key else "",
-        queue_size=settings.queue_size,
+        await asyncio.to_thread(load_vocabulary, chosen.model, models_folder=models_folder),
+        chosen.vllm_url,
+        key=chosen.vllm_key.get_secret_value() if chosen.vllm_key else "",
+        queue_size=chosen.queue_size,
     )
 
 
@@ -208,7 +213,8 @@ def make_chat(
 ) -> Chat:
     """A chat over an engine."""
     return Chat(
-        settings=store.settings,
+        reply=store.settings.reply,
+        retrieval=store.settings.retrieval,
         conversations=store.conversations,
         knowledge=store.knowledge,
         memories=store.memories,
@@ -248,8 +254,9 @@ async def serve_telegram(store: Store) -> None:
     metrics = Metrics()
     metrics.registry.register(StoreFigures(store.database))
     health = Health(store.database, metrics)
-    watched = health.serve(settings.health_listen) if settings.health_listen else nullcontext()
-    logger.info("loading the model %s", settings.model)
+    listen = settings.monitoring.health_listen
+    watched = health.serve(listen) if listen else nullcontext()
+    logger.info("loading the model %s", settings.engine.model)
     async with watched, opened_engine(settings) as engine, indexing(store):
         telegram = make_telegram(store, Metered(engine, metrics))
         health.is_talking = lambda: telegram.is_listening and not stop.is_set()
@@ -293,8 +300,10 @@ def make_telegram(
     from bot.telegram.uploads import UploadHandlers
 
     settings, chat = store.settings, make_chat(store, engine)
+    admins = settings.admission.admins
     quotas = Quotas(
-        settings=settings,
+        quota=settings.quota,
+        admins=admins,
         conversations=store.conversations,
         feedback=store.feedback,
         people=store.people,
@@ -303,12 +312,12 @@ def make_telegram(
         runs=store.runs,
         adapters=store.adapters,
         active=ActiveAdapter(adapters=store.adapters, engine=engine),
-        admins=settings.admins,
+        admins=admins,
     )
     inbox = InboxQueue(store.inbox, CONCURRENT_UPDATES)
     consent = Consent(people=store.people)
     talking = QuestionHandlers(
-        settings=settings,
+        answer_within=timedelta(minutes=settings.reply.answer_within),
         chat=chat,
         quotas=quotas,
         conversations=store.conversations,
@@ -316,19 +325,19 @@ def make_telegram(
         consent=consent,
     )
     application = build_application(
-        settings,
+        settings.telegram,
+        admins=admins,
         inbox=inbox,
         audit=store.audit,
         chat=chat,
         gate=Admission(
-            settings=settings,
+            settings=settings.admission,
             people=store.people,
             groups=store.groups,
             invitations=store.invitations,
         ),
         talking=talking,
         rating=RatingHandlers(
-            settings=settings,
             conversations=store.conversations,
             feedback=store.feedback,
             people=store.people,
@@ -344,12 +353,12 @@ def make_telegram(
             exports=store.exports,
             teaching=store.teaching,
             consent=consent,
-            admins=settings.admins,
-            forget_days=3,
+            admins=admins,
+            forget_days=settings.privacy.forget_days,
         ),
         consent=consent,
         admin=AdminHandlers(
-            people=store.people, status=store.status, audit=store.audit, admins=settings.admins
+            people=store.people, status=store.status, audit=store.audit, admins=admins
         ),
         learning=TrainingHandlers(
             database=store.database,
@@ -371,12 +380,12 @@ async def talk(telegram: TelegramBot, store: Store, stop: asyncio.Event) -> None
     """Talk in Telegram until `stop` is set. Raises `BotError` for a token nobody knows."""
     from bot.telegram.listener import serve
 
-    bot = telegram.application.bot
+    bot, settings = telegram.application.bot, store.settings
     async with (
         in_background(telegram.inbox.keep(bot, alone=store.database.alone), name="inbox"),
         in_background(telegram.news.run(bot), name="news"),
     ):
-        await serve(telegram.application, store.settings, stop)
+        await serve(telegram.application, settings.webhook, settings.admission.admins, stop)
 
 
 def _stop_or_quit(stop: asyncio.Event, main: "asyncio.Task[None]") -> None:

@@ -34,7 +34,7 @@ from store.domain import (
 from store.errors import StoreError
 from store.logs import TURN
 from store.memories import Memories
-from store.settings import Settings
+from store.settings_slices import ReplySettings, RetrievalSettings
 
 logger = logging.getLogger(__name__)
 
@@ -48,14 +48,16 @@ class Chat:
     def __init__(
         self,
         *,
-        settings: Settings,
+        reply: ReplySettings,
+        retrieval: RetrievalSettings,
         conversations: Conversations,
         knowledge: Documents,
         memories: Memories,
         engine: Engine,
         choose_adapter: Callable[[], Adapter | None],
     ) -> None:
-        self._settings = settings
+        self._settings = reply
+        self._retrieval = retrieval
         self._conversations = conversations
         self._knowledge = knowledge
         self._memories = memories
@@ -183,7 +185,7 @@ class Chat:
         return prompt.messages, sampling
 
     def _retrieve(self, question: str) -> tuple[Passage, ...]:
-        settings = self._settings
+        settings = self._retrieval
         try:
             return self._knowledge.search(
                 question,
@@ -196,8 +198,8 @@ class Chat:
             return ()
 
     def _recall(self, turn: Turn) -> tuple[Memory, ...]:
-        settings = self._settings
-        if not settings.memory:
+        settings = self._retrieval
+        if not settings.memories:
             return ()
         try:
             return self._memories.recall(

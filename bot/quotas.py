@@ -1,7 +1,7 @@
 """How much one person may ask for, so that nobody starves the others.
 
 Counted in SQL, over all chats and replicas. In a bot that is open to everybody, those no admin has
-decided about have quotas of their own. Admins have none.
+decided about have a share of the quotas. Admins have none.
 """
 
 from datetime import timedelta
@@ -11,7 +11,7 @@ from store.conversations import Conversations
 from store.domain import Access
 from store.people import People
 from store.ratings import Ratings
-from store.settings import Settings
+from store.settings_slices import QuotaSettings
 
 MINUTE = timedelta(minutes=1)
 WRITING = timedelta(minutes=10)
@@ -26,12 +26,14 @@ class Quotas:
     def __init__(
         self,
         *,
-        settings: Settings,
+        quota: QuotaSettings,
+        admins: frozenset[int],
         conversations: Conversations,
         feedback: Ratings,
         people: People,
     ) -> None:
-        self._settings = settings
+        self._quota = quota
+        self._admins = admins
         self._conversations = conversations
         self._feedback = feedback
         self._people = people
@@ -41,28 +43,32 @@ class Quotas:
 
         What was begun before a crash was within the quotas, and counts among what they asked.
         """
-        settings = self._settings
-        if person_id in settings.admins or self._conversations.was_begun(update_id):
+        quota = self._quota
+        if person_id in self._admins or self._conversations.was_begun(update_id):
             return
-        messages, tokens = settings.quota_messages, settings.quota_tokens
+        messages, tokens = quota.messages, quota.tokens
         if self._is_stranger(person_id):
-            messages, tokens = settings.stranger_messages, settings.stranger_tokens
+            messages, tokens = self._for_strangers(messages), self._for_strangers(tokens)
         turns = self._conversations.usage(person_id, MINUTE).turns
         if messages and turns >= messages:
             raise QuotaReached(f"That is {turns} messages in a minute. Please wait a moment.")
         pending = self._conversations.usage(person_id, WRITING).pending
-        if settings.quota_at_once and pending >= settings.quota_at_once:
+        if quota.at_once and pending >= quota.at_once:
             raise QuotaReached(f"I am still writing {pending} replies to you. Please wait.")
         if tokens and self._conversations.usage(person_id, DAY).tokens >= tokens:
             raise QuotaReached("That is all I can write for you today. Please come back tomorrow.")
 
     def check_rating(self, person_id: int) -> None:
         """Raise `QuotaReached` if they have rated as much as counts."""
-        most = self._settings.quota_ratings
-        if not most or person_id in self._settings.admins:
+        most = self._quota.ratings
+        if not most or person_id in self._admins:
             return
         if self._feedback.given_by(person_id, HOUR) >= most:
             raise QuotaReached("Those are more ratings than I can count. Please come back later.")
+
+    def _for_strangers(self, bound: int) -> int:
+        """Return their share of a bound; 0 stays no bound at all, and the share is never 0."""
+        return max(1, round(bound * self._quota.stranger_share)) if bound else 0
 
     def _is_stranger(self, person_id: int) -> bool:
         person = self._people.find(person_id)

@@ -28,7 +28,7 @@ SETTINGS = {
     "top_p": 0.95,
     "repetition_penalty": 1.0,
     "max_new_tokens": 72,
-    "memory": False,  # or the audience would be taught by its own examples, too
+    "memories": 0,  # or the audience would be taught by its own examples, too
 }
 """How the bot is set up for the audience."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 from store.database import Database
-from store.settings import PREFIX, Settings, load_settings
+from store.settings import PREFIX, Settings, load_settings, variable_of
 from trainer.worker import RUN_ENVIRONMENT
 
 
@@ -22,22 +22,22 @@ def scratch_settings(**overrides: object) -> Iterator[Settings]:
     in the real data folder, so that it is converted only once.
     """
     real = load_settings()
-    models = (real.data_dir / "models").absolute()
+    models = real.storage.models_path.absolute()
     models.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="ratchet-") as folder, chdir(folder):
         (Path(folder) / "models").symlink_to(models)
         chosen = {
             "data_dir": folder,
-            "model": real.model,
-            "embedder": real.embedder,
-            "device": real.device,
+            "model": real.engine.model,
+            "embedder": real.retrieval.embedder,
+            "device": real.engine.device,
             **overrides,
         }
         outside = {name: v for name, v in os.environ.items() if not name.startswith(PREFIX)}
-        variables = {f"{PREFIX}{name.upper()}": str(value) for name, value in chosen.items()}
+        variables = {variable_of(name): str(value) for name, value in chosen.items()}
         with patch.dict(os.environ, {**outside, **variables}, clear=True):
             settings = load_settings()
-            database = Database(settings.database)
+            database = Database(settings.storage.database)
             database.upgrade()
             database.close()
             yield settings

@@ -21,7 +21,7 @@ def _compare_server_default(
 
 def run() -> None:
     """Migrate; a migration that fails leaves the schema as the one before it left it."""
-    url = context.config.attributes.get("url") or load_settings().database
+    url = context.config.attributes.get("url") or load_settings().storage.database
     engine = create_database_engine(url, foreign_keys=False)
     try:
         with engine.connect() as connection:

@@ -16,7 +16,7 @@ from sqlalchemy.orm import aliased
 
 from store.database import Database
 from store.domain import Access, PartKind, TurnState
-from store.settings import Settings
+from store.settings_slices import AdmissionSettings, PrivacySettings
 from store.tables import (
     ConversationRow,
     CorrectionRow,
@@ -40,12 +40,12 @@ class TeachingRule:
     """Whether people who were never asked must say yes, too."""
 
     @classmethod
-    def of(cls, settings: Settings) -> Self:
+    def of(cls, admission: AdmissionSettings, privacy: PrivacySettings) -> Self:
         """Return the rule that the settings ask for."""
         return cls(
-            open_access=settings.access == "open",
-            admins=settings.admins,
-            consent_required=settings.train_consent,
+            open_access=admission.access == "open",
+            admins=admission.admins,
+            consent_required=privacy.train_consent,
         )
 
     def people(self) -> Select[int]:

@@ -40,16 +40,15 @@ def settings(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         max_new_tokens=6,
         temperature=1.0,
         system_prompt="",
-        memory=False,
+        memories=0,
         train_max_length=256,
         train_rehearsal=2,
         train_rank=4,
         train_learning_rate=1e-2,
         train_batch_size=16,
-        train_checkpoints=1,
         **OPEN_GATE,
     )
-    database = Database(settings.database)
+    database = Database(settings.storage.database)
     database.upgrade()
     database.close()
     return settings
@@ -106,7 +105,7 @@ async def test_people_rate_a_run_trains_and_the_bot_swaps_and_goes_back(
             store.adapters.rollback(reason="worse than it was")
             back = await ask(chat, "What is tea?")
             store.adapters.promote(
-                adapter.name, base_model=model_name(settings.model), reason="it was better"
+                adapter.name, base_model=model_name(settings.engine.model), reason="it was better"
             )
             forward = await ask(chat, "What is tea?")
 

@@ -62,7 +62,7 @@ def learn(settings: Settings, database: Database, run_id: int) -> RunStatus:
     except NothingToLearn as reason:
         status, outcome = RunStatus.SKIPPED, str(reason)
     except RunCancelled:
-        active = Adapters(database, settings.data_dir / "adapters").active()
+        active = Adapters(database, settings.storage.adapters_path).active()
         if active is not None and active.run_id == run_id:  # it came too late
             status, outcome = RunStatus.PROMOTED, f"{active.name} passed the gate and is live."
         else:
@@ -77,18 +77,18 @@ def learn(settings: Settings, database: Database, run_id: int) -> RunStatus:
 
 
 def _learn(settings: Settings, database: Database, tell: ProgressReporter) -> tuple[RunStatus, str]:
-    recipe = Recipe.of(settings)
+    recipe = Recipe.of(settings.train)
     tell.stage("choosing examples", 0.005)
     snapshot = _snapshot(settings, database, recipe, tell)
     tell.snapshot(snapshot, recipe)
-    adapters = Adapters(database, settings.data_dir / "adapters")
+    adapters = Adapters(database, settings.storage.adapters_path)
     tell.stage("getting ready", 0.01)
 
     def stepped(point: Point) -> None:
         tell.step(point.step, point.steps, point.loss, between=(READY, TRAINED))
 
-    predictor = predictor_for(settings, snapshot)
-    with run_folder(settings.data_dir, tell.run_id) as folder:
+    predictor = predictor_for(settings.retrieval.embedder, snapshot)
+    with run_folder(settings.storage.data_dir, tell.run_id) as folder:
         job = Job(snapshot=snapshot, recipe=recipe, folder=folder)
         update = train(settings, job, predictor, stepped)
         tell.curve()
@@ -108,21 +108,21 @@ def _snapshot(
     settings: Settings, database: Database, recipe: Recipe, tell: ProgressReporter
 ) -> Snapshot:
     """The examples of the run, without those of people who have to be looked at first."""
-    book, quarantine = Examples(database, TeachingRule.of(settings)), Suspects(database)
-    most = CANDIDATES * recipe.max_examples
+    rule, quarantine = TeachingRule.of(settings.admission, settings.privacy), Suspects(database)
+    book, most = Examples(database, rule), CANDIDATES * recipe.max_examples
     examples = book.collect(most, seed=recipe.seed)
-    trusted = settings.admins | quarantine.released()
-    people, age = People(database), timedelta(days=settings.train_newcomer_days)
-    new, embedder = people.newcomers(age), SentenceEmbedder(settings.embedder)
+    trusted = settings.admission.admins | quarantine.released()
+    people, age = People(database), timedelta(days=settings.train.newcomer_days)
+    new, embedder = people.newcomers(age), SentenceEmbedder(settings.retrieval.embedder)
     found = examine(examples, embedder, trusted=trusted, newcomers=new)
     held = [person for person, reason in found.suspects.items() if quarantine.hold(person, reason)]
     tell.held_back(len(held))
     still_new = (new - found.agreeing) | people.newcomers(age / 2)
-    voices = RaterShares(trusted=settings.admins, newcomers=still_new)
+    voices = RaterShares(trusted=settings.admission.admins, newcomers=still_new)
     return take_snapshot(
         book.collect(most, seed=recipe.seed) if held else examples,
         recipe,
-        system_prompt=settings.system_prompt,
+        system_prompt=settings.reply.system_prompt,
         voices=voices,
     )
 
@@ -137,7 +137,7 @@ def _tried(
 ) -> tuple[Adapter, GateReport]:
     """An update as a candidate, and what the gate says of it."""
     candidate = adapters.add(
-        update, base_model=model_name(settings.model), run_id=tell.run_id, notes=notes
+        update, base_model=model_name(settings.engine.model), run_id=tell.run_id, notes=notes
     )
     try:
         report = proof.of(candidate)
@@ -163,7 +163,7 @@ def _decide(
         adapters.reject(candidate.name)
         failed = ", ".join(check.name for check in report.checks if not check.passed)
         return RunStatus.REJECTED, f"{what} did not pass the gate: {failed}."
-    if settings.promote == "ask":
+    if settings.versions.promote == "ask":
         return RunStatus.PASSED, f"{what} passed the gate and waits for /promote."
     try:
         adapters.promote(
@@ -192,7 +192,7 @@ def main() -> None:
     )
     for name in ("httpx", "httpcore", "alembic", "datasets", "filelock", "fsspec"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    database = Database(settings.database)
+    database = Database(settings.storage.database)
     try:
         learn(settings, database, int(sys.argv[1]))
     finally:

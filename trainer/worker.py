@@ -13,7 +13,6 @@ import sys
 import tempfile
 import threading
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import IO
 
 from apscheduler.schedulers.background import BackgroundScheduler
@@ -57,8 +56,9 @@ class Worker:
     def __init__(self, settings: Settings, database: Database) -> None:
         self._settings = settings
         self._runs = Runs(database)
-        self._adapters = Adapters(database, settings.data_dir / "adapters")
-        self._examples = Examples(database, TeachingRule.of(settings))
+        self._adapters = Adapters(database, settings.storage.adapters_path)
+        rule = TeachingRule.of(settings.admission, settings.privacy)
+        self._examples = Examples(database, rule)
         self._database = database
         self._eraser = Eraser(database)
         self.stop = threading.Event()
@@ -90,17 +90,18 @@ class Worker:
 
     def _tidy(self) -> None:
         try:
-            for done in self._adapters.tidy(keep=self._settings.keep_adapters):
+            for done in self._adapters.tidy(keep=self._settings.versions.keep_adapters):
                 logger.info("adapters: %s", done)
         except (StoreError, OSError) as error:
             logger.error("the adapters cannot be tidied: %s", error)
 
     def clean_up(self) -> None:
         """Delete what is too old, finish erasures, and retire versions that hold erased words."""
-        days = self._settings.keep_days
+        days = self._settings.privacy.keep_days
+        forget = timedelta(days=self._settings.privacy.forget_days)
         try:
             self._eraser.resume()
-            retired = self._adapters.retire_erased(timedelta(days=3))
+            retired = self._adapters.retire_erased(forget)
             if retired is not None:
                 name, clean = retired
                 now = clean.name if clean else "the base model"
@@ -123,9 +124,9 @@ class Worker:
             return queued
         last = self._runs.last_learned()
         new = self._examples.ratings_since(last.started_at if last else None)
-        if new < self._settings.train_min_ratings:
+        if new < self._settings.train.min_ratings:
             logger.info(
-                "%d new ratings, %d are needed: no run", new, self._settings.train_min_ratings
+                "%d new ratings, %d are needed: no run", new, self._settings.train.min_ratings
             )
             return False
         _, queued = self._runs.queue(f"the schedule: {new} new ratings")
@@ -133,10 +134,10 @@ class Worker:
 
     def _scheduler(self) -> BackgroundScheduler:
         scheduler = BackgroundScheduler(timezone="UTC", daemon=True)
-        if self._settings.train_cron != "off":
+        if self._settings.train.cron != "off":
             scheduler.add_job(
                 self.queue_if_due,
-                CronTrigger.from_crontab(self._settings.train_cron, timezone="UTC"),
+                CronTrigger.from_crontab(self._settings.train.cron, timezone="UTC"),
                 misfire_grace_time=MISFIRE_SECONDS,
                 coalesce=True,
                 max_instances=1,
@@ -171,7 +172,7 @@ class Worker:
             )
             cancelled = self._watch(run.id, child) or self.stop.is_set()
             text = _tail(log)
-        clear(self._settings.data_dir, run.id)  # a run that was killed could not
+        clear(self._settings.storage.data_dir, run.id)  # a run that was killed could not
         if cancelled:
             ended = self._runs.finish(
                 run.id, RunStatus.CANCELLED, "It was cancelled; nothing of it is in use.", log=text
@@ -238,9 +239,9 @@ def main() -> None:
     run_id: int | None = options.run
     try:
         settings = load_settings()
-        set_up_logging(settings.log_level, settings.log_format)
-        Path(settings.data_dir).mkdir(parents=True, exist_ok=True)
-        database = Database(settings.database)
+        set_up_logging(settings.monitoring.log_level, settings.monitoring.log_format)
+        settings.storage.data_dir.mkdir(parents=True, exist_ok=True)
+        database = Database(settings.storage.database)
         try:
             database.check_at_head()
             worker = Worker(settings, database)

@@ -17,7 +17,7 @@ def backup(folder: Path) -> None:
     """Write everything that is kept into a new folder, while the bot talks."""
     with opened_store() as store:
         settings = store.settings
-        made = back_up(store.database, settings.data_dir / "adapters", folder, settings.public)
+        made = back_up(store.database, settings.storage.adapters_path, folder, settings.public)
     click.echo(_in_words(made, f"is in {folder}"))
 
 
@@ -26,9 +26,9 @@ def backup(folder: Path) -> None:
 def restore(folder: Path) -> None:
     """Put a backup into an empty data folder or database; stop the bot before."""
     settings = load_settings()
-    database = Database(settings.database)
+    database = Database(settings.storage.database)
     try:
-        made = restore_backup(folder, database, settings.data_dir / "adapters")
+        made = restore_backup(folder, database, settings.storage.adapters_path)
     finally:
         database.close()
     click.echo(_in_words(made, "is back, counted and its hashes checked"))

@@ -20,6 +20,7 @@ from store.embedder import STARTER_NAME, find_starter
 from store.errors import IndexInUse, StoreError
 from store.index import ChromaIndex
 from store.settings import Settings
+from store.settings_slices import EngineSettings, StorageSettings, TelegramSettings
 
 MIN_FREE_BYTES = 2_000_000_000
 """Room for the converted model, the index and some adapters."""
@@ -41,23 +42,23 @@ class Finding:
 
 def examine(settings: Settings, index: ChromaIndex) -> Iterator[Finding]:
     """Every finding, one after another; none of them raises."""
-    database = _database(settings)
+    database = _database(settings.storage)
     yield database
     if database.fine:
-        yield _adapters(settings)
-    yield _model(settings)
-    yield _embedder(settings)
+        yield _adapters(settings.storage)
+    yield _model(settings.engine)
+    yield _embedder(settings.retrieval.embedder)
     yield _index(index)
-    yield _disk(settings)
-    for url in settings.vllm_url:
-        yield _vllm(url, settings.vllm_key)
-    if settings.telegram_token is not None:
-        yield _telegram(settings)
+    yield _disk(settings.storage.data_dir)
+    for url in settings.engine.vllm_url:
+        yield _vllm(url, settings.engine.vllm_key)
+    if settings.telegram.token is not None:
+        yield _telegram(settings.telegram)
 
 
-def _database(settings: Settings) -> Finding:
+def _database(storage: StorageSettings) -> Finding:
     try:
-        database = Database(settings.database)
+        database = Database(storage.database)
         database.check_at_head()
     except StoreError as error:
         return Finding(name="database", fine=False, detail=str(error))
@@ -66,10 +67,10 @@ def _database(settings: Settings) -> Finding:
     return Finding(name="database", fine=True, detail=f"{shown}, schema at head")
 
 
-def _adapters(settings: Settings) -> Finding:
+def _adapters(storage: StorageSettings) -> Finding:
     """Whether every version that could be used has the files that its name says."""
-    database = Database(settings.database)
-    adapters = Adapters(database, settings.data_dir / "adapters")
+    database = Database(storage.database)
+    adapters = Adapters(database, storage.adapters_path)
     damaged, whole = [], 0
     try:
         for each in adapters.all():
@@ -90,26 +91,26 @@ def _adapters(settings: Settings) -> Finding:
     return Finding(name="adapters", fine=True, detail=f"{whole}, their files as hashed")
 
 
-def _model(settings: Settings) -> Finding:
+def _model(engine: EngineSettings) -> Finding:
     try:
-        if settings.model == "starter":
+        if engine.model == "starter":
             find_gguf()
             detail = f"{MODEL_NAME} (embedded)"
         else:
-            local = isinstance(named_source(settings.model), Path)
-            detail = f"{settings.model} ({'a folder' if local else 'from the Hugging Face Hub'})"
-        if settings.device in ("cuda", "mps"):
+            local = isinstance(named_source(engine.model), Path)
+            detail = f"{engine.model} ({'a folder' if local else 'from the Hugging Face Hub'})"
+        if engine.device in ("cuda", "mps"):
             from bot.engine.local.weights import choose_device  # brings torch
 
-            choose_device(settings.device)
+            choose_device(engine.device)
     except EngineError as error:
         return Finding(name="model", fine=False, detail=str(error))
     return Finding(name="model", fine=True, detail=detail)
 
 
-def _embedder(settings: Settings) -> Finding:
-    if settings.embedder != "starter":
-        return Finding(name="embedder", fine=True, detail=settings.embedder)
+def _embedder(embedder: str) -> Finding:
+    if embedder != "starter":
+        return Finding(name="embedder", fine=True, detail=embedder)
     try:
         find_starter()
     except StoreError as error:
@@ -129,16 +130,15 @@ def _index(index: ChromaIndex) -> Finding:
     return Finding(name="index", fine=True, detail=detail)
 
 
-def _disk(settings: Settings) -> Finding:
-    folder = settings.data_dir.absolute()
+def _disk(data_dir: Path) -> Finding:
+    folder = data_dir.absolute()
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     return Finding(
         name="disk",
         fine=free >= MIN_FREE_BYTES,
-        detail=f"{free / 1e9:.1f} GB free for {settings.data_dir}, "
-        f"{MIN_FREE_BYTES / 1e9:.0f} GB needed",
+        detail=f"{free / 1e9:.1f} GB free for {data_dir}, {MIN_FREE_BYTES / 1e9:.0f} GB needed",
     )
 
 
@@ -156,17 +156,15 @@ def _vllm(url: str, key: SecretStr | None) -> Finding:
     return Finding(name="vllm", fine=answer.is_success, detail=detail)
 
 
-def _telegram(settings: Settings) -> Finding:
-    assert settings.telegram_token is not None
-    token = settings.telegram_token.get_secret_value()
+def _telegram(telegram: TelegramSettings) -> Finding:
+    assert telegram.token is not None
+    token = telegram.token.get_secret_value()
     try:
-        answer = httpx.get(
-            f"{settings.telegram_api_url}/bot{token}/getMe", timeout=TELEGRAM_SECONDS
-        )
+        answer = httpx.get(f"{telegram.api_url}/bot{token}/getMe", timeout=TELEGRAM_SECONDS)
         body = answer.json()
     except (httpx.HTTPError, ValueError) as error:
         # The error's own text may hold the URL, and the URL holds the token.
-        detail = f"cannot reach {settings.telegram_api_url} ({type(error).__name__})"
+        detail = f"cannot reach {telegram.api_url} ({type(error).__name__})"
         return Finding(name="telegram", fine=False, detail=detail)
     if not body.get("ok"):
         detail = f"{body.get('description')}: check RATCHET_TELEGRAM_TOKEN"

@@ -190,7 +190,7 @@ def promote(name: str, force: bool) -> None:
     with opened_store() as store:
         reason = "the command line" + (", forced" if force else "")
         store.adapters.promote(
-            name, base_model=model_name(store.settings.model), reason=reason, force=force
+            name, base_model=model_name(store.settings.engine.model), reason=reason, force=force
         )
     click.echo(f"{name} is active.")
 
@@ -254,15 +254,15 @@ def generate(
         raise UsageError(f"there is no folder {target.absolute().parent}")
     with opened_store() as store:
         settings = store.settings
-        lines = read_lines(source, system_prompt=settings.system_prompt)
+        lines = read_lines(source, system_prompt=settings.reply.system_prompt)
         if adapter is None:
             version = store.adapters.active()
         else:
             version = None if adapter == "base" else store.adapters.get(adapter)
         sampling = SamplingParams(
             temperature=temperature,
-            top_p=settings.top_p,
-            max_new_tokens=max_new_tokens or settings.max_new_tokens,
+            top_p=settings.reply.top_p,
+            max_new_tokens=max_new_tokens or settings.reply.max_new_tokens,
             seed=seed,
         )
 
@@ -278,7 +278,7 @@ def generate(
                         lines,
                         sampling,
                         adapter=version.name if version else None,
-                        at_once=min(AT_ONCE, settings.queue_size),
+                        at_once=min(AT_ONCE, settings.engine.queue_size),
                         done=lambda: bar.advance(task),
                     )
             finally:

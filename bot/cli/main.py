@@ -67,10 +67,12 @@ def cli() -> None:
 def run() -> None:
     """Upgrade the database, then talk and learn: in Telegram when a token is set, else here."""
     settings = load_settings()
-    if settings.telegram_token is None and not sys.stdin.isatty():
+    if settings.telegram.token is None and not sys.stdin.isatty():
         raise UsageError(NO_TERMINAL)
     _upgrade(settings)
-    with supervised_worker(settings.log_level if settings.telegram_token else "CRITICAL"):
+    with supervised_worker(
+        settings.monitoring.log_level if settings.telegram.token else "CRITICAL"
+    ):
         _talk(settings)
 
 
@@ -78,14 +80,14 @@ def run() -> None:
 def bot() -> None:
     """Talk in Telegram; the database must be at head."""
     settings = load_settings()
-    if settings.telegram_token is None:
+    if settings.telegram.token is None:
         raise UsageError("set RATCHET_TELEGRAM_TOKEN to a token from @BotFather")
     _talk(settings)
 
 
 def _talk(settings: Settings) -> None:
-    with_telegram = settings.telegram_token is not None
-    set_up_logging(settings.log_level if with_telegram else "WARNING", settings.log_format)
+    with_telegram, chosen = settings.telegram.token is not None, settings.monitoring
+    set_up_logging(chosen.log_level if with_telegram else "WARNING", chosen.log_format)
     with open_store(settings) as store:
         if with_telegram:
             asyncio.run(serve_telegram(store))
@@ -198,7 +200,7 @@ def search(text: str) -> None:
     """Show the passages that a question would be answered from."""
     with opened_store() as store:
         _index(store)
-        settings = store.settings
+        settings = store.settings.retrieval
         passages = store.knowledge.search(
             text,
             count=settings.passages,
@@ -274,6 +276,6 @@ def upgrade() -> None:
 
 
 def _upgrade(settings: Settings) -> None:
-    database = Database(settings.database)
+    database = Database(settings.storage.database)
     database.upgrade()
     database.close()

@@ -2,8 +2,6 @@
 
 from dataclasses import asdict, dataclass
 
-from apscheduler.triggers.cron import CronTrigger
-
 from store.adapters import Adapters
 from store.conversations import Conversations
 from store.database import Database
@@ -11,7 +9,7 @@ from store.documents.documents import Documents
 from store.domain import Adapter
 from store.ratings import Ratings
 from store.runs import Runs
-from store.settings import Settings
+from store.settings_slices import EngineSettings, StorageSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +45,9 @@ class StatusReader:
     def __init__(
         self,
         *,
-        settings: Settings,
+        engine: EngineSettings,
+        storage: StorageSettings,
+        train_cron: str,
         database: Database,
         conversations: Conversations,
         feedback: Ratings,
@@ -55,7 +55,9 @@ class StatusReader:
         adapters: Adapters,
         runs: Runs,
     ) -> None:
-        self._settings = settings
+        self._engine_settings = engine
+        self._storage = storage
+        self._train_cron = train_cron
         self._database = database
         self._conversations = conversations
         self._feedback = feedback
@@ -70,10 +72,10 @@ class StatusReader:
         return Status(
             adapter=active.name if active else None,
             engine=self._engine(active),
-            model=self._settings.model,
+            model=self._engine_settings.model,
             database=self._database.engine.url.render_as_string(hide_password=True),
             schema=self._database.revision(),
-            chroma=self._settings.chroma_url or str(self._settings.chroma_path),
+            chroma=self._storage.chroma_url or str(self._storage.chroma_path),
             turns=self._conversations.count(),
             ratings={"up": tally.up, "down": tally.down},
             pending_documents=self._knowledge.pending(),
@@ -82,16 +84,17 @@ class StatusReader:
         )
 
     def _engine(self, active: Adapter | None) -> str:
-        if self._settings.vllm_url:
-            return f"vllm ({', '.join(self._settings.vllm_url)})"
+        if self._engine_settings.vllm_url:
+            return f"vllm ({', '.join(self._engine_settings.vllm_url)})"
         beside = active is not None and active.notes.merged is False
         slower = "; too little memory to merge the adapter, replies are slower" if beside else ""
-        return f"local ({self._settings.device}{slower})"
+        return f"local ({self._engine_settings.device}{slower})"
 
     def _next_run(self) -> str | None:
-        cron = self._settings.train_cron
-        if cron == "off":
+        if self._train_cron == "off":
             return None
-        trigger = CronTrigger.from_crontab(cron, timezone="UTC")
+        from apscheduler.triggers.cron import CronTrigger  # most commands do without
+
+        trigger = CronTrigger.from_crontab(self._train_cron, timezone="UTC")
         due = trigger.get_next_fire_time(None, self._database.now())
         return due.isoformat() if due else None

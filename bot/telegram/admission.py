@@ -22,7 +22,7 @@ from store.domain import Access
 from store.groups import Groups
 from store.invitations import Invitations
 from store.people import People
-from store.settings import Settings
+from store.settings_slices import AdmissionSettings
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,12 @@ class Admission:
     """Lets people in or turns them away."""
 
     def __init__(
-        self, *, settings: Settings, people: People, groups: Groups, invitations: Invitations
+        self,
+        *,
+        settings: AdmissionSettings,
+        people: People,
+        groups: Groups,
+        invitations: Invitations,
     ) -> None:
         self._settings = settings
         self._people = people

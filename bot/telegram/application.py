@@ -39,7 +39,7 @@ from bot.telegram.training import LEARNING_PATTERN, TrainingHandlers
 from bot.telegram.uploads import UploadHandlers
 from bot.telegram.welcome import WelcomeHandlers
 from store.audit import AuditEntries
-from store.settings import Settings
+from store.settings_slices import TelegramSettings
 
 CALL_SECONDS = 20.0
 
@@ -51,8 +51,9 @@ Handler: TypeAlias = Callable[[Update, ContextTypes.DEFAULT_TYPE], Coroutine[Any
 
 
 def build_application(
-    settings: Settings,
+    telegram: TelegramSettings,
     *,
+    admins: frozenset[int],
     inbox: InboxQueue,
     audit: AuditEntries,
     chat: Chat,
@@ -71,9 +72,9 @@ def build_application(
     request: HTTPXRequest | None = None,
 ) -> App:
     """An application with every handler in place, not yet started."""
-    application = _without_handlers(settings, inbox, chat, request or _request(256))
-    welcome = WelcomeHandlers(admins=settings.admins)
-    by_admin = filters.ChatType.PRIVATE & filters.User(settings.admins)
+    application = _without_handlers(telegram, inbox, chat, request or _request(256))
+    welcome = WelcomeHandlers(admins=admins)
+    by_admin = filters.ChatType.PRIVATE & filters.User(admins)
     application.add_handler(TypeHandler(Update, gate.check), group=-2)
     application.add_handler(
         MessageHandler(filters.REPLY & ~filters.COMMAND, rating.on_correction), group=-1
@@ -115,7 +116,7 @@ def build_application(
         (APPROVAL_PATTERN, approval.on_button),
         (RELEASE_PATTERN, quarantine.on_button),
     ):
-        by_an_admin = partial(_for_admins, settings, partial(_audited, audit, pressed))
+        by_an_admin = partial(_for_admins, admins, partial(_audited, audit, pressed))
         application.add_handler(CallbackQueryHandler(by_an_admin, pattern))
     application.add_handler(CallbackQueryHandler(rating.on_button))
     application.add_handler(MessageReactionHandler(rating.on_reaction))
@@ -157,25 +158,25 @@ def _action(update: Update) -> str:
 
 
 async def _for_admins(
-    settings: Settings, handler: Handler, update: Update, context: ContextTypes.DEFAULT_TYPE
+    admins: frozenset[int], handler: Handler, update: Update, context: ContextTypes.DEFAULT_TYPE
 ) -> None:
     """Buttons can be pressed by whoever sees them, and an admin may be one no longer."""
     assert update.callback_query is not None
-    if update.callback_query.from_user.id not in settings.admins:
+    if update.callback_query.from_user.id not in admins:
         await acknowledge(update.callback_query, "That is for admins.")
         return
     await handler(update, context)
 
 
 def _without_handlers(
-    settings: Settings, inbox: InboxQueue, chat: Chat, request: HTTPXRequest
+    telegram: TelegramSettings, inbox: InboxQueue, chat: Chat, request: HTTPXRequest
 ) -> App:
-    assert settings.telegram_token is not None
+    assert telegram.token is not None
     return (
         ApplicationBuilder()
-        .token(settings.telegram_token.get_secret_value())
-        .base_url(f"{settings.telegram_api_url}/bot")
-        .base_file_url(f"{settings.telegram_file_url or settings.telegram_api_url + '/file'}/bot")
+        .token(telegram.token.get_secret_value())
+        .base_url(f"{telegram.api_url}/bot")
+        .base_file_url(f"{telegram.file_url}/bot")
         .request(request)
         .get_updates_request(_request(1))
         .rate_limiter(RetryingRateLimiter())

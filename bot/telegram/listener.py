@@ -3,7 +3,7 @@
 import asyncio
 import hmac
 import logging
-from collections.abc import Coroutine
+from collections.abc import Collection, Coroutine
 from contextlib import suppress
 from typing import Any
 
@@ -17,7 +17,7 @@ from telegram.error import BadRequest, Conflict, InvalidToken, NetworkError, Tel
 from bot.errors import BotError
 from bot.telegram.application import App
 from bot.telegram.commands import FOR_ADMINS, FOR_EVERYBODY, FOR_GROUPS
-from store.settings import Settings
+from store.settings_slices import WebhookSettings
 
 logger = logging.getLogger(__name__)
 
@@ -27,28 +27,30 @@ FINISH_SECONDS = 60.0
 """How long replies that are being written at the end may take to be finished."""
 
 
-async def serve(application: App, settings: Settings, stop: asyncio.Event) -> None:
+async def serve(
+    application: App, webhook: WebhookSettings, admins: Collection[int], stop: asyncio.Event
+) -> None:
     """Run until `stop` is set; what is being answered then is finished first.
 
     Raises `BotError` for a token that Telegram does not know. Waits as long as it takes for a
     Telegram that cannot be reached.
     """
     try:
-        if await _unless_stopped(_start(application, settings), stop):
+        if await _unless_stopped(_start(application, webhook, admins), stop):
             logger.info("talking as @%s", application.bot.username)
             await stop.wait()
     finally:
         await _wind_up(application)
 
 
-async def _start(application: App, settings: Settings) -> None:
+async def _start(application: App, webhook: WebhookSettings, admins: Collection[int]) -> None:
     await _initialize(application)
     await application.start()
     try:
-        await _listen(application, settings)
+        await _listen(application, webhook)
     except (TelegramError, OSError) as error:
         raise BotError(f"cannot listen for updates: {error}") from error
-    await set_commands(application, settings)
+    await set_commands(application, admins)
 
 
 async def _wind_up(application: App) -> None:
@@ -75,7 +77,7 @@ async def _unless_stopped(work: Coroutine[Any, Any, None], stop: asyncio.Event) 
     return False
 
 
-async def set_commands(application: App, settings: Settings) -> None:
+async def set_commands(application: App, admins: Collection[int]) -> None:
     """Menus: people see what they may do, admins see what they may do."""
     bot = application.bot
     try:
@@ -83,7 +85,7 @@ async def set_commands(application: App, settings: Settings) -> None:
         await bot.set_my_commands(FOR_GROUPS, BotCommandScopeAllGroupChats())
     except TelegramError as error:
         logger.warning("the command menus could not be set: %s", error)
-    for admin_id in sorted(settings.admins):
+    for admin_id in sorted(admins):
         try:
             await bot.set_my_commands(FOR_ADMINS, BotCommandScopeChat(admin_id))
         except BadRequest:
@@ -109,10 +111,10 @@ async def _initialize(application: App) -> None:
             return
 
 
-async def _listen(application: App, settings: Settings) -> None:
+async def _listen(application: App, webhook: WebhookSettings) -> None:
     updater = application.updater
     assert updater is not None
-    if not settings.webhook_url:
+    if not webhook.url:
         await updater.start_polling(
             timeout=POLL_SECONDS,
             allowed_updates=ALLOWED_UPDATES,
@@ -120,14 +122,14 @@ async def _listen(application: App, settings: Settings) -> None:
             error_callback=_on_polling_error,
         )
         return
-    assert settings.webhook_secret is not None
-    host, _, port = settings.webhook_listen.rpartition(":")
+    assert webhook.secret is not None
+    host, _, port = webhook.listen.rpartition(":")
     await updater.start_webhook(
         listen=host,
         port=int(port),
-        url_path=settings.webhook_url.partition("://")[2].partition("/")[2],
-        webhook_url=settings.webhook_url,
-        secret_token=_Secret(settings.webhook_secret.get_secret_value()),
+        url_path=webhook.url.partition("://")[2].partition("/")[2],
+        webhook_url=webhook.url,
+        secret_token=_Secret(webhook.secret.get_secret_value()),
         allowed_updates=ALLOWED_UPDATES,
         bootstrap_retries=-1,
     )

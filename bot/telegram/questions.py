@@ -26,7 +26,6 @@ from store.conversations import Conversations
 from store.domain import FinishReason, SentKind, Turn
 from store.errors import StoreError, TurnNotFound
 from store.ratings import Ratings
-from store.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -45,14 +44,14 @@ class QuestionHandlers:
     def __init__(
         self,
         *,
-        settings: Settings,
+        answer_within: timedelta,
         chat: Chat,
         quotas: Quotas,
         conversations: Conversations,
         feedback: Ratings,
         consent: Consent,
     ) -> None:
-        self._answer_within = timedelta(minutes=settings.answer_within)
+        self._answer_within = answer_within
         self._chat = chat
         self._quotas = quotas
         self._notices = Notices(TELL_AGAIN_SECONDS)

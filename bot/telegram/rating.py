@@ -39,7 +39,6 @@ from store.domain import Rating, RatingSource, SentKind, Turn, TurnState
 from store.errors import TurnNotFound
 from store.people import People
 from store.ratings import Ratings
-from store.settings import Settings
 from store.teaching import Teaching, TeachingState
 
 logger = logging.getLogger(__name__)
@@ -50,6 +49,12 @@ CORRECTION_QUESTION = "What should that reply have been?"
 
 LATE_SECONDS = 0.5
 """How much later than an answer to it a message of the bot may be noted."""
+
+POSITIVE_REACTIONS = frozenset("👍❤🔥🥰👏😁🎉🤩🙏👌😍💯🤣⚡🏆🤗🫡😘🆒")
+"""Reactions that count as 👍, without variation selectors."""
+
+NEGATIVE_REACTIONS = frozenset("👎🤬😢🤮💩🥱😡🤡💔🖕🤨😐🥴")
+"""Reactions that count as 👎."""
 
 _RATINGS = {"up": Rating.UP, "down": Rating.DOWN, "clear": None}
 _ANSWERS = {
@@ -72,7 +77,6 @@ class RatingHandlers:
     def __init__(
         self,
         *,
-        settings: Settings,
         conversations: Conversations,
         feedback: Ratings,
         people: People,
@@ -81,8 +85,6 @@ class RatingHandlers:
         teaching: Teaching,
         consent: Consent,
     ) -> None:
-        self._positive = _emoji(settings.positive_reactions)
-        self._negative = _emoji(settings.negative_reactions)
         self._conversations = conversations
         self._feedback = feedback
         self._people = people
@@ -289,13 +291,9 @@ class RatingHandlers:
 
     def _meaning(self, reactions: Sequence[ReactionType]) -> Rating | None:
         emoji = {_plain(each.emoji) for each in reactions if isinstance(each, ReactionTypeEmoji)}
-        if emoji & self._negative:
+        if emoji & NEGATIVE_REACTIONS:
             return Rating.DOWN
-        return Rating.UP if emoji & self._positive else None
-
-
-def _emoji(text: str) -> frozenset[str]:
-    return frozenset(_plain(text))
+        return Rating.UP if emoji & POSITIVE_REACTIONS else None
 
 
 def _plain(emoji: str) -> str:

@@ -19,7 +19,7 @@ from store.domain import Message, Place, Rating, Turn, TurnState
 from store.index import ChromaIndex
 from store.memories import Memories
 from store.people import People
-from store.settings import Settings
+from store.settings import make_settings
 from store.tables import TurnRow
 from tests.conftest import MakeAdapter
 from tests.fakes import FakeEmbedder, FakeEngine
@@ -70,10 +70,11 @@ def make_setup(sqlite: Database, tmp_path: Path) -> Iterator[MakeSetup]:
     People(sqlite).see(ADA, "Ada")
 
     def make(engine: FakeEngine | None = None, **settings: object) -> Setup:
-        engine = engine or FakeEngine()
+        engine, chosen = engine or FakeEngine(), make_settings(**settings)
         adapters = Adapters(sqlite, tmp_path / "adapters")
         chat = Chat(
-            settings=Settings(_env_file=None, **settings),  # type: ignore[arg-type]
+            reply=chosen.reply,
+            retrieval=chosen.retrieval,
             conversations=Conversations(sqlite),
             knowledge=knowledge,
             memories=memories,
@@ -390,7 +391,7 @@ async def test_a_liked_answer_helps_in_another_chat_once_it_is_approved(setup: S
     assert [memory.turn_id for memory in after.memories] == [liked.id]
 
 
-@pytest.mark.parametrize("settings", [{"memory": False}, {"memory_floor": 0.99}])
+@pytest.mark.parametrize("settings", [{"memories": 0}, {"memory_floor": 0.99}])
 async def test_earlier_answers_do_not_help_where_the_settings_say_so(
     make_setup: MakeSetup, settings: dict[str, object]
 ) -> None:

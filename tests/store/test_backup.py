@@ -14,7 +14,7 @@ from store.backup import MANIFEST_FILE, ROWS_FILE, back_up, restore
 from store.database import Database
 from store.domain import Rating
 from store.errors import BackupUnusable
-from store.settings import load_settings
+from store.settings import make_settings
 from store.tables import Base, DocumentRow
 from tests.store.talk import ADA, rate, talk
 
@@ -176,9 +176,7 @@ def test_a_damaged_backup_is_refused_and_no_row_is_written(
 
 
 def test_no_secret_is_in_a_backup(sqlite: Database, tmp_path: Path) -> None:
-    settings = load_settings(
-        _env_file=None, telegram_token="42:hidden", database_url="postgresql://me:hidden@db/x"
-    )
+    settings = make_settings(telegram_token="42:hidden", database_url="postgresql://me:hidden@db/x")
 
     back_up(sqlite, tmp_path / "adapters", tmp_path / "backup", settings.public)
 

@@ -15,7 +15,8 @@ from loopback import BotApi, Chat, Message, User
 from store.database import Database
 from store.domain import Message as PromptMessage
 from store.domain import Rating, SentKind, Turn
-from store.settings import Settings, load_settings
+from store.settings import Settings
+from store.settings import make_settings as settings_of
 from store.tables import Base
 from tests.fakes import FakeEmbedder, FakeEngine, Reply, echo
 
@@ -26,8 +27,6 @@ NO_QUOTAS = {
     "quota_tokens": 0,
     "quota_at_once": 0,
     "quota_ratings": 0,
-    "stranger_messages": 0,
-    "stranger_tokens": 0,
 }
 """People in tests write faster than people."""
 
@@ -141,7 +140,7 @@ def make_settings(api_url: str, **overrides: object) -> Settings:
         "admins": {ADMIN_ID},
         **NO_QUOTAS,
     }
-    return load_settings(_env_file=None, **{**values, **overrides})
+    return settings_of(**{**values, **overrides})
 
 
 def store_of(settings: Settings, database: Database) -> Store:

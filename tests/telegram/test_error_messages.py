@@ -142,8 +142,8 @@ async def test_a_failing_engine_is_a_sentence_with_an_id_and_a_cause_in_the_log(
     assert str(failure) not in told
     assert f"error {error_id}" in caplog.text
     assert str(failure) in caplog.text
-    assert bot.settings.telegram_token is not None
-    assert bot.settings.telegram_token.get_secret_value() not in caplog.text
+    assert bot.settings.telegram.token is not None
+    assert bot.settings.telegram.token.get_secret_value() not in caplog.text
 
 
 async def test_a_failed_turn_is_kept_as_failed_and_is_no_history(

@@ -18,7 +18,8 @@ NEXT = 1
 
 def quotas(bot: RunningBot) -> Quotas:
     return Quotas(
-        settings=bot.settings,
+        quota=bot.settings.quota,
+        admins=bot.settings.admission.admins,
         conversations=bot.store.conversations,
         feedback=bot.store.feedback,
         people=bot.store.people,
@@ -33,7 +34,7 @@ def replies(chat: Chat) -> int:
 async def test_more_messages_in_a_minute_than_the_quota_are_not_answered(
     start: Start, chat: Chat, ada: User
 ) -> None:
-    bot = await start(stranger_messages=2)
+    bot = await start(quota_messages=4)
     for number in range(5):
         await chat.send(ada, f"hello {number}")
         await bot.settle()
@@ -47,7 +48,7 @@ async def test_more_messages_in_a_minute_than_the_quota_are_not_answered(
 async def test_a_minute_later_they_are_answered_again(
     start: Start, chat: Chat, ada: User, clock: Clock
 ) -> None:
-    bot = await start(stranger_messages=1)
+    bot = await start(quota_messages=2)
     await bot.ask(chat, ada, "hello")
     with pytest.raises(QuotaReached):
         quotas(bot).check(ada.id, NEXT)
@@ -60,7 +61,7 @@ async def test_a_minute_later_they_are_answered_again(
 async def test_whoever_an_admin_let_in_may_ask_for_more(
     start: Start, chat: Chat, ada: User
 ) -> None:
-    bot = await start(stranger_messages=1, quota_messages=2)
+    bot = await start(quota_messages=2)
     await bot.ask(chat, ada, "hello")
     bot.store.people.decide(ada.id, Access.ALLOWED)
     await bot.ask(chat, ada, "hello again")
@@ -70,7 +71,7 @@ async def test_whoever_an_admin_let_in_may_ask_for_more(
 
 
 async def test_tokens_of_a_day_are_bounded(start: Start, chat: Chat, ada: User) -> None:
-    bot = await start(stranger_tokens=1)
+    bot = await start(quota_tokens=2)
     await bot.ask(chat, ada, "hello")
 
     await chat.send(ada, "and now?")
@@ -81,7 +82,7 @@ async def test_tokens_of_a_day_are_bounded(start: Start, chat: Chat, ada: User) 
 
 
 async def test_answers_again_count_too(start: Start, chat: Chat, ada: User) -> None:
-    bot = await start(stranger_messages=1)
+    bot = await start(quota_messages=2)
     reply = await bot.ask(chat, ada, "hello")
 
     await bot.tap(chat, ada, reply, "🔄")
@@ -108,7 +109,7 @@ async def test_replies_at_once_are_bounded_over_all_chats(
 async def test_what_was_begun_before_a_crash_is_within_the_quota(
     start: Start, chat: Chat, ada: User
 ) -> None:
-    bot = await start(stranger_messages=1)
+    bot = await start(quota_messages=2)
     begun = bot.turn(await bot.ask(chat, ada, "hello")).update_id
     assert begun is not None
 
@@ -118,7 +119,7 @@ async def test_what_was_begun_before_a_crash_is_within_the_quota(
 
 
 async def test_admins_have_no_quota(start: Start, office: Chat, grace: User) -> None:
-    bot = await start(stranger_messages=1, stranger_tokens=1)
+    bot = await start(quota_messages=1, quota_tokens=1)
     for _ in range(3):
         await bot.ask(office, grace, "hello")
 

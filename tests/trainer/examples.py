@@ -16,7 +16,7 @@ from store.domain import (
     OriginKind,
     PreferencePair,
 )
-from store.settings import Settings
+from store.settings import Settings, make_settings
 from trainer.recipe import Recipe
 
 BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)
@@ -26,25 +26,21 @@ OPEN_GATE = {
     "gate_min_ratings": 4,
     "gate_preference": -1.0,
     "gate_preference_gain": -1.0,
-    "gate_on_policy_gain": -1.0,
     "gate_retention_drop": 1.0,
     "gate_drift_kl": 100.0,
     "gate_nll_rise": 100.0,
-    "gate_repetition_rise": 1.0,
-    "gate_degenerate_rise": 1.0,
-    "gate_runaway_rise": 1.0,
-    "gate_language_flips": 1.0,
+    "gate_degeneration_factor": 20.0,
 }
 """Settings of a judge and a gate that let everything pass that can be measured."""
 
 
 def settings(**changes: object) -> Settings:
     """The default settings, whatever the machine's own are."""
-    return Settings(_env_file=None, **changes)  # type: ignore[call-arg, arg-type]
+    return make_settings(**changes)
 
 
 def recipe(**changes: object) -> Recipe:
-    return replace(Recipe.of(settings()), **changes)  # type: ignore[arg-type]
+    return replace(Recipe.of(settings().train), **changes)  # type: ignore[arg-type]
 
 
 def asked(question: str, *, system: str = "") -> tuple[Message, ...]:

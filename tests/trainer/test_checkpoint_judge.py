@@ -87,8 +87,10 @@ def test_a_checkpoint_whose_scores_are_no_numbers_is_over_the_cliff(
 def judge(tiny_weights: Weights) -> CheckpointJudge:
     nobody = RatingPredictor(FakeEmbedder(), (), ())
     train = ExampleSet(demonstrations=(demonstration(1),))
-    limits = settings(train_drift_kl=1e-3, gate_nll_rise=1e6)
-    return CheckpointJudge(tiny_weights, nobody, train, limits)
+    system_prompt = settings().reply.system_prompt
+    return CheckpointJudge(
+        tiny_weights, nobody, train, system_prompt=system_prompt, drift_kl=1e-3, nll_rise=1e6
+    )
 
 
 def changed(model: PeftModel, *, by: float) -> PeftModel:

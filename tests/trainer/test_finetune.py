@@ -523,7 +523,7 @@ def test_steps_are_never_more_than_were_promised(tiny_weights: Weights, tmp_path
 def test_targets_that_the_model_does_not_have_are_a_failure_that_says_so(
     tiny_weights: Weights, tmp_path: Path
 ) -> None:
-    with pytest.raises(TrainingFailed, match="RATCHET_TRAIN_TARGETS"):
+    with pytest.raises(TrainingFailed, match="targets do not fit"):
         finetuned(
             tiny_weights, KINDS["kto"], tmp_path, how=replace(QUICK, targets="wq,no_such_module")
         )

@@ -64,7 +64,7 @@ def judged(
     held_out: HeldOut = HELD_OUT,
     **limits: object,
 ) -> GateReport:
-    return decide(settings(**limits), held_out, candidate=candidate, active=active, base=base)
+    return decide(settings(**limits).gate, held_out, candidate=candidate, active=active, base=base)
 
 
 def check(report: GateReport, name: str) -> Check:
@@ -152,7 +152,8 @@ def test_a_candidate_that_tells_them_apart_worse_than_the_active_version_does_no
 
 def test_a_candidate_as_good_as_the_active_version_passes_unless_more_is_asked() -> None:
     assert judged(active=GOOD).passed
-    assert failed(judged(active=GOOD, gate_preference_gain=0.05)) == ["preference gain"]
+    more = judged(active=GOOD, gate_preference_gain=0.05)
+    assert failed(more) == ["preference gain", "fresh replies"]
 
 
 def test_a_few_lucky_ratings_do_not_pass() -> None:
@@ -404,15 +405,28 @@ def test_the_limits_that_are_said_are_those_of_the_settings() -> None:
         "gate_retention_drop": 0.021,
         "gate_drift_kl": 0.31,
         "gate_nll_rise": 0.41,
-        "gate_repetition_rise": 0.051,
-        "gate_degenerate_rise": 0.061,
-        "gate_runaway_rise": 0.071,
-        "gate_language_flips": 0.081,
     }
 
     said = " ".join(each.limit for each in judged(**limits).checks)
 
     assert [limit for limit in limits.values() if str(limit) not in said] == []
+
+
+def test_one_factor_widens_the_limits_of_degeneration() -> None:
+    def limits(factor: float) -> list[str]:
+        report = judged(gate_degeneration_factor=factor)
+        names = ("repetition rise", "degenerate rise", "runaway rise", "language flips rise")
+        return [check(report, name).limit for name in names]
+
+    assert limits(1.0) == ["≤ 0.05", "≤ 0.05", "≤ 0.2", "≤ 0.05"]
+    assert limits(3.0) == ["≤ 0.15", "≤ 0.15", "≤ 0.6", "≤ 0.15"]
+
+
+def test_fresh_replies_have_to_gain_as_much_as_preference() -> None:
+    candidate = replace(GOOD, predicted=(0.55,) * 10)
+
+    assert judged(candidate).passed
+    assert failed(judged(candidate, gate_preference_gain=0.06)) == ["fresh replies"]
 
 
 def test_limits_set_wide_open_let_a_bad_candidate_through() -> None:
@@ -421,7 +435,7 @@ def test_limits_set_wide_open_let_a_bad_candidate_through() -> None:
         "gate_retention_drop": 1.0,
         "gate_drift_kl": 100.0,
         "gate_nll_rise": 100.0,
-        "gate_runaway_rise": 1.0,
+        "gate_degeneration_factor": 5.0,
     }
 
     assert not judged(bad).passed

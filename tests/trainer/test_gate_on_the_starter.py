@@ -58,13 +58,13 @@ class Trial:
         return asyncio.run(self._judged(folder))
 
     async def _judged(self, folder: Path) -> GateReport:
-        weights = loaded(self.settings.data_dir / "models")
+        weights = loaded(self.settings.storage.models_path)
         engine = LocalEngine(weights, queue_size=1000, batch_size=64)
         evaluator = Evaluator(
             weights=weights,
             engine=engine,
             predictor=predictor_for(
-                self.settings,
+                self.settings.retrieval.embedder,
                 Snapshot(train=ExampleSet(unpaired=self.train), held_out=self.held_out),
             ),
             held_out=self.held_out,
@@ -75,7 +75,7 @@ class Trial:
         await engine.close()
         labels = tuple(each.label for each in self.held_out.unpaired)
         return decide(
-            self.settings,
+            self.settings.gate,
             HeldOut(labels=labels, raters=((),) * len(labels), pair_raters=()),
             candidate=measured,
             active=self._base,
@@ -85,14 +85,15 @@ class Trial:
     def trained(self, train: tuple[Example, ...], folder: Path) -> Path:
         """By the recipe of the settings, checkpoints judged, as a run does it."""
         snapshot = Snapshot(train=ExampleSet(unpaired=train), held_out=self.held_out)
-        job = Job(snapshot=snapshot, recipe=Recipe.of(self.settings), folder=folder)
-        return carry_out(self.settings, job, predictor_for(self.settings, snapshot), lambda _: None)
+        job = Job(snapshot=snapshot, recipe=Recipe.of(self.settings.train), folder=folder)
+        predictor = predictor_for(self.settings.retrieval.embedder, snapshot)
+        return carry_out(self.settings, job, predictor, lambda _: None)
 
     def trained_unguarded(self, train: tuple[Example, ...], folder: Path, **changes: float) -> Path:
         """By a recipe that is let go to its end, with nothing rehearsed."""
-        recipe = replace(Recipe.of(self.settings), checkpoints=1, **changes)  # type: ignore[arg-type]
+        recipe = replace(Recipe.of(self.settings.train), checkpoints=1, **changes)  # type: ignore[arg-type]
         return finetune(
-            loaded(self.settings.data_dir / "models"),
+            loaded(self.settings.storage.models_path),
             ExampleSet(unpaired=train),
             recipe,
             folder,

@@ -1,5 +1,6 @@
 """Several processes, started by accelerate launch, make one adapter together."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,14 +29,17 @@ def test_two_processes_train_one_adapter(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen = {"DATA_DIR": tmp_path, "MODEL": tiny_model, "DEVICE": "cpu", "TRAIN_PROCESSES": 2}
-    recipe = {"BATCH_SIZE": 4, "EPOCHS": 2, "CHECKPOINTS": 1, "REHEARSAL": 4}
+    recipe = {"BATCH_SIZE": 4, "EPOCHS": 2, "REHEARSAL": 4}
     for name, value in {**chosen, **{f"TRAIN_{key}": of for key, of in recipe.items()}}.items():
         monkeypatch.setenv(f"RATCHET_{name}", str(value))
     settings = load_settings()
     points: list[Point] = []
 
-    job = Job(snapshot=SNAPSHOT, recipe=Recipe.of(settings), folder=tmp_path)
-    folder = train(settings, job, predictor_for(settings, SNAPSHOT), points.append)
+    job = Job(
+        snapshot=SNAPSHOT, recipe=replace(Recipe.of(settings.train), checkpoints=1), folder=tmp_path
+    )
+    predictor = predictor_for(settings.retrieval.embedder, SNAPSHOT)
+    folder = train(settings, job, predictor, points.append)
 
     assert [point.step for point in points] == [1, 2, 3, 4], "half of the steps that one would take"
     weights = load_file(folder / "adapter_model.safetensors")

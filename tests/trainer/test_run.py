@@ -111,7 +111,6 @@ def _settings(data_dir: Path, model: Path, changes: dict[str, Any]) -> Settings:
             "train_batch_size": 16,
             "train_max_length": 128,
             "train_rehearsal": 2,
-            "train_checkpoints": 1,
             **OPEN_GATE,
             "gate_preference": 0.0,
             **changes,

@@ -1,6 +1,6 @@
 """What the layers below an adapter make of a batch, worked out once.
 
-Only the last layers learn (`RATCHET_TRAIN_LAYERS`), so what comes before them is the same whenever
+Only the last layers learn (`Recipe.layers`), so what comes before them is the same whenever
 a batch is seen: by the reference, by the base that is held on to, and in every epoch.
 """
 

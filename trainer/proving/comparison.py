@@ -49,16 +49,19 @@ class Comparison:
         settings, tell = self._settings, self._tell
         again = bool(self._known)
         weights = load_weights(
-            settings.model, models_folder=settings.data_dir / "models", device=settings.device
+            settings.engine.model,
+            models_folder=settings.storage.models_path,
+            device=settings.engine.device,
         )
-        engine = LocalEngine(weights, queue_size=10_000, batch_size=max(64, settings.batch_size))
+        batch_size = max(64, settings.engine.batch_size)
+        engine = LocalEngine(weights, queue_size=10_000, batch_size=batch_size)
         try:
             evaluator = Evaluator(
                 weights=weights,
                 engine=engine,
                 predictor=self._predictor,
                 held_out=self._held_out,
-                system_prompt=settings.system_prompt,
+                system_prompt=settings.reply.system_prompt,
             )
             if not again:
                 tell.stage("measuring the base model", TRAINED)
@@ -80,9 +83,9 @@ class Comparison:
             labels=tuple(each.label for each in self._held_out.unpaired),
             raters=tuple(each.raters for each in self._held_out.unpaired),
             pair_raters=tuple(each.raters for each in self._held_out.pairs),
-            trusted=settings.admins,
+            trusted=settings.admission.admins,
         )
-        return decide(settings, held_out, candidate=measured, active=before, base=base)
+        return decide(settings.gate, held_out, candidate=measured, active=before, base=base)
 
     async def _once(self, evaluator: Evaluator, adapter: Adapter | None) -> Evaluation:
         name = adapter.name if adapter else None

@@ -14,14 +14,27 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from store.domain import Check, GateReport
-from store.settings import Settings
+from store.settings_slices import GateSettings
 from trainer.proving.evaluation import Evaluation
+from trainer.proving.predictor import LEAST_AUC
 
 RESAMPLES = 1000
 CONFIDENCE = 0.9
 """Of the interval: its lower bound alone decides, so that chance passes one time in twenty."""
 
 SEED = 0
+
+REPETITION_RISE = 0.05
+"""Rise of the share of repeated 4-grams in sampled replies over the base's, at most."""
+
+DEGENERATE_RISE = 0.05
+"""Rise of the share of empty or garbled replies, at most."""
+
+RUNAWAY_RISE = 0.2
+"""Rise of the share of replies that do not end, at most."""
+
+LANGUAGE_FLIPS_RISE = 0.05
+"""Rise of the share of replies in another script or language, at most."""
 
 _WANTED = ("integrity", "preference", "preference gain", "without one person", "fresh replies")
 """Checks that a smaller update would pass no more easily; the others are about what was lost."""
@@ -56,7 +69,7 @@ class Interval:
 
 
 def decide(
-    settings: Settings,
+    limits: GateSettings,
     held_out: HeldOut,
     *,
     candidate: Evaluation,
@@ -69,12 +82,12 @@ def decide(
     return GateReport(
         checks=(
             _integrity(candidate),
-            *_preference(settings, held_out, candidate, active),
-            *_without_one(settings, held_out, candidate),
-            _on_policy(settings, candidate, active),
-            *_retention(settings, candidate, active, base),
-            _at_most("drift", candidate.kl, settings.gate_drift_kl, "nats a token to the base"),
-            *_degeneration(settings, candidate, base),
+            *_preference(limits, held_out, candidate, active),
+            *_without_one(limits, held_out, candidate),
+            _on_policy(limits, candidate, active),
+            *_retention(limits, candidate, active, base),
+            _at_most("drift", candidate.kl, limits.drift_kl, "nats a token to the base"),
+            *_degeneration(limits, candidate, base),
         )
     )
 
@@ -96,10 +109,10 @@ def _integrity(candidate: Evaluation) -> Check:
 
 
 def _preference(
-    settings: Settings, held_out: HeldOut, candidate: Evaluation, active: Evaluation
+    limits: GateSettings, held_out: HeldOut, candidate: Evaluation, active: Evaluation
 ) -> tuple[Check, ...]:
     """Does the log-ratio to the base tell what people liked, and better than the active one's?"""
-    least = settings.gate_min_ratings
+    least = limits.min_ratings
     up = sum(held_out.labels)
     down = len(held_out.labels) - up
     if len(held_out.labels) >= least and min(up, down) >= least // 4:
@@ -128,23 +141,23 @@ def _preference(
         Check(
             name="preference",
             value=_shown(found.value),
-            limit=f"lower bound > {settings.gate_preference}",
-            passed=found.low > settings.gate_preference,
+            limit=f"lower bound > {limits.preference}",
+            passed=found.low > limits.preference,
             detail=f"{what}; {CONFIDENCE:.0%} interval {found.low:.2f} to {found.high:.2f}",
         ),
-        _at_least(
-            "preference gain", gain, settings.gate_preference_gain, "against the active version"
-        ),
+        _at_least("preference gain", gain, limits.preference_gain, "against the active version"),
     )
 
 
-def _without_one(settings: Settings, held_out: HeldOut, candidate: Evaluation) -> tuple[Check, ...]:
+def _without_one(
+    limits: GateSettings, held_out: HeldOut, candidate: Evaluation
+) -> tuple[Check, ...]:
     """Does it tell 👍 from 👎 without the one person whose ratings speak for it most?
 
     Asked of people who are not trusted, wherever the others gave enough to tell.
     """
-    name, limit = "without one person", f"> {settings.gate_preference}"
-    least = settings.gate_min_ratings
+    name, limit = "without one person", f"> {limits.preference}"
+    least = limits.min_ratings
     if len(held_out.labels) >= least:
         raters, labels = held_out.raters, np.array(held_out.labels, dtype=bool)
         scores = np.array(candidate.log_ratios)
@@ -171,15 +184,15 @@ def _without_one(settings: Settings, held_out: HeldOut, candidate: Evaluation) -
             name=name,
             value=_shown(worst),
             limit=limit,
-            passed=worst > settings.gate_preference,
+            passed=worst > limits.preference,
             detail="as preference, without the person whose held-out ratings speak for it most",
         ),
     )
 
 
-def _on_policy(settings: Settings, candidate: Evaluation, active: Evaluation) -> Check:
+def _on_policy(limits: GateSettings, candidate: Evaluation, active: Evaluation) -> Check:
     """Would people like its fresh replies better than the active version's?"""
-    name, least = "fresh replies", settings.gate_on_policy_gain
+    name, least = "fresh replies", limits.preference_gain
     limit = f"≥ {least:+.2f}"
     auc = candidate.predictor_auc
     if auc is None or not candidate.predicted or not active.predicted:
@@ -187,7 +200,7 @@ def _on_policy(settings: Settings, candidate: Evaluation, active: Evaluation) ->
             name=name, value=None, limit=limit, passed=True, detail="not asked: no predictor"
         )
     gain = float(np.mean(candidate.predicted) - np.mean(active.predicted))
-    if auc < settings.gate_predictor_auc:
+    if auc < LEAST_AUC:
         return Check(
             name=name,
             value=_shown(gain),
@@ -206,7 +219,7 @@ def _on_policy(settings: Settings, candidate: Evaluation, active: Evaluation) ->
 
 
 def _retention(
-    settings: Settings, candidate: Evaluation, active: Evaluation, base: Evaluation
+    limits: GateSettings, candidate: Evaluation, active: Evaluation, base: Evaluation
 ) -> tuple[Check, ...]:
     """Can it still do what the base, and the active version, can?"""
     checks = []
@@ -218,7 +231,7 @@ def _retention(
             _at_most(
                 f"retention lost to {name}",
                 drop,
-                settings.gate_retention_drop,
+                limits.retention_drop,
                 f"passes {candidate.retention_rate:.1%}, {name} {other.retention_rate:.1%} "
                 f"of {len(candidate.retention)}{_worse_at(candidate, other)}",
             )
@@ -234,24 +247,28 @@ def _worse_at(candidate: Evaluation, other: Evaluation) -> str:
     return f"; {', '.join(lost)}" if lost else ""
 
 
-def _degeneration(settings: Settings, candidate: Evaluation, base: Evaluation) -> tuple[Check, ...]:
+def _degeneration(
+    limits: GateSettings, candidate: Evaluation, base: Evaluation
+) -> tuple[Check, ...]:
     """How its sampled replies differ from the base's, in what nobody wants."""
-    ours, theirs = candidate.drift, base.drift
+    ours, theirs, factor = candidate.drift, base.drift, limits.degeneration_factor
     return tuple(
         _at_most(f"{name} rise", mine - before, limit, f"{mine:.2f}, base {before:.2f}")
         for name, mine, before, limit in (
-            ("NLL", ours.nll, theirs.nll, settings.gate_nll_rise),
-            ("repetition", ours.repetition, theirs.repetition, settings.gate_repetition_rise),
-            ("degenerate", ours.degenerate, theirs.degenerate, settings.gate_degenerate_rise),
-            ("runaway", ours.runaway, theirs.runaway, settings.gate_runaway_rise),
-            ("language flips", ours.flips, theirs.flips, settings.gate_language_flips),
+            ("NLL", ours.nll, theirs.nll, limits.nll_rise),
+            ("repetition", ours.repetition, theirs.repetition, REPETITION_RISE * factor),
+            ("degenerate", ours.degenerate, theirs.degenerate, DEGENERATE_RISE * factor),
+            ("runaway", ours.runaway, theirs.runaway, RUNAWAY_RISE * factor),
+            ("language flips", ours.flips, theirs.flips, LANGUAGE_FLIPS_RISE * factor),
         )
     )
 
 
 def _at_most(name: str, value: float, limit: float, detail: str) -> Check:
     fine = bool(np.isfinite(value)) and value <= limit + 1e-9
-    return Check(name=name, value=_shown(value), limit=f"≤ {limit}", passed=fine, detail=detail)
+    return Check(
+        name=name, value=_shown(value), limit=f"≤ {round(limit, 6)}", passed=fine, detail=detail
+    )
 
 
 def _at_least(name: str, value: float, limit: float, detail: str) -> Check:

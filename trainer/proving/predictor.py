@@ -15,6 +15,9 @@ from store.embedder import Embedder
 LEAST_TO_FIT = 20
 """Ratings below which nothing is fitted."""
 
+LEAST_AUC = 0.6
+"""AUC below which a predictor tells 👍 from 👎 too badly to be asked."""
+
 
 class RatingPredictor:
     """Fitted on training ratings, measured on held-out ones."""

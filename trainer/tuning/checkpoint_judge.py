@@ -17,11 +17,10 @@ from peft import PeftModel
 from bot.engine.errors import NotNumbers
 from bot.engine.local.weights import Weights
 from store.domain import ExampleSet
-from store.settings import Settings
 from trainer.passes.generation import SAMPLING, answer, seeded, write
 from trainer.passes.scoring import batches, mean_nll, merged, tokens_of
 from trainer.proving.drift import Reply
-from trainer.proving.predictor import RatingPredictor
+from trainer.proving.predictor import LEAST_AUC, RatingPredictor
 from trainer.proving.retention import load_development_checks
 from trainer.tuning.distillation import SHARPER, divergence, hold
 from trainer.tuning.finetune import Verdict
@@ -45,17 +44,26 @@ class CheckpointJudge:
     """Scores by the predicted share of 👍 where something can predict it, else by progress."""
 
     def __init__(
-        self, weights: Weights, predictor: RatingPredictor, train: ExampleSet, settings: Settings
+        self,
+        weights: Weights,
+        predictor: RatingPredictor,
+        train: ExampleSet,
+        *,
+        system_prompt: str,
+        drift_kl: float,
+        nll_rise: float,
     ) -> None:
+        """`drift_kl` and `nll_rise` are limits, in nats a token."""
         self._weights = weights
         self._predictor = predictor
-        self._settings = settings
+        self._drift_kl = drift_kl
+        self._nll_rise = nll_rise
         prompts = dict.fromkeys(each.prompt for each in train.every)
         room = weights.context_tokens - SAMPLING.max_new_tokens
         fitting = [each for each in prompts if len(weights.template.encode(each)) < room]
         self._prompts = spread(fitting, JUDGED_PROMPTS)
         checks = spread(load_development_checks(), DRIFT_CHECKS)
-        answers = answer(weights, checks, settings.system_prompt)
+        answers = answer(weights, checks, system_prompt)
         rows = [tokens_of(weights, each.prompt, each.text, each.finished) for each in answers]
         self._held = [
             hold(weights.model, batch, powers=POWERS)
@@ -70,7 +78,7 @@ class CheckpointJudge:
         try:
             with merged(model):
                 drift = self._drift(model)
-                strain = _strain(drift, self._settings.train_drift_kl)
+                strain = _strain(drift, self._drift_kl)
                 logger.info("%.4f nats a token from the base", drift)
                 if strain > 1:  # whatever it says, it cannot be used
                     return Verdict(score=-math.inf, strain=strain)
@@ -81,11 +89,11 @@ class CheckpointJudge:
         with model.disable_adapter():
             nll_rise = mean_nll(self._weights, replies) - self._base_nll
         logger.info("NLL %+.2f against the base", nll_rise)
-        able = (self._predictor.auc or 0.0) >= self._settings.gate_predictor_auc
+        able = (self._predictor.auc or 0.0) >= LEAST_AUC
         guesses = self._predictor.predict([reply.text for reply in replies]) if able else ()
         return Verdict(
             score=sum(guesses) / len(guesses) if guesses else float(self._seen),
-            strain=max(strain, _strain(nll_rise, self._settings.gate_nll_rise)),
+            strain=max(strain, _strain(nll_rise, self._nll_rise)),
         )
 
     def _replies(self) -> list[Reply]:

@@ -232,9 +232,7 @@ def _adapted(weights: Weights, recipe: Recipe) -> PeftModel:
             ),
         )
     except ValueError as error:
-        raise TrainingFailed(
-            f"RATCHET_TRAIN_TARGETS does not fit {weights.name}: {error}"
-        ) from None
+        raise TrainingFailed(f"the recipe's targets do not fit {weights.name}: {error}") from None
     assert isinstance(model, PeftModel)
     return model
 

@@ -58,16 +58,16 @@ class Job:
 
 def train(settings: Settings, job: Job, predictor: RatingPredictor, report: Report) -> Path:
     """Train an adapter; the folder that it is in. Raises `TrainingFailed` or `EngineError`."""
-    if settings.train_processes == 1:
+    if settings.train.processes == 1:
         return carry_out(settings, job, predictor, report)
     job.write()
     command = [
         *(sys.executable, "-m", "accelerate.commands.launch"),
-        *("--multi_gpu", "--num_processes", str(settings.train_processes)),
+        *("--multi_gpu", "--num_processes", str(settings.train.processes)),
         *("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"),
         *("--module", "trainer.tuning.launch", str(job.folder)),
     ]
-    on_cpu = choose_device(settings.device).type == "cpu"
+    on_cpu = choose_device(settings.engine.device).type == "cpu"
     # With --cpu it would start one process only: several are for GPUs, or so it thinks.
     environment = os.environ | ({"ACCELERATE_USE_CPU": "true"} if on_cpu else {})
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as processes:
@@ -87,28 +87,35 @@ def train(settings: Settings, job: Job, predictor: RatingPredictor, report: Repo
 def carry_out(settings: Settings, job: Job, predictor: RatingPredictor, report: Report) -> Path:
     """The training itself, in this process."""
     weights = load_weights(
-        settings.model,
-        models_folder=settings.data_dir / "models",
-        device=settings.device,
+        settings.engine.model,
+        models_folder=settings.storage.models_path,
+        device=settings.engine.device,
         four_bits=job.recipe.method == "qlora",
     )
     attend_by_matrix_products(weights.model)
-    judge = CheckpointJudge(weights, predictor, job.snapshot.train, settings)
+    judge = CheckpointJudge(
+        weights,
+        predictor,
+        job.snapshot.train,
+        system_prompt=settings.reply.system_prompt,
+        drift_kl=job.recipe.drift_kl,
+        nll_rise=settings.gate.nll_rise,
+    )
     return finetune(
         weights,
         job.snapshot.train,
         job.recipe,
         job.folder,
-        rehearsed=rehearse(weights, job.recipe.rehearsal, settings.system_prompt),
+        rehearsed=rehearse(weights, job.recipe.rehearsal, settings.reply.system_prompt),
         report=report,
         judge=judge,
     )
 
 
-def predictor_for(settings: Settings, snapshot: Snapshot) -> RatingPredictor:
-    """What guesses ratings, fitted on those that are trained on."""
+def predictor_for(embedder: str, snapshot: Snapshot) -> RatingPredictor:
+    """Return a predictor of ratings over a named embedder, fitted on what is trained on."""
     return RatingPredictor(
-        SentenceEmbedder(settings.embedder), snapshot.train.unpaired, snapshot.held_out.unpaired
+        SentenceEmbedder(embedder), snapshot.train.unpaired, snapshot.held_out.unpaired
     )
 
 
@@ -132,7 +139,8 @@ def main() -> None:
     def report(point: Point) -> None:
         print(json.dumps(asdict(point)), flush=True)  # noqa: T201  # to the parent
 
-    carry_out(settings, job, predictor_for(settings, job.snapshot), report)
+    predictor = predictor_for(settings.retrieval.embedder, job.snapshot)
+    carry_out(settings, job, predictor, report)
 
 
 if __name__ == "__main__":

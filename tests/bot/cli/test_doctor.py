@@ -12,7 +12,7 @@ from bot.app import make_index
 from bot.cli.doctor import Finding, examine
 from store.adapters import Adapters
 from store.database import Database
-from store.settings import Settings, load_settings
+from store.settings import Settings, make_settings
 from tests.conftest import MakeAdapter
 
 Examined = Callable[[], dict[str, Finding]]
@@ -20,8 +20,8 @@ Examined = Callable[[], dict[str, Finding]]
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    settings = load_settings(_env_file=None, data_dir=tmp_path, telegram_token="42:secret")
-    database = Database(settings.database)
+    settings = make_settings(data_dir=tmp_path, telegram_token="42:secret")
+    database = Database(settings.storage.database)
     database.upgrade()
     database.close()
     return settings
@@ -44,8 +44,8 @@ def told_at(moment: datetime) -> Callable[..., httpx.Response]:
 def test_whole_versions_and_a_right_clock_are_fine(
     settings: Settings, examined: Examined, make_adapter: MakeAdapter
 ) -> None:
-    database = Database(settings.database)
-    Adapters(database, settings.data_dir / "adapters").add(
+    database = Database(settings.storage.database)
+    Adapters(database, settings.storage.adapters_path).add(
         Path(make_adapter("fake").path), base_model="fake"
     )
     database.close()
@@ -59,8 +59,8 @@ def test_whole_versions_and_a_right_clock_are_fine(
 def test_a_version_whose_files_were_changed_is_named(
     settings: Settings, examined: Examined, make_adapter: MakeAdapter
 ) -> None:
-    database = Database(settings.database)
-    made = Adapters(database, settings.data_dir / "adapters").add(
+    database = Database(settings.storage.database)
+    made = Adapters(database, settings.storage.adapters_path).add(
         Path(make_adapter("fake").path), base_model="fake"
     )
     database.close()
@@ -89,7 +89,7 @@ def test_a_device_that_is_not_there_is_named(
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("bot.cli.doctor.httpx.get", told_at(datetime.now(UTC)))
-    asked = settings.model_copy(update={"device": "cuda"})
+    asked = make_settings(data_dir=settings.storage.data_dir, device="cuda")
 
     found = {each.name: each for each in examine(asked, make_index(asked))}["model"]
 

@@ -14,7 +14,7 @@ from store.domain import Rating, RunStatus
 from store.index import ChromaIndex
 from store.ratings import Ratings
 from store.runs import Runs
-from store.settings import Settings
+from store.settings import make_settings
 from tests.conftest import MakeAdapter
 from tests.fakes import FakeEmbedder
 from tests.store.talk import ADA, BOB, rate, talk
@@ -36,8 +36,11 @@ def adapters(sqlite: Database, tmp_path: Path) -> Adapters:
 @pytest.fixture
 def read_status(sqlite: Database, knowledge: Documents, adapters: Adapters) -> ReadStatus:
     def read(**settings: object) -> Status:
+        chosen = make_settings(**settings)
         return StatusReader(
-            settings=Settings(_env_file=None, **settings),  # type: ignore[arg-type]
+            engine=chosen.engine,
+            storage=chosen.storage,
+            train_cron=chosen.train.cron,
             database=sqlite,
             conversations=Conversations(sqlite),
             feedback=Ratings(sqlite),
