@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -15,7 +16,8 @@ from store.adapters import Adapters
 from store.conversations import Conversations
 from store.database import Database
 from store.documents.documents import Documents
-from store.domain import Message, Place, Rating, Turn, TurnState
+from store.domain import Message, PartKind, Place, Rating, Turn, TurnState
+from store.errors import EmbedderNotFound
 from store.index import ChromaIndex
 from store.memories import Memories
 from store.people import People
@@ -65,8 +67,7 @@ async def last(pieces: AsyncGenerator[str | Turn, None]) -> Turn:
 def make_setup(sqlite: Database, tmp_path: Path) -> Iterator[MakeSetup]:
     index = ChromaIndex(path=tmp_path / "chroma", url="", name="chunks")
     knowledge = Documents(sqlite, index, FakeEmbedder(), chunk_chars=240)
-    memory_index = ChromaIndex(path=tmp_path / "memory", url="", name="memory")
-    memories = Memories(sqlite, memory_index, FakeEmbedder())
+    memories = Memories(sqlite, FakeEmbedder())
     People(sqlite).see(ADA, "Ada")
 
     def make(engine: FakeEngine | None = None, **settings: object) -> Setup:
@@ -92,7 +93,6 @@ def make_setup(sqlite: Database, tmp_path: Path) -> Iterator[MakeSetup]:
         )
 
     yield make
-    memories.close()
     knowledge.close()
 
 
@@ -354,16 +354,31 @@ async def test_a_liked_answer_helps_with_a_close_question_and_is_kept_with_the_t
     turn = await setup.ask(OLD_OPEN)
 
     assert turn.messages == setup.engine.prompts[1]
-    assert turn.messages[0].content.endswith(f"Question: {OPEN}\nAnswer: At nine.")
+    assert [message.content for message in turn.messages[1:3]] == [OPEN, "At nine."]
+    assert [message.role for message in turn.messages] == ["system", "user", "assistant", "user"]
     [memory] = turn.memories
     assert (memory.turn_id, memory.question, memory.answer) == (liked.id, OPEN, "At nine.")
     assert setup.conversations.turn(turn.id) == turn
 
 
-async def test_a_correction_helps_instead_of_the_reply_that_it_corrects(setup: Setup) -> None:
+async def test_a_correction_stands_in_the_history_in_place_of_the_reply(setup: Setup) -> None:
+    setup.engine.reply = lambda messages: "At nine."
     disliked = await setup.ask(OPEN)
     rate(setup.database, disliked.id, Rating.DOWN, ADA)
     correct(setup.database, disliked.id, "At ten.", ADA)
+
+    turn = await setup.ask(OLD_OPEN)
+
+    assert [message.content for message in turn.messages[1:]] == [OPEN, "At ten.", OLD_OPEN]
+    [part] = [each for each in turn.parts if each.kind is PartKind.EXCHANGE]
+    assert part.turn_id == disliked.id
+    assert part.correction_id is not None
+
+
+async def test_a_correction_helps_in_the_next_conversation_of_the_place(setup: Setup) -> None:
+    disliked = await setup.ask(OPEN)
+    correct(setup.database, disliked.id, "At ten.", ADA)
+    await setup.chat.start_new(HERE)
 
     turn = await setup.ask(OLD_OPEN)
 
@@ -376,14 +391,15 @@ async def test_a_liked_answer_helps_with_no_other_question(setup: Setup) -> None
     turn = await setup.ask("Who wrote Hamlet?")
 
     assert turn.memories == ()
-    assert "Example" not in turn.messages[0].content
+    assert [part.kind for part in turn.parts].count(PartKind.EXAMPLE) == 0
 
 
 async def test_a_liked_answer_helps_in_another_chat_once_it_is_approved(setup: Setup) -> None:
     liked = await setup.ask(OPEN)
     rate(setup.database, liked.id, Rating.UP, ADA)
     before = await setup.ask(OLD_OPEN, Place(chat_id=6))
-    setup.memories.approve(liked.id, ADA)
+    [proposal] = setup.memories.proposals()
+    setup.memories.decide(liked.id, proposal.sha256, ADA, approved=True)
 
     after = await setup.ask(OLD_OPEN, Place(chat_id=7))
 
@@ -413,15 +429,12 @@ async def test_no_more_earlier_answers_help_than_the_settings_say(make_setup: Ma
 
 
 async def test_a_memory_that_fails_costs_the_examples_and_not_the_answer(
-    setup: Setup, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    setup: Setup, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     rate(setup.database, (await setup.ask(OPEN)).id, Rating.UP, ADA)
-    setup.memories.close()
-    other = ChromaIndex(path=tmp_path / "memory", url="", name="memory")
-    other.open()
+    monkeypatch.setattr(setup.memories, "recall", Mock(side_effect=EmbedderNotFound("gone")))
 
     turn = await setup.ask(OLD_OPEN)
-    other.close()
 
     assert (turn.state, turn.memories) == (TurnState.FINAL, ())
     assert "answering without examples" in caplog.text

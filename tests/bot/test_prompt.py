@@ -7,18 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bot.errors import QuestionTooLong
-from bot.prompt import build_prompt, with_memories, with_passages
-from store.domain import Memory, Message, Passage
+from bot.prompt import build_prompt
+from store.domain import Exchange, Memory, Message, PartKind, Passage, Prompt
 
-History = list[tuple[Message, Message]]
+History = list[Exchange]
 
 
 def count_words(messages: Sequence[Message]) -> int:
     return sum(3 + len(message.content.split()) for message in messages)
 
 
-def exchange(question: str, reply: str) -> tuple[Message, Message]:
-    return Message(role="user", content=question), Message(role="assistant", content=reply)
+def exchange(question: str, reply: str, turn_id: int = 100) -> Exchange:
+    return Exchange(turn_id=turn_id, question=question, reply=reply)
 
 
 def passage(text: str, score: float = 0.5) -> Passage:
@@ -41,6 +41,31 @@ def build(
     budget: int = 1000,
     limit: int = 1000,
 ) -> tuple[tuple[Message, ...], tuple[Passage, ...], tuple[Memory, ...]]:
+    """The messages, and the passages and memories that their parts say they hold."""
+    prompt = build_all(
+        history,
+        passages,
+        question,
+        memories=memories,
+        system_prompt=system_prompt,
+        budget=budget,
+        limit=limit,
+    )
+    kept = len(prompt.kept(PartKind.PASSAGE))
+    examples = len(prompt.kept(PartKind.EXAMPLE))
+    return prompt.messages, tuple(passages[:kept]), tuple(memories[:examples])
+
+
+def build_all(
+    history: History | None = None,
+    passages: Sequence[Passage] = (),
+    question: str = "When do you open?",
+    *,
+    memories: Sequence[Memory] = (),
+    system_prompt: str = "Be brief.",
+    budget: int = 1000,
+    limit: int = 1000,
+) -> Prompt:
     return build_prompt(
         system_prompt=system_prompt,
         history=history or [],
@@ -64,7 +89,7 @@ def test_with_room_for_all_nothing_is_left_out() -> None:
 
 
 def test_the_oldest_exchanges_go_first() -> None:
-    history = [exchange(f"question {n}", "word " * 20) for n in range(10)]
+    history = [exchange(f"question {n}", "word " * 20, n) for n in range(10)]
 
     messages, _, _ = build(history, budget=100)
 
@@ -90,7 +115,8 @@ def test_the_weakest_passage_goes_before_a_stronger_one() -> None:
 
 
 def test_the_best_passage_stands_nearest_to_the_question() -> None:
-    text = with_passages("Which?", [passage("the best"), passage("the second")])
+    messages, _, _ = build(passages=[passage("the best"), passage("the second")], question="Which?")
+    text = messages[-1].content
 
     assert text.index("the second") < text.index("the best") < text.index("Which?")
 
@@ -120,31 +146,52 @@ def test_an_empty_system_prompt_is_no_message() -> None:
     assert messages == (Message(role="user", content="Hi"),)
 
 
-def test_memories_follow_the_system_prompt_marked_as_examples() -> None:
+def test_examples_stand_as_exchanges_and_not_in_the_system_prompt() -> None:
     recalled = memory("When do you close?", "At six.")
 
-    messages, _, kept = build(memories=[recalled])
+    messages, _, kept = build([exchange("Hi", "Hello!")], memories=[recalled])
 
     assert kept == (recalled,)
-    assert messages[0].role == "system"
-    assert messages[0].content == (
-        "Be brief.\n\nExample of a good answer to a similar question:\n"
-        "Question: When do you close?\nAnswer: At six."
-    )
-    assert messages[1:] == (Message(role="user", content="When do you open?"),)
-
-
-def test_memories_make_a_system_message_where_there_is_no_system_prompt() -> None:
-    messages, _, _ = build(memories=[memory("Open?", "At nine.")], system_prompt="")
-
-    assert [message.role for message in messages] == ["system", "user"]
-    assert messages[0].content.startswith("Example of a good answer")
+    assert [(message.role, message.content) for message in messages] == [
+        ("system", "Be brief."),
+        ("user", "When do you close?"),
+        ("assistant", "At six."),
+        ("user", "Hi"),
+        ("assistant", "Hello!"),
+        ("user", "When do you open?"),
+    ]
 
 
 def test_the_closest_memory_stands_last() -> None:
-    text = with_memories("Be brief.", [memory("close", "the best"), memory("far", "the second")])
+    best, second = memory("close", "the best"), memory("far", "the second")
 
-    assert text.index("Be brief.") < text.index("the second") < text.index("the best")
+    messages, _, _ = build(memories=[best, second])
+
+    assert [message.content for message in messages[1:-1]] == [
+        "far",
+        "the second",
+        "close",
+        "the best",
+    ]
+
+
+def test_an_example_that_the_history_holds_is_not_said_twice() -> None:
+    known = memory("Open?", "At nine.")
+
+    messages, _, kept = build([exchange("Open?", "At nine.", turn_id=1)], memories=[known])
+
+    assert kept == ()
+    assert len(messages) == 4
+
+
+def test_an_answer_to_the_same_question_goes_before_passages_that_are_only_near() -> None:
+    answer = memory("When do you open?", "At ten.", 0.99)
+
+    _, kept, examples = build(passages=[passage("At nine.", 0.4)], memories=[answer])
+    _, sure, _ = build(passages=[passage("At nine.", 0.7)], memories=[answer])
+
+    assert (kept, examples) == ((), (answer,))
+    assert len(sure) == 1
 
 
 def test_the_weakest_memory_goes_before_a_closer_one() -> None:
@@ -162,7 +209,7 @@ def test_memories_stay_when_history_has_to_go() -> None:
     messages, _, kept = build(history, memories=[recalled], budget=90)
 
     assert kept == (recalled,)
-    assert [message.role for message in messages] == ["system", "user"]
+    assert [message.role for message in messages] == ["system", "user", "assistant", "user"]
 
 
 def test_passages_stay_when_memories_have_to_go() -> None:
@@ -190,18 +237,27 @@ def test_a_prompt_keeps_to_its_budget_and_drops_the_oldest_and_the_weakest(
     turns: list[tuple[int, int]], passages: list[int], memories: list[int], budget: int, limit: int
 ) -> None:
     history = [
-        exchange(f"q{n} " + "w " * asked, "w " * said) for n, (asked, said) in enumerate(turns)
+        exchange(f"q{n} " + "w " * asked, "w " * said, 1000 + n)
+        for n, (asked, said) in enumerate(turns)
     ]
     found = [passage("w " * size) for size in passages]
     recalled = [memory(f"m{n}", "w " * size) for n, size in enumerate(memories)]
 
-    messages, kept, used = build(history, found, memories=recalled, budget=budget, limit=limit)
+    prompt = build_all(history, found, memories=recalled, budget=budget, limit=limit)
+    kept = len(prompt.kept(PartKind.PASSAGE))
+    examples = len(prompt.kept(PartKind.EXAMPLE))
+    exchanges = [part.turn_id for part in prompt.kept(PartKind.EXCHANGE)]
 
-    assert count_words(messages) <= min(budget, limit)
-    past = [message for pair in history for message in pair]
-    middle = list(messages[1:-1])
-    assert middle == past[len(past) - len(middle) :]
-    assert list(kept) == found[: len(kept)]
-    assert list(used) == recalled[: len(used)]
-    assert messages[0].content == with_memories("Be brief.", used)
-    assert messages[-1].content == with_passages("When do you open?", kept)
+    assert count_words(prompt.messages) <= min(budget, limit)
+    assert exchanges == list(range(1000 + len(turns) - len(exchanges), 1000 + len(turns)))
+    assert len(prompt.messages) == 2 + 2 * examples + 2 * len(exchanges)
+    for part in prompt.parts:
+        content = prompt.messages[part.message].content[part.starts_at : part.ends_at]
+        if part.kind is PartKind.PASSAGE:
+            assert content in {f"{each.source}: {each.text}" for each in found[:kept]}
+        elif part.kind is PartKind.EXAMPLE:
+            assert content in {each.question for each in recalled[:examples]}
+        elif part.kind is PartKind.EXCHANGE:
+            assert content == history[(part.turn_id or 0) - 1000].question
+        else:
+            assert content == {"system": "Be brief.", "question": "When do you open?"}[part.kind]

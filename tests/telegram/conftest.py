@@ -3,11 +3,13 @@
 from collections.abc import AsyncIterator, Awaitable, Callable
 from itertools import count
 from pathlib import Path
+from unittest.mock import AsyncMock
 
 import pytest
 from telegram.request import HTTPXRequest
 
 from bot.telegram import announcements, inbox, retries, stream
+from bot.telegram.consent import Consent
 from loopback import BotApi, Chat, User
 from store.database import Database
 from store.domain import Adapter
@@ -34,6 +36,18 @@ def _hurry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(stream, "EDIT_SECONDS", 0.05)
     monkeypatch.setattr(retries, "FIRST_PAUSE_SECONDS", 0.01)
     monkeypatch.setattr(inbox, "FIRST_PAUSE_SECONDS", 0.01)
+
+
+@pytest.fixture
+def asking() -> None:
+    """People are asked whether the bot may learn from them, as they are outside tests."""
+
+
+@pytest.fixture(autouse=True)
+def _nobody_is_asked(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Only tests that are about the question get it; whoever was never asked teaches."""
+    if "asking" not in request.fixturenames:
+        monkeypatch.setattr(Consent, "ask", AsyncMock())
 
 
 @pytest.fixture

@@ -129,7 +129,6 @@ class RunningBot:
         finally:
             await self.application.bot.shutdown()  # does nothing after an orderly end
             self.store.knowledge.close()
-            self.store.memories.close()
 
 
 def make_settings(api_url: str, **overrides: object) -> Settings:

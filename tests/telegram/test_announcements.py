@@ -5,7 +5,7 @@ import pytest
 from bot.engine.errors import AdapterUnusable
 from bot.telegram import retries
 from loopback import BotApi, Chat, Message, User, server_error
-from store.domain import Adapter, AdapterStatus, Check, GateReport, RunStatus
+from store.domain import Adapter, AdapterStatus, Check, GateReport, RunStatus, Sample
 from tests.fakes import FakeEngine
 from tests.telegram.conftest import MakeVersion, Start
 from tests.telegram.running import ADMIN_ID, RunningBot, eventually
@@ -29,8 +29,8 @@ TABLE = """\
 
 drift: nats a token"""
 SAMPLES = [
-    {"question": "Is 1 < 2 & so on?", "before": "<i>No</i>", "after": "Yes."},
-    {"question": "Long?", "before": "old " * 1000, "after": "new " * 1000},
+    Sample(question="Is 1 < 2 & so on?", before="<i>No</i>", after="Yes."),
+    Sample(question="Long?", before="old " * 1000, after="new " * 1000),
 ]
 
 
@@ -98,7 +98,7 @@ async def test_every_admin_is_told_how_a_run_ended_with_the_gates_table_and_samp
     bot.store.runs.take()
     version = make_version(bot, run_id=1)
     bot.store.adapters.evaluate(version.name, REPORT, run_id=1)
-    bot.store.runs.note(1, metrics={"samples": SAMPLES})
+    bot.store.runs.keep_samples(1, [(None, each) for each in SAMPLES])
 
     bot.store.runs.finish(1, RunStatus.REJECTED, f"{version.name} did not pass: drift.")
 
@@ -248,7 +248,8 @@ LONG_REPORT = GateReport(
         for number in range(13)
     )
 )
-LONG_SAMPLES = [dict.fromkeys(("question", "before", "after"), "word " * 200)] * 3
+LONG = "word " * 200
+LONG_SAMPLES = [Sample(question=LONG, before=LONG, after=LONG)] * 3
 
 
 @pytest.mark.parametrize("what", ["outcome", "gate and samples"])
@@ -263,7 +264,7 @@ async def test_news_longer_than_a_message_are_told_all_the_same(
     else:
         version = make_version(bot, run_id=1)
         bot.store.adapters.evaluate(version.name, LONG_REPORT, run_id=1)
-        bot.store.runs.note(1, metrics={"samples": LONG_SAMPLES})
+        bot.store.runs.keep_samples(1, [(None, each) for each in LONG_SAMPLES])
 
     bot.store.runs.finish(1, RunStatus.FAILED, outcome)
 

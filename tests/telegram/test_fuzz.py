@@ -19,8 +19,9 @@ from telegram.error import BadRequest
 from bot.app import Store, make_telegram
 from bot.telegram.application import App
 from bot.telegram.commands import NAMES
+from bot.telegram.consent import CONSENT_PATTERN
 from bot.telegram.group import GROUP_PATTERN
-from bot.telegram.privacy import CONSENT_PATTERN, FORGET_PATTERN
+from bot.telegram.privacy import FORGET_PATTERN
 from bot.telegram.quarantine import RELEASE_PATTERN
 from bot.telegram.rating import CALLBACK_PATTERN
 from bot.telegram.training import LEARNING_PATTERN
@@ -162,7 +163,6 @@ def fuzzed(sqlite: Database, tmp_path: Path) -> Iterator[Fuzzed]:
         yield Fuzzed(loop=loop, application=application, store=store)
         loop.run(application.shutdown())
     store.knowledge.close()
-    store.memories.close()
 
 
 @settings(

@@ -51,12 +51,12 @@ async def test_nothing_is_learned_from_a_group_that_does_not_want_it(
     bot.store.feedback.correct(turn_id(reply), bob.id, "Hello yourself!")
     assert bot.store.examples.collect().every
     assert bot.store.examples.ratings_since(None) == 2
-    assert bot.store.memories.waiting()
+    assert bot.store.memories.proposals()
 
     await bot.tap(club, ada, await rules(bot, club, ada), "Do not learn")
     assert not bot.store.examples.collect().every
     assert bot.store.examples.ratings_since(None) == 0
-    assert not bot.store.memories.waiting()
+    assert not bot.store.memories.proposals()
 
     await bot.tap(club, ada, await rules(bot, club, ada), "Learn")
     assert bot.store.examples.collect().every
@@ -97,7 +97,8 @@ async def test_an_answer_of_such_a_group_is_not_learned_from_in_another_chat_eit
 ) -> None:
     reply = await bot.ask(club, bob, "@ratchet_bot what does the club pay?")
     bot.store.feedback.correct(turn_id(reply), bob.id, "The club pays 7.")
-    bot.store.memories.approve(turn_id(reply), bob.id)
+    (proposal,) = bot.store.memories.proposals()
+    bot.store.memories.decide(turn_id(reply), proposal.sha256, bob.id, approved=True)
     helped = await bot.ask(chat, ada, "what does the club pay?")
     assert "The club pays 7." in str(bot.turn(helped).messages)
     bot.store.feedback.rate(turn_id(helped), ada.id, Rating.UP, RatingSource.BUTTON)

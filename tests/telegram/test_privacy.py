@@ -1,12 +1,15 @@
 """What a person can do about what is held of them."""
 
 import asyncio
+import io
 import json
-from typing import Any
+import re
+import zipfile
 
 import pytest
 
 from loopback import BotApi, Chat, Message, User, any_message
+from store.domain import ExampleCounts, Origin, OriginKind, Split
 from store.people import CONSENT_VERSION
 from store.tables import CorrectionRow, FeedbackRow, PersonRow, TurnRow
 from tests.fakes import Clock
@@ -30,10 +33,10 @@ async def talked(bot: RunningBot, chat: Chat, user: User, text: str = "hello") -
     return reply
 
 
-def exported(api: BotApi, message: Message) -> dict[str, Any]:
+def exported(api: BotApi, message: Message) -> dict[str, str]:
     assert message.attachment is not None
-    data: dict[str, Any] = json.loads(message.attachment.data)
-    return data
+    with zipfile.ZipFile(io.BytesIO(message.attachment.data)) as archive:
+        return {name: archive.read(name).decode() for name in archive.namelist()}
 
 
 async def test_privacy_tells_what_is_kept_and_what_can_be_done(
@@ -42,18 +45,18 @@ async def test_privacy_tells_what_is_kept_and_what_can_be_done(
     told = await bot.say(chat, ada, "/privacy")
 
     assert all(command in told for command in ("/export", "/forget", "/optout", "/optin"))
-    assert "taking part in training" in told
+    assert "you take part in training" in told
 
 
 async def test_opting_out_and_in_is_remembered(bot: RunningBot, chat: Chat, ada: User) -> None:
-    assert "will not be trained on" in await bot.say(chat, ada, "/optout")
+    assert "I will not learn from" in await bot.say(chat, ada, "/optout")
     person = bot.store.people.find(ada.id)
     assert person is not None
     assert person.opted_out
     assert "opted out" in await bot.say(chat, ada, "/privacy")
 
     await bot.say(chat, ada, "/optin")
-    assert "taking part in training" in await bot.say(chat, ada, "/privacy")
+    assert "you take part in training" in await bot.say(chat, ada, "/privacy")
 
 
 async def test_an_export_is_a_file_with_everything(
@@ -64,13 +67,16 @@ async def test_an_export_is_a_file_with_everything(
     sent = await chat.send(ada, "/export")
     message = await chat.wait_reply(sent, final=lambda each: each.attachment is not None)
 
-    held = exported(api, message)
-    assert held["person"]["name"] == "Ada"
-    assert [turn["question"] for turn in held["turns"]] == ["grüß Gott 😀"]
-    assert [each["rating"] for each in held["feedback"]] == [-1]
-    assert [each["text"] for each in held["corrections"]] == ["a better one"]
+    files = exported(api, message)
+    held = {name: json.loads(text) for name, text in files.items() if name.endswith(".json")}
+    assert held["people.json"][0]["name"] == "Ada"
+    assert [turn["question"] for turn in held["turns.json"]] == ["grüß Gott 😀"]
+    assert [each["rating"] for each in held["ratings.json"]] == [-1]
+    assert [each["text"] for each in held["corrections.json"]] == ["a better one"]
+    assert "grüß Gott 😀" in files["conversations/1.md"]
+    assert "README.txt" in files
     assert message.attachment is not None
-    assert message.attachment.name == "ratchet-export.json"
+    assert re.fullmatch(r"ratchet-export-\d{4}-\d\d-\d\d-1\.zip", message.attachment.name)
 
 
 async def test_an_export_holds_nothing_of_other_peoples(
@@ -164,7 +170,7 @@ async def test_only_who_was_asked_may_answer(
     answer = await group.tap(bob, question.id, button)
     await bot.settle()
 
-    assert answer.text == "This is not your question to answer."
+    assert answer.text == "This question is for somebody else."
     assert bot.count(TurnRow) == 2
     assert group.message(question.id).labels == ("Delete", "Keep")
 
@@ -240,7 +246,8 @@ async def test_versions_that_were_trained_on_what_is_deleted_are_named_to_everyb
     await talked(bot, chat, ada)
     run, _ = bot.store.runs.queue("this test")
     bot.store.runs.take(run.id)
-    bot.store.runs.note(run.id, snapshot={"train": ["t1"]})
+    learned = Origin(kind=OriginKind.RATED, turn_id=1)
+    bot.store.runs.choose(run.id, ExampleCounts(), {Split.TRAIN: [learned]})
     bot.store.runs.cancel(run.id)
     version = make_version(bot, run_id=run.id)
     question = await asked_to_forget(bot, chat, ada)
@@ -248,8 +255,8 @@ async def test_versions_that_were_trained_on_what_is_deleted_are_named_to_everyb
     await chat.tap(ada, question.id, "Delete")
     await bot.settle()
 
-    assert f"({version.name}); the next version will not be" in chat.message(question.id).text
-    assert f"trained on some of it: {version.name}." in office.bot_messages[-1].text
+    assert f"I have learned from some of it ({version.name})" in chat.message(question.id).text
+    assert f"learned from some of it: {version.name}." in office.bot_messages[-1].text
 
 
 async def started(bot: RunningBot, chat: Chat, user: User) -> Message:
@@ -260,7 +267,7 @@ async def started(bot: RunningBot, chat: Chat, user: User) -> Message:
 
 @pytest.mark.parametrize(("button", "agreed"), [("Yes", True), ("No", False)])
 async def test_at_the_first_start_people_are_asked_whether_they_may_be_learned_from(
-    bot: RunningBot, chat: Chat, ada: User, clock: Clock, button: str, agreed: bool
+    asking: None, bot: RunningBot, chat: Chat, ada: User, clock: Clock, button: str, agreed: bool
 ) -> None:
     question = await started(bot, chat, ada)
     assert question.labels == ("Yes", "No")
@@ -273,7 +280,9 @@ async def test_at_the_first_start_people_are_asked_whether_they_may_be_learned_f
     assert (person.opted_out, person.decided_at) == (not agreed, clock())
 
 
-async def test_who_has_decided_is_not_asked_again(bot: RunningBot, chat: Chat, ada: User) -> None:
+async def test_who_has_decided_is_not_asked_again(
+    asking: None, bot: RunningBot, chat: Chat, ada: User
+) -> None:
     await bot.tap(chat, ada, await started(bot, chat, ada), "Yes")
 
     again = await started(bot, chat, ada)
@@ -281,7 +290,9 @@ async def test_who_has_decided_is_not_asked_again(bot: RunningBot, chat: Chat, a
     assert not again.labels
 
 
-async def test_a_group_is_not_asked(bot: RunningBot, group: Chat, ada: User) -> None:
+async def test_start_in_a_group_asks_nobody(
+    asking: None, bot: RunningBot, group: Chat, ada: User
+) -> None:
     assert not (await started(bot, group, ada)).labels
 
 
@@ -292,9 +303,9 @@ async def test_only_who_agreed_is_learned_from_where_that_is_asked_for(
     reply = await bot.ask(chat, ada, "hello")
     await bot.tap(chat, ada, reply, "👍")
     assert bot.store.examples.collect().every == ()
-    assert "until you say /optin" in await bot.say(chat, ada, "/privacy")
+    assert "as long as you do not say /optin" in await bot.say(chat, ada, "/privacy")
 
     await bot.say(chat, ada, "/optin")
 
     assert len(bot.store.examples.collect().every) == 1
-    assert "taking part" in await bot.say(chat, ada, "/privacy")
+    assert "you take part" in await bot.say(chat, ada, "/privacy")

@@ -32,7 +32,6 @@ def store(sqlite: Database, tmp_path: Path) -> Iterator[Store]:
     store = store_of(make_settings("http://127.0.0.1:9", data_dir=tmp_path), sqlite)
     yield store
     store.knowledge.close()
-    store.memories.close()
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from telegram import MessageEntity
 
-from bot.telegram.render import MAX_ENTITIES, MAX_TEXT_UNITS, Part, preview, render, sources_line
+from bot.telegram.render import MAX_ENTITIES, MOST_UNITS, Part, preview, render, sources_line
 from loopback.text import utf16_length
 from store.domain import Passage
 
@@ -48,7 +48,7 @@ def covered(part: Part, entity: MessageEntity) -> str:
 def check(part: Part) -> None:
     """Everything that Telegram asks of a message."""
     assert part.text.strip()
-    assert utf16_length(part.text) <= MAX_TEXT_UNITS
+    assert utf16_length(part.text) <= MOST_UNITS
     assert len(part.entities) <= MAX_ENTITIES
     for entity in part.entities:
         assert entity.offset >= 0

@@ -43,7 +43,7 @@ async def test_the_message_follows_how_far_the_run_is(
         stage="training", step=3, steps=12, loss=0.512, share=0.4, seconds_left=90, examples=64
     )
 
-    bot.store.runs.note(1, progress=progress)
+    bot.store.runs.report_progress(1, progress)
 
     await bot.api.wait_for(lambda: "40% · training" in office.message(shown.id).text)
     now = office.message(shown.id)
@@ -145,7 +145,7 @@ async def test_a_run_that_is_being_stopped_is_shown_as_such_until_it_has_ended(
     bot.store.runs.take()
     await bot.tap(office, grace, shown, CANCEL)
 
-    bot.store.runs.note(1, progress=Progress(stage="training", share=0.5, examples=64))
+    bot.store.runs.report_progress(1, Progress(stage="training", share=0.5, examples=64))
     await bot.look_for_news()
 
     now = office.message(shown.id)

@@ -8,10 +8,12 @@ import pytest
 from bot.reports.wording import MARKS, adapter_line, gate_rows, gate_text, progress_text, run_line
 from store.domain import (
     Adapter,
+    AdapterNotes,
     AdapterStatus,
     Check,
     GateReport,
     Progress,
+    RunMetrics,
     RunStatus,
     TrainingRun,
 )
@@ -25,8 +27,7 @@ RUN = TrainingRun(
     outcome="",
     requested_by=None,
     examples={},
-    snapshot={},
-    metrics={},
+    metrics=RunMetrics(),
     progress=Progress(),
     log="",
     cancel_requested=False,
@@ -42,7 +43,8 @@ ADAPTER = Adapter(
     path="/adapters/a3-1f2e3d4c",
     run_id=7,
     status=AdapterStatus.ACTIVE,
-    metrics={},
+    notes=AdapterNotes(),
+    erased_at=None,
     created_at=WHEN,
 )
 
