@@ -12,7 +12,7 @@ from sqlalchemy.engine import make_url
 from benchmarks.tiny_models import make_tiny_adapter, make_tiny_model
 from store.adapters import hash_adapter
 from store.database import Database
-from store.domain import Adapter, AdapterStatus
+from store.domain import Adapter, AdapterNotes, AdapterStatus
 from tests.fakes import Clock
 
 MakeAdapter = Callable[..., Adapter]
@@ -96,7 +96,8 @@ def make_adapter(tiny_model: Path, tmp_path: Path) -> MakeAdapter:
             path=str(folder),
             run_id=None,
             status=AdapterStatus.CANDIDATE,
-            metrics={},
+            notes=AdapterNotes(),
+            erased_at=None,
             created_at=datetime(2026, 1, 1, tzinfo=UTC),
         )
 

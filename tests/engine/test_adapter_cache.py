@@ -6,7 +6,7 @@ import pytest
 
 from bot.engine.adapter_cache import ADAPTERS_HELD, AdapterCache
 from bot.engine.errors import AdapterNotLoaded
-from store.domain import Adapter, AdapterStatus
+from store.domain import Adapter, AdapterNotes, AdapterStatus
 
 ADAPTERS = [
     Adapter(
@@ -16,7 +16,8 @@ ADAPTERS = [
         path="",
         run_id=None,
         status=AdapterStatus.CANDIDATE,
-        metrics={},
+        notes=AdapterNotes(),
+        erased_at=None,
         created_at=datetime(2026, 1, 1, tzinfo=UTC),
     )
     for number in range(ADAPTERS_HELD + 1)
@@ -26,9 +27,9 @@ ADAPTERS = [
 
 @pytest.fixture
 def full() -> AdapterCache:
-    shelf = AdapterCache()
-    assert [shelf.put(each, ()) for each in FIRST] == [[]] * ADAPTERS_HELD
-    return shelf
+    cache = AdapterCache()
+    assert [cache.put(each, ()) for each in FIRST] == [[]] * ADAPTERS_HELD
+    return cache
 
 
 def test_the_one_used_longest_ago_leaves(full: AdapterCache) -> None:
