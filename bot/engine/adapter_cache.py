@@ -8,7 +8,8 @@ from bot.engine.errors import AdapterNotLoaded
 from store.domain import Adapter
 
 ADAPTERS_HELD = 3
-"""Adapters held at a time, each with its own copy of the matrices it changes (docs/scaling.md)."""
+"""Most adapters held at a time, more only while all are in use; each costs memory for copies of
+the matrices it changes (docs/scaling.md)."""
 
 
 class AdapterCache:

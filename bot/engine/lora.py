@@ -25,6 +25,8 @@ RANK_LIMIT = 512
 
 _PREFIX = "base_model.model."
 _DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
+"""Beginning and ends of PEFT's tensor names, with the module's name between them."""
+
 _UNSUPPORTED_OPTIONS = (
     "use_dora",
     "modules_to_save",

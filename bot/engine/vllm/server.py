@@ -25,6 +25,7 @@ LOAD_SECONDS = 30.0
 """Time limit of loading an adapter; vLLM takes a fraction of a second."""
 
 _FINISH_REASONS = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
+"""vLLM's finish reasons of a reply that is complete; any other means that it gave up."""
 
 _REQUEST_ERRORS = (httpx.codes.BAD_REQUEST, httpx.codes.UNPROCESSABLE_ENTITY)
 """Status codes of refusals that every other server would repeat."""
