@@ -30,7 +30,7 @@ from stdnum import luhn
 
 from benchmarks.learn import SAMPLING, adapted, base, collect, ours, rate
 from bot.engine.base import SamplingParams
-from bot.engine.local.weights import Weights
+from bot.engine.local import Weights
 from examples.audience import PERSONAS, SETTINGS, SYSTEM_PROMPT
 from examples.scratch import as_a_run_is, scratch_settings
 from store.conversations import Conversations

@@ -27,7 +27,7 @@ from rich.table import Table
 from trl import KTOConfig, KTOTrainer, SFTConfig, SFTTrainer
 
 from bot.engine.base import SamplingParams
-from bot.engine.local.weights import Weights, load_weights
+from bot.engine.local import Weights, load_weights
 from bot.engine.lora import read_updates
 from examples.audience import (
     NEW_TOPICS,
@@ -108,7 +108,7 @@ def measure(weights: Weights, persona: Persona, name: str, seconds: float) -> Ro
     checks = load_retention_suite()
     kept = answer(weights, checks, SYSTEM_PROMPT)
     pleased = [persona.likes(each.prompt[-1].content, each.text) for each in replies]
-    weights.sets.use(None)
+    weights.merged.switch_to(None)
     nll = mean_nll(weights, replies)
     return Row(
         persona=persona.name,
@@ -132,8 +132,8 @@ def base(settings: Settings) -> Weights:
 def adapted(settings: Settings, folder: Path, name: str) -> Weights:
     """The base model with an adapter in use."""
     weights = base(settings)
-    weights.sets.hold(name, weights.sets.make(name, read_updates(folder, name)))
-    weights.sets.use(name)
+    weights.merged.add(name, weights.merged.merge(name, read_updates(folder, name)))
+    weights.merged.switch_to(name)
     return weights
 
 

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.learn import SAMPLING, adapted, base, collect, ours, rate
-from bot.engine.local.weights import Weights
+from bot.engine.local import Weights
 from examples.audience import (
     NEW_TOPICS,
     PERSONAS,

@@ -13,8 +13,7 @@ from contextlib import aclosing
 
 from benchmarks.results import keep, show, spread
 from bot.engine.base import Completion, SamplingParams
-from bot.engine.local.local_engine import LocalEngine
-from bot.engine.local.weights import Weights, load_weights
+from bot.engine.local import LocalEngine, Weights, load_weights
 from examples.scratch import scratch_settings
 from store.domain import Message
 

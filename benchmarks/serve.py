@@ -36,10 +36,9 @@ from transformers import GenerationConfig
 from benchmarks.results import keep, show, spread
 from benchmarks.retrieval import HANDBOOK
 from bot.engine.base import Completion, Engine, SamplingParams
-from bot.engine.local.local_engine import LocalEngine
-from bot.engine.local.weights import Weights, load_weights
+from bot.engine.local import LocalEngine, Weights, load_weights
 from bot.engine.starter import find_gguf
-from bot.engine.vllm.vllm_engine import VllmEngine
+from bot.engine.vllm import VllmEngine
 from bot.engine.vocabulary import Vocabulary, load_vocabulary
 from examples.scratch import scratch_settings
 from store.adapter_files import hash_adapter

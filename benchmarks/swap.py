@@ -22,8 +22,7 @@ import torch
 from benchmarks.results import keep, show, spread
 from benchmarks.serve import make_adapter
 from bot.engine.base import Completion, SamplingParams
-from bot.engine.local.local_engine import LocalEngine
-from bot.engine.local.weights import Weights, load_weights
+from bot.engine.local import LocalEngine, Weights, load_weights
 from examples.scratch import scratch_settings
 from store.domain import Adapter, Message
 from store.settings import load_settings

@@ -159,8 +159,7 @@ async def open_engine(settings: Settings) -> Engine:
     chosen, models_folder = settings.engine, settings.storage.models_path
 
     def load() -> Engine:
-        from bot.engine.local.local_engine import LocalEngine  # torch takes seconds to import
-        from bot.engine.local.weights import load_weights
+        from bot.engine.local import LocalEngine, load_weights  # torch takes seconds to import
 
         weights = load_weights(chosen.model, models_folder=models_folder, device=chosen.device)
         return LocalEngine(
@@ -173,7 +172,7 @@ async def open_engine(settings: Settings) -> Engine:
 
     if not chosen.vllm_url:
         return await asyncio.to_thread(load)
-    from bot.engine.vllm.vllm_engine import VllmEngine
+    from bot.engine.vllm import VllmEngine
     from bot.engine.vocabulary import load_vocabulary
 
     return await VllmEngine.connect(

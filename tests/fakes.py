@@ -49,7 +49,7 @@ class FakeEngine:
         self.unmerged: frozenset[str] = frozenset()
         self._context_tokens = context_tokens
         self._queue_size = queue_size
-        self._shelf = AdapterCache()
+        self._adapters = AdapterCache()
         self._waiting = 0
         self._closed = asyncio.Event()
         self._thread = asyncio.Lock()
@@ -73,7 +73,7 @@ class FakeEngine:
             raise EngineStopped
         if prompt_tokens >= self._context_tokens:
             raise PromptTooLong(prompt_tokens, self._context_tokens - 1)
-        self._shelf.use(adapter)
+        self._adapters.use(adapter)
         if self._waiting >= self._queue_size:
             raise EngineBusy(self._waiting)
         started = time.monotonic()
@@ -106,7 +106,7 @@ class FakeEngine:
     async def load_adapter(self, adapter: Adapter) -> None:
         if adapter.base_model != self.model:
             raise AdapterRefused(f"{adapter.name} was trained on {adapter.base_model}")
-        self._shelf.put(adapter, ())
+        self._adapters.put(adapter, ())
 
     async def close(self) -> None:
         self._closed.set()

@@ -84,6 +84,51 @@ def test_the_trainer_imports_nothing_of_the_bot_but_its_engine() -> None:
     assert wrong == []
 
 
+ENGINES = ("bot.engine.local", "bot.engine.vllm")
+
+
+def exported_by(package: str) -> set[str]:
+    """The names in `__all__` of a package, read without importing it."""
+    file = ROOT / package.replace(".", "/") / "__init__.py"
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return set(ast.literal_eval(node.value))
+    return set()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_engine_is_imported_by_its_door_only(engine: str) -> None:
+    inside = (engine.replace(".", "/") + "/", "tests/engine/")
+    exported = exported_by(engine)
+    files = {
+        file.relative_to(ROOT).as_posix(): file
+        for folder in ("bot", "trainer", "benchmarks", "examples", "loopback", "tests")
+        for file in sources(folder)
+    }
+
+    wrong = [
+        (name, found)
+        for name, file in files.items()
+        if not name.startswith(inside)
+        for found in imports(file)
+        if found.startswith(engine + ".") and found.removeprefix(engine + ".") not in exported
+    ]
+
+    assert exported
+    assert wrong == []
+
+
+@pytest.mark.parametrize("module", ["bot.engine", "bot.engine.base", "bot.engine.errors"])
+def test_importing_what_every_engine_shares_loads_nothing_heavy(module: str) -> None:
+    code = f"import sys, {module}; print(*sys.modules)"
+
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    ).stdout.split()
+
+    assert [name for name in HEAVY if name in loaded] == []
+
+
 def test_nothing_heavy_is_imported_outside_the_rooms_for_it() -> None:
     wrong = [
         (file.relative_to(ROOT).as_posix(), module)

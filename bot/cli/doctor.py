@@ -100,7 +100,7 @@ def _model(engine: EngineSettings) -> Finding:
             local = isinstance(named_source(engine.model), Path)
             detail = f"{engine.model} ({'a folder' if local else 'from the Hugging Face Hub'})"
         if engine.device in ("cuda", "mps"):
-            from bot.engine.local.weights import choose_device  # brings torch
+            from bot.engine.local import choose_device  # brings torch
 
             choose_device(engine.device)
     except EngineError as error:

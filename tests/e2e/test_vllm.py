@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from benchmarks.tiny_models import make_tiny_model
-from bot.engine.vllm.vllm_engine import VllmEngine
+from bot.engine.vllm import VllmEngine
 from bot.engine.vocabulary import load_vocabulary
 from tests.e2e.test_learning import (  # the same tests, on another engine
     quick,

@@ -23,7 +23,7 @@ def tiny_weights(tiny_model: Path, tmp_path: Path) -> Weights:
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """All that is drafted is checked, whatever it costs."""
     monkeypatch.setattr(
-        batch, "worthwhile", lambda lookups: max(len(each.draft) for each in lookups)
+        batch, "choose_draft_length", lambda lookups: max(len(each.draft) for each in lookups)
     )
 
 

@@ -27,9 +27,9 @@ ADAPTERS = [
 
 @pytest.fixture
 def full() -> AdapterCache:
-    shelf = AdapterCache()
-    assert [shelf.put(each, ()) for each in FIRST] == [[]] * ADAPTERS_HELD
-    return shelf
+    cache = AdapterCache()
+    assert [cache.put(each, ()) for each in FIRST] == [[]] * ADAPTERS_HELD
+    return cache
 
 
 def test_the_one_used_longest_ago_leaves(full: AdapterCache) -> None:

@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from bot.engine.local import attention
-from bot.engine.local.attention import attend_in_parts, attend_to_few, bias_of
+from bot.engine.local.attention import additive_mask, blockwise_attention, decode_attention
 
 ROWS, HEADS, SHARED, SIZE = 3, 4, 2, 8
 
@@ -15,7 +15,7 @@ ROWS, HEADS, SHARED, SIZE = 3, 4, 2, 8
 def test_whatever_fits_at_a_time_the_same_is_found(
     few: int, tokens: int, before: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attention, "FEW_SCORES", few)
+    monkeypatch.setattr(attention, "BLOCK_SCORES", few)
     torch.manual_seed(0)
     width = before + tokens
     query = torch.randn(ROWS, HEADS, tokens, SIZE)
@@ -25,7 +25,7 @@ def test_whatever_fits_at_a_time_the_same_is_found(
     mask[0, ..., :2] = mask[1, ..., 3] = False  # padding on the left, and in the middle
     mask[..., before:] |= torch.eye(tokens, dtype=torch.bool)
 
-    found = attend_in_parts(query, key, value, bias_of(mask, query.dtype), scaling=0.3)
+    found = blockwise_attention(query, key, value, additive_mask(mask, query.dtype), scaling=0.3)
 
     expected = scaled_dot_product_attention(
         query, key, value, attn_mask=mask, scale=0.3, enable_gqa=True
@@ -38,14 +38,14 @@ def test_whatever_fits_at_a_time_the_same_is_found(
 def test_a_few_tokens_find_what_many_find(
     tokens: int, many: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attention, "MANY_TOKENS", many)
+    monkeypatch.setattr(attention, "MATMUL_MIN_KEYS", many)
     torch.manual_seed(0)
     query = torch.randn(ROWS, HEADS, tokens, SIZE).bfloat16()
     key, value = torch.randn(2, ROWS, HEADS // SHARED, 9, SIZE).bfloat16()
     mask = torch.ones(tokens, 9, dtype=torch.bool).tril(9 - tokens).repeat(ROWS, 1, 1, 1)
     mask[0, ..., :3] = mask[1, ..., 2] = False
 
-    found = attend_to_few(query, key, value, bias_of(mask, query.dtype), scaling=0.3)
+    found = decode_attention(query, key, value, additive_mask(mask, query.dtype), scaling=0.3)
 
     expected = scaled_dot_product_attention(
         *(query.float(), key.float(), value.float()), attn_mask=mask, scale=0.3, enable_gqa=True

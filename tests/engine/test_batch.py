@@ -8,7 +8,7 @@ import torch
 
 from bot.engine.base import SamplingParams
 from bot.engine.local import attention
-from bot.engine.local.batch import Batch, Reading, portions, read_prefix
+from bot.engine.local.batch import Batch, Prefill, prefill_shared_prefix, split_by_size
 from bot.engine.local.weights import Weights, load_weights
 
 GREEDY = SamplingParams()
@@ -62,7 +62,7 @@ def test_many_tokens_are_attended_to_as_few_are(
     few = scores()
     kernel = Mock(side_effect=attention.scaled_dot_product_attention)
     monkeypatch.setattr(attention, "scaled_dot_product_attention", kernel)
-    monkeypatch.setattr(attention, "MANY_TOKENS", 1)
+    monkeypatch.setattr(attention, "MATMUL_MIN_KEYS", 1)
     many = scores()
 
     kernel.assert_not_called()
@@ -75,25 +75,25 @@ def test_prompts_are_read_as_transformers_reads_them(tiny_model: Path, tmp_path:
         [expected] = weights.model(input_ids=torch.tensor([PROMPTS[3]])).logits[:, -1]
     portions = (100, 12, 4)  # all at once; three of each row; one, padding alone for most of it
     for portion in portions:
-        reading = Reading(weights.model, [*PROMPTS[1:], PROMPTS[1]], [GREEDY] * 4)
-        while not reading.advance(portion):
+        prefill = Prefill(weights.model, [*PROMPTS[1:], PROMPTS[1]], [GREEDY] * 4)
+        while not prefill.advance(portion):
             pass
 
-        assert torch.isfinite(reading.logits).all()
-        torch.testing.assert_close(reading.logits[2], expected, rtol=0.02, atol=0.02)
+        assert torch.isfinite(prefill.logits).all()
+        torch.testing.assert_close(prefill.logits[2], expected, rtol=0.02, atol=0.02)
 
 
 def test_a_row_of_padding_so_far_is_made_of_numbers(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weights = load_weights(str(tiny_model), models_folder=tmp_path, device="cpu")
-    monkeypatch.setattr(attention, "MANY_TOKENS", 1)
+    monkeypatch.setattr(attention, "MATMUL_MIN_KEYS", 1)
 
-    reading = Reading(weights.model, [PROMPTS[3], PROMPTS[1]], [GREEDY] * 2)
-    while not reading.advance(2):
+    prefill = Prefill(weights.model, [PROMPTS[3], PROMPTS[1]], [GREEDY] * 2)
+    while not prefill.advance(2):
         pass
 
-    assert torch.isfinite(reading.logits).all()
+    assert torch.isfinite(prefill.logits).all()
 
 
 def test_a_row_that_joins_late_changes_nothing_for_the_others(exact_weights: Weights) -> None:
@@ -148,7 +148,7 @@ def test_a_beginning_that_all_share_is_read_once_and_changes_nothing(
 ) -> None:
     beginning = list(range(30, 40))
     prompts = [beginning + prompt for prompt in PROMPTS]
-    prefix = read_prefix(exact_weights.model, prompts)
+    prefix = prefill_shared_prefix(exact_weights.model, prompts)
     assert prefix is not None
     assert prefix.tokens == len(beginning)
     batch = Batch(exact_weights.model)
@@ -172,15 +172,15 @@ def test_a_beginning_that_all_share_is_read_once_and_changes_nothing(
 def test_little_or_nothing_in_common_is_not_read_apart(
     exact_weights: Weights, prompts: list[list[int]]
 ) -> None:
-    assert read_prefix(exact_weights.model, prompts) is None
+    assert prefill_shared_prefix(exact_weights.model, prompts) is None
 
 
 def test_the_last_token_of_a_prompt_is_no_part_of_what_is_shared(exact_weights: Weights) -> None:
-    prefix = read_prefix(exact_weights.model, [PROMPTS[3], PROMPTS[3]])
+    prefix = prefill_shared_prefix(exact_weights.model, [PROMPTS[3], PROMPTS[3]])
 
     assert prefix is not None
     assert prefix.tokens == len(PROMPTS[3]) - 1
 
 
 def test_long_prompts_are_read_in_portions_of_bounded_size() -> None:
-    assert portions([4000, 10, 10, 2000, 2000, 9000]) == [(0, 1), (1, 3), (3, 5), (5, 6)]
+    assert split_by_size([4000, 10, 10, 2000, 2000, 9000]) == [(0, 1), (1, 3), (3, 5), (5, 6)]

@@ -42,7 +42,7 @@ def test_rows_that_join_are_flush_to_the_right() -> None:
     long, _ = one.update(*states(5, 0), 0)
     short, _ = other.update(*states(2, 1), 0)
 
-    layers_of(one)[0].join(layers_of(other)[0])
+    layers_of(one)[0].append_rows(layers_of(other)[0])
 
     keys = layers_of(one)[0].keys
     assert torch.equal(keys[:ROWS], long)
@@ -54,7 +54,7 @@ def test_tokens_that_are_dropped_make_room_for_others() -> None:
     ours, theirs = new_cache(), new_cache()
     ours.update(*states(5, 0), 0)
     ours.update(*states(3, 1), 0)
-    layers_of(ours)[0].drop_last(3)
+    layers_of(ours)[0].drop_last_tokens(3)
     theirs.update(*states(5, 0), 0)
 
     pairs = (cache.update(*states(2, 2), 0) for cache in (ours, theirs))
@@ -67,7 +67,7 @@ def test_each_rows_tokens_are_arranged_for_itself() -> None:
     before, _ = cache.update(*states(5, 0), 0)
     before = before.clone()
 
-    layers_of(cache)[0].arrange(torch.tensor([[0, 2, 4], [3, 0, 1]]))
+    layers_of(cache)[0].gather_columns(torch.tensor([[0, 2, 4], [3, 0, 1]]))
     after, _ = cache.update(*states(1, 1), 0)
 
     assert torch.equal(after[0, :, :3], before[0][:, [0, 2, 4]])
@@ -80,7 +80,7 @@ def test_rows_that_stay_go_on_growing() -> None:
     before, _ = cache.update(*states(5, 0), 0)
     before = before.clone()
 
-    layers_of(cache)[0].keep(torch.tensor([1]), torch.tensor([0, 2, 4]))
+    layers_of(cache)[0].select(torch.tensor([1]), torch.tensor([0, 2, 4]))
     after, _ = cache.update(*states(1, 1, rows=1), 0)
 
     assert torch.equal(after[:, :, :3], before[1:, :, [0, 2, 4]])

@@ -18,7 +18,7 @@ from torch import Tensor
 from bot.engine.base import Completion, SamplingParams
 from bot.engine.errors import AdapterRefused, AdapterUnusable, EngineError, EngineStopped
 from bot.engine.local import local_engine
-from bot.engine.local.batch import PREFILL_TOKENS, Reading
+from bot.engine.local.batch import PREFILL_TOKENS, Prefill
 from bot.engine.local.local_engine import LocalEngine
 from bot.engine.local.merged_weights import Group, MergedWeights, WeightSet
 from bot.engine.local.prefix import PrefixCache
@@ -199,7 +199,7 @@ async def test_a_failing_model_fails_the_reply_and_not_the_engine(
         raise RuntimeError("out of memory")
 
     with monkeypatch.context() as broken:
-        broken.setattr("bot.engine.local.step._LlamaStep.__call__", fail)
+        broken.setattr("bot.engine.local.step._LlamaForwardPass.__call__", fail)
         with pytest.raises(EngineError, match="RuntimeError"):
             await complete(local_engine)
 
@@ -210,15 +210,15 @@ async def test_an_adapter_that_many_ask_for_at_once_is_merged_once(
     local_engine: LocalEngine, make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = []
-    making = MergedWeights.making
+    merge_stepwise = MergedWeights.merge_stepwise
 
     def counted(
         self: MergedWeights, name: str, updates: Mapping[str, Update]
     ) -> Generator[None, None, WeightSet]:
         made.append(name)
-        return making(self, name, updates)
+        return merge_stepwise(self, name, updates)
 
-    monkeypatch.setattr(MergedWeights, "making", counted)
+    monkeypatch.setattr(MergedWeights, "merge_stepwise", counted)
     adapter = make_adapter(local_engine.model)
 
     await asyncio.gather(*(local_engine.load_adapter(adapter) for _ in range(8)))
@@ -232,7 +232,7 @@ async def test_while_adapters_come_and_go_replies_say_what_they_say_alone(
     monkeypatch.setattr(local_engine, "SLICE_SECONDS", 0)  # a matrix at a time
     monkeypatch.setattr(local_engine, "SMOKE_TOKENS", 1)
     done = []
-    work, go_on = Scheduler.work, local_engine._go_on
+    work, go_on = Scheduler.work, local_engine._run_slice
 
     def step(self: Scheduler) -> None:
         if not self.idle:
@@ -243,7 +243,7 @@ async def test_while_adapters_come_and_go_replies_say_what_they_say_alone(
         done.append("slice")
         return go_on(task)
 
-    monkeypatch.setattr(local_engine, "_go_on", some)
+    monkeypatch.setattr(local_engine, "_run_slice", some)
     monkeypatch.setattr(Scheduler, "work", step)
     engine = LocalEngine(replace(tiny_weights, end_tokens=frozenset()))
     first, second = (make_adapter(engine.model, seed=seed) for seed in (1, 2))
@@ -279,7 +279,7 @@ async def test_of_things_to_do_one_is_done_between_two_steps(
     writing = asyncio.create_task(complete(local_engine))
     await asyncio.to_thread(busy.wait, 5)
     things = [
-        asyncio.create_task(local_engine._between_steps(partial(done.append, "thing")))
+        asyncio.create_task(local_engine._run_between_steps(partial(done.append, "thing")))
         for _ in range(2)
     ]
     await asyncio.sleep(0)  # both are asked for
@@ -298,7 +298,7 @@ async def test_a_load_that_is_cancelled_leaves_nothing(
     engine = LocalEngine(tiny_weights)
     adapter = make_adapter(engine.model)
     smoked = threading.Event()
-    smoking = LocalEngine._smoking
+    smoking = LocalEngine._smoke_test
 
     def seen(self: LocalEngine, name: str) -> Iterator[None]:
         for _ in smoking(self, name):
@@ -306,7 +306,7 @@ async def test_a_load_that_is_cancelled_leaves_nothing(
             yield
 
     with monkeypatch.context() as watched:
-        watched.setattr(LocalEngine, "_smoking", seen)
+        watched.setattr(LocalEngine, "_smoke_test", seen)
         loading = asyncio.create_task(engine.load_adapter(adapter))
         await asyncio.to_thread(smoked.wait, 5)
         loading.cancel()
@@ -314,7 +314,7 @@ async def test_a_load_that_is_cancelled_leaves_nothing(
             await loading
     base = await complete(engine)
 
-    assert adapter.name not in tiny_weights.sets._held
+    assert adapter.name not in tiny_weights.merged._held
     await engine.load_adapter(adapter)
     adapted = await complete(engine, adapter=adapter.name)
     again = await complete(engine)
@@ -327,7 +327,7 @@ async def test_closing_ends_a_load_in_its_middle(
 ) -> None:
     engine = LocalEngine(tiny_weights)
     begun, go = threading.Event(), threading.Event()
-    merged = MergedWeights._merged
+    merged = MergedWeights._merge_group
 
     def slow(self: MergedWeights, group: Group, updates: Mapping[str, Update]) -> Tensor:
         begun.set()
@@ -335,7 +335,7 @@ async def test_closing_ends_a_load_in_its_middle(
         return merged(self, group, updates)
 
     monkeypatch.setattr(local_engine, "SLICE_SECONDS", 0)
-    monkeypatch.setattr(MergedWeights, "_merged", slow)
+    monkeypatch.setattr(MergedWeights, "_merge_group", slow)
     loading = asyncio.create_task(engine.load_adapter(make_adapter(engine.model)))
     await asyncio.to_thread(begun.wait, 5)
     closing = asyncio.create_task(engine.close())
@@ -380,7 +380,7 @@ async def test_an_adapter_that_there_is_no_memory_for_is_refused(
         raise torch.OutOfMemoryError
 
     with monkeypatch.context() as broken:
-        broken.setattr(MergedWeights, "_merged", fail)
+        broken.setattr(MergedWeights, "_merge_group", fail)
         with pytest.raises(AdapterRefused, match=f"{adapter.name} cannot be loaded"):
             await local_engine.load_adapter(adapter)
 
@@ -407,7 +407,7 @@ async def test_a_prompt_that_there_is_no_room_for_fails_alone(
         raise torch.OutOfMemoryError
 
     with monkeypatch.context() as broken:
-        broken.setattr("bot.engine.local.scheduler.Reading", fail)
+        broken.setattr("bot.engine.local.scheduler.Prefill", fail)
         with pytest.raises(EngineError, match="OutOfMemoryError"):
             await complete(local_engine)
 
@@ -430,7 +430,7 @@ async def test_when_its_thread_dies_nobody_waits_for_ever(
 async def test_a_short_prompt_does_not_wait_until_a_long_one_is_read(
     tiny_weights: Weights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bot.engine.local.scheduler.READ_BESIDE", 8)
+    monkeypatch.setattr("bot.engine.local.scheduler.PREFILL_SLICE_TOKENS", 8)
     engine = LocalEngine(tiny_weights)
     long, short = (
         [Message(role="user", content="What is the capital of France? " * times)]
@@ -457,20 +457,20 @@ async def test_a_short_prompt_does_not_wait_until_a_long_one_is_read(
 async def test_while_others_are_answered_a_prompt_is_read_a_little_at_a_time(
     tiny_weights: Weights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bot.engine.local.scheduler.READ_BESIDE", 4)
+    monkeypatch.setattr("bot.engine.local.scheduler.PREFILL_SLICE_TOKENS", 4)
     portions = []
 
-    class Noted(Reading):
+    class Noted(Prefill):
         def advance(self, tokens: int = PREFILL_TOKENS) -> bool:
             portions.append(tokens)
             return super().advance(tokens)
 
-    monkeypatch.setattr("bot.engine.local.scheduler.Reading", Noted)
+    monkeypatch.setattr("bot.engine.local.scheduler.Prefill", Noted)
     scheduler = Scheduler(
         replace(tiny_weights, end_tokens=frozenset()),
         places=16,
         prefixes=PrefixCache(0),
-        end=lambda _request, _last: None,
+        on_end=lambda _request, _last: None,
     )
     for _ in range(2):
         scheduler.add(

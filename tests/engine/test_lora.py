@@ -50,12 +50,12 @@ def test_rank_stabilised_adapters_are_scaled_by_the_root_of_the_rank(folder: Pat
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"peft_type": "IA3"}, "another kind"),
-        ({"bias": "all"}, "another kind"),
+        ({"peft_type": "IA3"}, "not plain LoRA"),
+        ({"bias": "all"}, "not plain LoRA"),
         ({"use_dora": True}, "use_dora"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
         ({"r": 8}, "another rank than 8"),
-        ({"r": RANK_LIMIT + 1}, f"at most {RANK_LIMIT}"),
+        ({"r": RANK_LIMIT + 1}, f"the limit is {RANK_LIMIT}"),
         ({"r": 0}, "its rank is 0"),
         ({"r": "four"}, "four"),
     ],

@@ -41,19 +41,19 @@ def folder(make_adapter: MakeAdapter, tiny_weights: Weights) -> Path:
 
 
 def held(weights: Weights, folder: Path, free: Free) -> MergedWeights:
-    sets = MergedWeights(weights.model, free=free)
-    sets.hold(NAME, sets.make(NAME, read_updates(folder, NAME)))
-    return sets
+    merged_weights = MergedWeights(weights.model, free=free)
+    merged_weights.add(NAME, merged_weights.merge(NAME, read_updates(folder, NAME)))
+    return merged_weights
 
 
 @pytest.mark.parametrize("free", [plenty, nothing], ids=["merged", "beside"])
 def test_either_way_it_says_what_peft_says(tiny_weights: Weights, folder: Path, free: Free) -> None:
     base = says(tiny_weights.model)
-    sets = held(tiny_weights, folder, free)
+    merged_weights = held(tiny_weights, folder, free)
 
-    sets.use(NAME)
+    merged_weights.switch_to(NAME)
     ours = says(tiny_weights.model)
-    sets.use(None)
+    merged_weights.switch_to(None)
 
     torch.testing.assert_close(says(tiny_weights.model), base, rtol=0, atol=0)
     torch.testing.assert_close(ours, says(PeftModel.from_pretrained(tiny_weights.model, folder)))
@@ -65,8 +65,8 @@ def test_without_room_for_a_second_set_there_is_none(
 ) -> None:
     updates = read_updates(folder, NAME)
 
-    beside = MergedWeights(tiny_weights.model, free=nothing).make(NAME, updates)
-    merged = MergedWeights(tiny_weights.model, free=plenty).make(NAME, updates)
+    beside = MergedWeights(tiny_weights.model, free=nothing).merge(NAME, updates)
+    merged = MergedWeights(tiny_weights.model, free=plenty).merge(NAME, updates)
 
     assert (beside.matrices, merged.updates) == ({}, {})
     assert beside.updates.keys() == {module for [module] in merged.matrices} == updates.keys()
@@ -77,11 +77,11 @@ def test_without_room_for_a_second_set_there_is_none(
 def test_what_is_not_merged_is_known(
     tiny_weights: Weights, folder: Path, free: Callable[[], int], unmerged: set[str]
 ) -> None:
-    sets = held(tiny_weights, folder, free)
-    before = sets.unmerged
-    sets.drop(NAME)
+    merged_weights = held(tiny_weights, folder, free)
+    before = merged_weights.unmerged
+    merged_weights.remove(NAME)
 
-    assert (before, sets.unmerged) == (unmerged, frozenset())
+    assert (before, merged_weights.unmerged) == (unmerged, frozenset())
 
 
 def test_the_pristine_weights_stay_what_they_were_to_the_bit(
@@ -89,10 +89,10 @@ def test_the_pristine_weights_stay_what_they_were_to_the_bit(
 ) -> None:
     model = tiny_weights.model.to(torch.bfloat16)  # type: ignore[arg-type]
     before = {name: each.clone() for name, each in model.state_dict().items()}
-    sets = held(tiny_weights, folder, plenty)
+    merged_weights = held(tiny_weights, folder, plenty)
 
     for name in (NAME, None) * 50:
-        sets.use(name)
+        merged_weights.switch_to(name)
 
     after = model.state_dict()
     assert all(torch.equal(after[name], each) for name, each in before.items())
@@ -101,13 +101,13 @@ def test_the_pristine_weights_stay_what_they_were_to_the_bit(
 def test_a_set_is_made_from_the_pristine_weights_whatever_is_in_use(
     tiny_weights: Weights, folder: Path
 ) -> None:
-    sets = held(tiny_weights, folder, plenty)
-    sets.use(NAME)
+    merged_weights = held(tiny_weights, folder, plenty)
+    merged_weights.switch_to(NAME)
 
-    again = sets.make("a2", read_updates(folder, "a2"))
-    sets.hold("a2", again)
+    again = merged_weights.merge("a2", read_updates(folder, "a2"))
+    merged_weights.add("a2", again)
     before = says(tiny_weights.model)
-    sets.use("a2")
+    merged_weights.switch_to("a2")
 
     torch.testing.assert_close(says(tiny_weights.model), before, rtol=0, atol=0)
 
@@ -125,15 +125,15 @@ def test_an_update_of_what_is_not_there_is_refused(
     update = Update(down=torch.zeros(4, 32), up=torch.zeros(outputs, 4), scale=1.0)
 
     with pytest.raises(AdapterRefused, match=complaint):
-        MergedWeights(tiny_weights.model).make(NAME, {module: update})
+        MergedWeights(tiny_weights.model).merge(NAME, {module: update})
 
 
 def test_a_set_in_use_is_not_dropped(tiny_weights: Weights, folder: Path) -> None:
-    sets = held(tiny_weights, folder, plenty)
-    sets.use(NAME)
+    merged_weights = held(tiny_weights, folder, plenty)
+    merged_weights.switch_to(NAME)
 
     with pytest.raises(AssertionError, match="in use"):
-        sets.drop(NAME)
+        merged_weights.remove(NAME)
 
 
 def test_a_set_in_use_is_replaced_by_another_of_its_name(
@@ -141,12 +141,12 @@ def test_a_set_in_use_is_replaced_by_another_of_its_name(
 ) -> None:
     base = says(tiny_weights.model)
     room = iter((2**40, 0))
-    sets = MergedWeights(tiny_weights.model, free=lambda: next(room))
+    merged_weights = MergedWeights(tiny_weights.model, free=lambda: next(room))
     for _ in ("merged", "beside"):
-        sets.hold(NAME, sets.make(NAME, read_updates(folder, NAME)))
-        sets.use(NAME)
+        merged_weights.add(NAME, merged_weights.merge(NAME, read_updates(folder, NAME)))
+        merged_weights.switch_to(NAME)
         adapted = says(tiny_weights.model)
-    sets.use(None)
+    merged_weights.switch_to(None)
 
     torch.testing.assert_close(says(tiny_weights.model), base, rtol=0, atol=0)
     torch.testing.assert_close(adapted, says(PeftModel.from_pretrained(tiny_weights.model, folder)))

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from bot.engine.local import onednn_weights
 from bot.engine.local.cache import new_cache
 from bot.engine.local.merged_weights import MergedWeights
-from bot.engine.local.onednn_weights import Packed, laid_out, together
-from bot.engine.local.step import step_of
+from bot.engine.local.onednn_weights import PackedLinears, group_by_input, pack
+from bot.engine.local.step import make_forward_pass
 from bot.engine.local.weights import Weights, load_weights
 from bot.engine.lora import Update, read_updates
 from tests.conftest import MakeAdapter
@@ -19,7 +19,7 @@ IDS = torch.tensor([[5, 6, 7, 8]])
 NAME = "a1-00000000"
 
 pytestmark = pytest.mark.skipif(
-    not onednn_weights._works(), reason="oneDNN multiplies no bf16 on this processor"
+    not onednn_weights._operators_work(), reason="oneDNN multiplies no bf16 on this processor"
 )
 
 
@@ -32,7 +32,7 @@ def weights(tiny_model: Path, tmp_path: Path) -> Weights:
 def says(weights: Weights) -> Tensor:
     """By transformers, and by the engine's own step, one after the other."""
     logits = weights.model(input_ids=IDS).logits
-    own = step_of(weights.model)(IDS, torch.ones_like(IDS), new_cache(), IDS.shape[1])
+    own = make_forward_pass(weights.model)(IDS, torch.ones_like(IDS), new_cache(), IDS.shape[1])
     torch.testing.assert_close(own, logits, rtol=0.02, atol=0.02)
     return torch.cat((logits, own))
 
@@ -43,14 +43,14 @@ def test_with_and_without_an_adapter_it_says_the_same(
     updates = read_updates(Path(make_adapter(weights.name).path), NAME)
     before = {}
     for packs in (False, True):
-        sets = MergedWeights(weights.model)
+        merged_weights = MergedWeights(weights.model)
         if packs:
-            sets.pack()
-        sets.hold(NAME, sets.make(NAME, updates))
+            merged_weights.pack()
+        merged_weights.add(NAME, merged_weights.merge(NAME, updates))
         before[packs, "base"] = says(weights)
-        sets.use(NAME)
+        merged_weights.switch_to(NAME)
         before[packs, NAME] = says(weights)
-        sets.use(None)
+        merged_weights.switch_to(None)
         before[packs, "base again"] = says(weights)
 
     for name in ("base", NAME, "base again"):
@@ -62,13 +62,13 @@ def test_with_and_without_an_adapter_it_says_the_same(
 def test_modules_that_multiply_the_same_are_packed_together() -> None:
     names = ["a.q_proj", "a.k_proj", "a.o_proj", "b.up_proj", "a.v_proj", "b.gate_proj", "q_proj"]
 
-    assert set(together(names)) == {
+    assert set(group_by_input(names)) == {
         ("a.q_proj", "a.k_proj", "a.v_proj"),
         ("b.gate_proj", "b.up_proj"),
         ("a.o_proj",),
         ("q_proj",),
     }
-    assert set(together(["a.q_proj", "a.v_proj"])) == {("a.q_proj",), ("a.v_proj",)}
+    assert set(group_by_input(["a.q_proj", "a.v_proj"])) == {("a.q_proj",), ("a.v_proj",)}
 
 
 @pytest.mark.parametrize("biases", [(False, False), (True, True), (False, True)])
@@ -85,7 +85,7 @@ def test_packed_together_each_says_what_it_says_alone(biases: tuple[bool, bool])
         for number, module in enumerate(alone)
         for states in (one, other)
     }
-    Packed(alone)
+    PackedLinears(alone)
 
     for number, states in ((0, one), (1, one), (1, one), (0, other), (0, other), (1, other)):
         said = alone[number](states)
@@ -96,10 +96,10 @@ def test_packed_together_each_says_what_it_says_alone(biases: tuple[bool, bool])
 def test_what_was_multiplied_by_another_matrix_is_forgotten() -> None:
     modules = [nn.Linear(32, 16, bias=False, dtype=torch.bfloat16) for _ in range(2)]
     states = torch.ones(1, 32, dtype=torch.bfloat16)
-    pack = Packed(modules)
+    packed = PackedLinears(modules)
     before = modules[0](states)
 
-    pack.use(laid_out([2 * module.weight for module in modules]))
+    packed.set_matrix(pack([2 * module.weight for module in modules]))
 
     torch.testing.assert_close(modules[0](states), 2 * before)
     assert not torch.equal(modules[1](states), before)
@@ -109,18 +109,18 @@ def test_beside_packed_matrices_an_adapter_says_what_it_says_in_them(
     weights: Weights, make_adapter: MakeAdapter
 ) -> None:
     updates = read_updates(Path(make_adapter(weights.name).path), NAME)
-    weights.sets.pack()
-    merged = weights.sets.make(NAME, updates)
-    weights.sets._free = lambda: 0
-    beside = weights.sets.make(NAME, updates)
+    weights.merged.pack()
+    merged = weights.merged.merge(NAME, updates)
+    weights.merged._free = lambda: 0
+    beside = weights.merged.merge(NAME, updates)
     assert merged.matrices
     assert beside.updates
     said = []
     for each in (merged, beside):
-        weights.sets.hold(NAME, each)
-        weights.sets.use(NAME)
+        weights.merged.add(NAME, each)
+        weights.merged.switch_to(NAME)
         said.append(says(weights))
-        weights.sets.use(None)
+        weights.merged.switch_to(None)
 
     torch.testing.assert_close(said[0], said[1], rtol=0.02, atol=0.02)
 
@@ -131,12 +131,12 @@ def test_an_adapter_of_some_modules_leaves_those_beside_them(weights: Weights) -
     rows, columns = layer.q_proj.weight.shape
     update = Update(down=torch.ones(1, columns), up=torch.ones(rows, 1), scale=1.0)
     states = torch.randn(1, 2, columns, dtype=torch.bfloat16)
-    weights.sets.pack()
-    weights.sets.hold(NAME, weights.sets.make(NAME, {name: update}))
+    weights.merged.pack()
+    weights.merged.add(NAME, weights.merged.merge(NAME, {name: update}))
     modules = (layer.q_proj, layer.k_proj, layer.v_proj)
     query, *others = (module(states) for module in modules)
 
-    weights.sets.use(NAME)
+    weights.merged.switch_to(NAME)
     changed, *same = (module(states) for module in modules)
 
     expected = query + states.sum(dim=-1, keepdim=True)
@@ -147,7 +147,7 @@ def test_an_adapter_of_some_modules_leaves_those_beside_them(weights: Weights) -
 def test_the_matrices_themselves_stay_as_they_are(weights: Weights) -> None:
     before = {name: each.clone() for name, each in weights.model.state_dict().items()}
 
-    weights.sets.pack()
+    weights.merged.pack()
 
     after = weights.model.state_dict()
     assert all(torch.equal(after[name], each) for name, each in before.items())
@@ -168,12 +168,12 @@ def test_a_torch_without_the_operators_packs_nothing(
     def gone(*_: object) -> Tensor:
         raise AttributeError("no such operator")
 
-    onednn_weights._works.cache_clear()
-    monkeypatch.setattr(onednn_weights, "laid_out", gone)
+    onednn_weights._operators_work.cache_clear()
+    monkeypatch.setattr(onednn_weights, "pack", gone)
     linear = weights.model.get_submodule("model.layers.0.mlp.up_proj")
 
     assert not onednn_weights.can_pack(linear)
-    onednn_weights._works.cache_clear()
+    onednn_weights._operators_work.cache_clear()
 
 
 def test_what_is_not_bf16_is_left_alone(tiny_model: Path, tmp_path: Path) -> None:

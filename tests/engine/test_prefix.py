@@ -7,16 +7,16 @@ import pytest
 import torch
 
 from bot.engine.base import Completion, SamplingParams
-from bot.engine.local.batch import Batch, Reading
+from bot.engine.local.batch import Batch, Prefill
 from bot.engine.local.local_engine import LocalEngine
-from bot.engine.local.prefix import LEAST_SAVED, Layers, PrefixCache
+from bot.engine.local.prefix import MIN_PREFIX_TOKENS, Layers, PrefixCache
 from bot.engine.local.weights import Weights
 from store.domain import Message
 from tests.conftest import MakeAdapter
 
 GREEDY = SamplingParams(max_new_tokens=12)
 OPENING = "In a village by the river lived a baker who knew nothing of the sea."
-LONG = list(range(3, 3 + 2 * LEAST_SAVED))
+LONG = list(range(3, 3 + 2 * MIN_PREFIX_TOKENS))
 
 
 def layers(tokens: int) -> Layers:
@@ -26,9 +26,9 @@ def layers(tokens: int) -> Layers:
 
 def test_a_prompt_goes_on_from_the_longest_beginning_of_the_same_version() -> None:
     cache = PrefixCache(10_000)
-    cache.keep("a1", LONG[:40], layers(40))
-    cache.keep("a1", [*LONG[:50], 999], layers(51))
-    cache.keep("a2", LONG, layers(len(LONG)))
+    cache.put("a1", LONG[:40], layers(40))
+    cache.put("a1", [*LONG[:50], 999], layers(51))
+    cache.put("a2", LONG, layers(len(LONG)))
 
     found = cache.find("a1", LONG)
 
@@ -40,7 +40,7 @@ def test_a_prompt_goes_on_from_the_longest_beginning_of_the_same_version() -> No
 
 def test_the_last_token_of_a_prompt_is_always_read() -> None:
     cache = PrefixCache(10_000)
-    cache.keep(None, LONG, layers(len(LONG)))
+    cache.put(None, LONG, layers(len(LONG)))
 
     found = cache.find(None, LONG)
 
@@ -50,7 +50,7 @@ def test_the_last_token_of_a_prompt_is_always_read() -> None:
 
 def test_what_saves_little_is_no_beginning() -> None:
     cache = PrefixCache(10_000)
-    cache.keep(None, LONG[: LEAST_SAVED - 1], layers(LEAST_SAVED - 1))
+    cache.put(None, LONG[: MIN_PREFIX_TOKENS - 1], layers(MIN_PREFIX_TOKENS - 1))
 
     assert cache.find(None, LONG) is None
 
@@ -58,11 +58,11 @@ def test_what_saves_little_is_no_beginning() -> None:
 def test_the_one_that_was_used_longest_ago_makes_room() -> None:
     one, two, three = ([start, *LONG[:39]] for start in (200, 201, 202))
     cache = PrefixCache(2 * 40 * 8)
-    cache.keep(None, one, layers(40))
-    cache.keep(None, two, layers(40))
+    cache.put(None, one, layers(40))
+    cache.put(None, two, layers(40))
     assert cache.find(None, [*one, 1])
 
-    cache.keep(None, three, layers(40))
+    cache.put(None, three, layers(40))
 
     assert cache.bytes == 2 * 40 * 8
     assert cache.find(None, [*two, 1]) is None
@@ -72,9 +72,9 @@ def test_the_one_that_was_used_longest_ago_makes_room() -> None:
 
 def test_a_conversation_that_went_on_takes_the_place_of_its_beginning() -> None:
     cache = PrefixCache(10_000)
-    cache.keep(None, LONG[:40], layers(40))
+    cache.put(None, LONG[:40], layers(40))
 
-    cache.keep(None, LONG[:50], layers(50))
+    cache.put(None, LONG[:50], layers(50))
 
     assert cache.bytes == 50 * 8
 
@@ -82,7 +82,7 @@ def test_a_conversation_that_went_on_takes_the_place_of_its_beginning() -> None:
 def test_what_is_larger_than_the_limit_is_not_kept() -> None:
     cache = PrefixCache(100)
 
-    cache.keep(None, LONG, layers(len(LONG)))
+    cache.put(None, LONG, layers(len(LONG)))
 
     assert (cache.bytes, cache.find(None, LONG)) == (0, None)
 
@@ -94,10 +94,10 @@ def test_prompts_read_in_parts_are_answered_as_if_read_at_once(
     prompts = [LONG, LONG[:9], LONG[:3]]
     whole, parts = Batch(tiny_weights.model), Batch(tiny_weights.model)
     whole.join(prompts, [GREEDY] * 3)
-    reading = Reading(tiny_weights.model, prompts, [GREEDY] * 3)
-    while not reading.advance(tokens):
+    prefill = Prefill(tiny_weights.model, prompts, [GREEDY] * 3)
+    while not prefill.advance(tokens):
         pass
-    parts.take(reading)
+    parts.join_prefilled(prefill)
 
     assert [whole.step() for _ in range(8)] == [parts.step() for _ in range(8)]
 

@@ -12,7 +12,7 @@ from bot.engine.base import Completion, SamplingParams
 from bot.engine.local import batch as batches
 from bot.engine.local.batch import Batch
 from bot.engine.local.local_engine import LocalEngine
-from bot.engine.local.prompt_lookup import PromptLookup, worthwhile
+from bot.engine.local.prompt_lookup import PromptLookup, choose_draft_length
 from bot.engine.local.weights import Weights, load_weights
 from store.domain import FinishReason, Message
 
@@ -24,14 +24,14 @@ DRAFTS = 4
 @pytest.fixture
 def mistaken(eager: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every other draft goes wrong after a token or two."""
-    look = PromptLookup.look
+    propose = PromptLookup.propose
 
-    def look_badly(lookup: PromptLookup, most: int) -> None:
-        look(lookup, most)
+    def propose_badly(lookup: PromptLookup, most: int) -> None:
+        propose(lookup, most)
         right = len(lookup._tokens) % 3
         lookup.draft = [*lookup.draft[:right], 99, 98, 97][:most]
 
-    monkeypatch.setattr(PromptLookup, "look", look_badly)
+    monkeypatch.setattr(PromptLookup, "propose", propose_badly)
 
 
 def write(batch: Batch, written: list[list[int]], steps: int) -> None:
@@ -49,11 +49,11 @@ def alone(weights: Weights, prompt: list[int], tokens: int, sampling: SamplingPa
 def test_what_followed_the_same_words_before_is_drafted() -> None:
     lookup = PromptLookup([1, 2, 3, 4, 9, 2, 3, 5, 6, 7, 1, 2, 3])
 
-    lookup.look(3)
+    lookup.propose(3)
     assert lookup.draft == [4, 9, 2]  # after 1 2 3, not after the later 2 3
 
-    lookup.said([5])
-    lookup.look(8)
+    lookup.observe([5])
+    lookup.propose(8)
     assert lookup.draft == [6, 7, 1, 2, 3, 5, 6, 7]  # and so on, round and round
 
 
@@ -61,16 +61,16 @@ def test_what_followed_the_same_words_before_is_drafted() -> None:
 def test_what_was_never_said_is_not_drafted(tokens: list[int]) -> None:
     lookup = PromptLookup(tokens)
 
-    lookup.look(8)
+    lookup.propose(8)
 
     assert lookup.draft == []
-    assert worthwhile([lookup]) == 0
+    assert choose_draft_length([lookup]) == 0
 
 
 def test_the_last_time_counts() -> None:
     lookup = PromptLookup([1, 5, 1, 6, 1])
 
-    lookup.look(1)
+    lookup.propose(1)
 
     assert lookup.draft == [6]
 
@@ -79,18 +79,18 @@ def drafting(rights: list[bool]) -> PromptLookup:
     """One whose drafts have been right and wrong so, and that has another."""
     lookup = PromptLookup([1, 2, 3, 4, 5, 6, 7, 8] * 3)
     for right in rights:
-        lookup.look(8)
-        lookup.said([lookup.draft[0] if right else 99])
-        lookup.look(0)
-        lookup.said([1, 2, 3, 4, 5, 6, 7, 8] * 3)
-    lookup.look(8)
+        lookup.propose(8)
+        lookup.observe([lookup.draft[0] if right else 99])
+        lookup.propose(0)
+        lookup.observe([1, 2, 3, 4, 5, 6, 7, 8] * 3)
+    lookup.propose(8)
     assert len(lookup.draft) == 8
     return lookup
 
 
 def test_more_is_drafted_where_drafts_have_been_right() -> None:
     counts = [
-        worthwhile([drafting([right] * 60) for _ in range(rows)])
+        choose_draft_length([drafting([right] * 60) for _ in range(rows)])
         for right in (False, True)
         for rows in (1, 16)
     ]
@@ -101,10 +101,10 @@ def test_more_is_drafted_where_drafts_have_been_right() -> None:
 
 
 def test_chances_fall_with_each_token() -> None:
-    chances = list(drafting([True, False, True]).chances())
+    probabilities = list(drafting([True, False, True]).acceptance_probabilities())
 
-    assert chances == sorted(chances, reverse=True)
-    assert 0 < chances[-1] < chances[0] < 1
+    assert probabilities == sorted(probabilities, reverse=True)
+    assert 0 < probabilities[-1] < probabilities[0] < 1
 
 
 def test_greedy_rows_are_the_same_with_drafts_and_are_written_faster(
@@ -126,7 +126,7 @@ def test_greedy_rows_are_the_same_with_drafts_and_are_written_faster(
 def test_wrong_drafts_leave_nothing_behind(
     tiny_weights: Weights, most_padding: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batches, "MOST_PADDING", most_padding)
+    monkeypatch.setattr(batches, "MAX_PADDING", most_padding)
     batch = Batch(tiny_weights.model, draft_tokens=DRAFTS)
     batch.join(PROMPTS[:2], [GREEDY] * 2)
     written: list[list[int]] = [[] for _ in PROMPTS]
@@ -141,10 +141,10 @@ def test_wrong_drafts_leave_nothing_behind(
 
     for row, prompt in zip(written, PROMPTS, strict=True):
         assert row == alone(tiny_weights, prompt, len(row), GREEDY)
-    layers = batch.read(0, 5)
+    layers = batch.copy_prefix(0, 5)
     again = Batch(tiny_weights.model)
     again.join([[*PROMPTS[1], *written[1]][:5]], [GREEDY])
-    for (keys, values), (its_keys, its_values) in zip(layers, again.read(0, 5), strict=True):
+    for (keys, values), (its_keys, its_values) in zip(layers, again.copy_prefix(0, 5), strict=True):
         torch.testing.assert_close(keys, its_keys)
         torch.testing.assert_close(values, its_values)
 
@@ -152,12 +152,12 @@ def test_wrong_drafts_leave_nothing_behind(
 def foresee(monkeypatch: pytest.MonkeyPatch, prompt: list[int], tokens: list[int]) -> None:
     """Draft what comes indeed; for what follows other prompts, nothing."""
 
-    def look(lookup: PromptLookup, most: int) -> None:
+    def propose(lookup: PromptLookup, most: int) -> None:
         written = len(lookup._tokens) - len(prompt)
         ours = lookup._tokens[: len(prompt)] == prompt
         lookup.draft = tokens[written : written + most] if ours else []
 
-    monkeypatch.setattr(PromptLookup, "look", look)
+    monkeypatch.setattr(PromptLookup, "propose", propose)
 
 
 @pytest.mark.usefixtures("eager")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bot.engine.base import SamplingParams
-from bot.engine.errors import NotNumbers
+from bot.engine.errors import NonFiniteLogits
 from bot.engine.local.sampler import Sampler, draw
 
 CPU = torch.device("cpu")
@@ -88,5 +88,5 @@ def test_nothing_is_drawn_by_scores_that_are_no_numbers(temperature: float, top_
     sampler = Sampler(SamplingParams(temperature=temperature, top_p=top_p, seed=0), CPU)
     scores = torch.tensor([[0.1, float("nan"), 0.3]])
 
-    with pytest.raises(NotNumbers):
+    with pytest.raises(NonFiniteLogits):
         draw([sampler], scores)

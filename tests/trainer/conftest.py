@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bot.engine.local.weights import Weights, load_weights
+from bot.engine.local import Weights, load_weights
 from tests.store.conftest import migrated_sqlite, sqlite
 
 __all__ = ["migrated_sqlite", "sqlite", "tiny_weights"]

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 import trainer.passes.activation_cache
-from bot.engine.local.weights import Weights
+from bot.engine.local import Weights
 from trainer.passes.activation_cache import frozen_layers_once
 
 IDS = torch.tensor([[5, 6, 7, 8], [5, 6, 7, 2]])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
-from bot.engine.local.weights import Weights
+from bot.engine.local import Weights
 from store.domain import ExampleSet
 from tests.fakes import FakeEmbedder
 from tests.trainer.examples import demonstration, settings

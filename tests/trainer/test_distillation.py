@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bot.engine.local.weights import Weights
+from bot.engine.local import Weights
 from tests.trainer.examples import asked
 from trainer.passes.scoring import reply_logits, tokens_of
 from trainer.proving.drift import Reply

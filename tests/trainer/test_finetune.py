@@ -18,8 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from bot.engine.base import Completion, SamplingParams
-from bot.engine.local.local_engine import LocalEngine
-from bot.engine.local.weights import Weights, load_weights
+from bot.engine.local import LocalEngine, Weights, load_weights
 from store.adapters import hash_adapter
 from store.domain import Example, ExampleSet
 from tests.trainer.examples import asked, candidate, demonstration, pair, rated, recipe

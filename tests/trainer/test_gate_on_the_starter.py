@@ -14,8 +14,7 @@ import pytest
 from peft import PeftModel
 
 from benchmarks.learn import collect, rate
-from bot.engine.local.local_engine import LocalEngine
-from bot.engine.local.weights import Weights, load_weights
+from bot.engine.local import LocalEngine, Weights, load_weights
 from bot.engine.starter import starter_folder
 from examples.audience import PERSONAS, SETTINGS, SYSTEM_PROMPT
 from store.adapters import hash_adapter

@@ -1,6 +1,6 @@
 """What is rehearsed is not what is measured."""
 
-from bot.engine.local.weights import Weights
+from bot.engine.local import Weights
 from trainer.proving.retention import load_development_checks, load_retention_suite
 from trainer.tuning.rehearsal import load_rehearsal, rehearse
 

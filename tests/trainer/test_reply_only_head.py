@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from trl.trainer.utils import add_fused_lm_head
 
-from bot.engine.local.weights import Weights
+from bot.engine.local import Weights
 from trainer.passes.reply_only_head import IGNORED, score_replies_only
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 2], [5, 6, 7, 2, 0, 0]])

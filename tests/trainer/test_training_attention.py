@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bot.engine.local.cache import new_cache
-from bot.engine.local.weights import Weights
+from bot.engine.local import Weights, new_cache
 from trainer.passes import training_attention
 from trainer.passes.training_attention import MATRIX_PRODUCTS, attend_by_matrix_products
 

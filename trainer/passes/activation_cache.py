@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from bot.engine.local.step import LLAMA_SHAPED, looks_everywhere
+from bot.engine.local import LLAMA_SHAPED, has_full_attention
 
 ROOM_BYTES = 2**30
 """Kept at most; what comes later is worked out each time."""
@@ -27,7 +27,7 @@ def frozen_layers_once(model: PreTrainedModel, count: int) -> Iterator[None]:
 
     For models in the shape of Llama, whose layers are all given the same; others compute as ever.
     """
-    if count == 0 or type(model) not in LLAMA_SHAPED or not looks_everywhere(model):
+    if count == 0 or type(model) not in LLAMA_SHAPED or not has_full_attention(model):
         yield
         return
     inside: Any = model.model

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from bot.engine.base import SamplingParams
-from bot.engine.local.batch import Batch, read_prefix
-from bot.engine.local.weights import Weights
+from bot.engine.local import Batch, Weights, prefill_shared_prefix
 from store.domain import Message
 from trainer.proving.drift import Reply
 from trainer.proving.retention import RetentionCheck
@@ -51,7 +50,7 @@ def write(
     if not prompts:
         return []
     ids = [weights.template.encode(prompt) for prompt in prompts]
-    prefix = read_prefix(weights.model, ids)
+    prefix = prefill_shared_prefix(weights.model, ids)
     batch = Batch(weights.model)
     written: list[list[int]] = [[] for _ in prompts]
     finished = [False] * len(prompts)

@@ -9,8 +9,7 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from bot.engine.local.step import last
-from bot.engine.local.weights import Weights
+from bot.engine.local import Weights, last_positions
 from store.domain import Message
 from trainer.passes.log_probs import log_probs_of
 from trainer.proving.drift import Reply
@@ -83,7 +82,7 @@ def reply_logits(model: Any, rows: Sequence[Scored]) -> tuple[Tensor, Tensor]:
         input_ids=torch.tensor(ids, device=device),
         attention_mask=attention,
         position_ids=(attention.cumsum(dim=1) - 1).clamp(min=0),
-        logits_to_keep=last(width, longest + 1, device)[:-1],
+        logits_to_keep=last_positions(width, longest + 1, device)[:-1],
         use_cache=False,
     ).logits
     return logits, torch.tensor(counts, device=device)

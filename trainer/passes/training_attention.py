@@ -13,9 +13,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from bot.engine.local.attention import attend_at_once, bias_of
-from bot.engine.local.onednn_weights import multiplies_bf16
-from bot.engine.local.step import LLAMA_SHAPED
+from bot.engine.local import LLAMA_SHAPED, additive_mask, matmul_attention, multiplies_bf16
 
 MATRIX_PRODUCTS = "matrix_products"
 
@@ -58,6 +56,6 @@ def _attend(
         )
     if attention_mask is None:
         attention_mask = torch.ones(tokens, tokens, dtype=torch.bool).tril()
-    bias = bias_of(attention_mask, query.dtype)
-    found = attend_at_once(query, key, value, bias, scaling=scaling)
+    bias = additive_mask(attention_mask, query.dtype)
+    found = matmul_attention(query, key, value, bias, scaling=scaling)
     return found.transpose(1, 2).contiguous(), None

@@ -2,8 +2,7 @@
 
 import asyncio
 
-from bot.engine.local.local_engine import LocalEngine
-from bot.engine.local.weights import load_weights
+from bot.engine.local import LocalEngine, load_weights
 from store.domain import Adapter, GateReport, Origin, Sample
 from store.settings import Settings
 from trainer.examples.dataset import Snapshot

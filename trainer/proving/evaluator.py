@@ -15,8 +15,7 @@ import torch
 
 from bot.engine.base import SMOKE_PROMPT, Completion, SamplingParams
 from bot.engine.errors import EngineError
-from bot.engine.local.local_engine import LocalEngine
-from bot.engine.local.weights import Weights
+from bot.engine.local import LocalEngine, Weights
 from store.domain import Adapter, ExampleSet, FinishReason, Message
 from trainer.passes.generation import SAMPLING, answer, asked, seeded
 from trainer.passes.scoring import batches, log_probabilities, mean_nll, reply_logits, tokens_of
@@ -89,7 +88,7 @@ class Evaluator:
 
     def _kept(self, adapter: Adapter | None) -> list[Reply]:
         """Replies to the suite, in the company that the checkpoint judge's had."""
-        self._weights.sets.use(adapter.name if adapter else None)
+        self._weights.merged.switch_to(adapter.name if adapter else None)
         return answer(self._weights, self._checks, self._system_prompt)
 
     def _measured(
@@ -130,16 +129,16 @@ class Evaluator:
     ) -> list[float]:
         rows = [tokens_of(self._weights, *each) for each in replies]
         if kind not in self._base:
-            self._weights.sets.use(None)
+            self._weights.merged.switch_to(None)
             self._base[kind] = log_probabilities(self._weights, rows)
         if adapter is None:
             return [0.0] * len(rows)
-        self._weights.sets.use(adapter)
+        self._weights.merged.switch_to(adapter)
         ours = log_probabilities(self._weights, rows)
         return [a - b for a, b in zip(ours, self._base[kind], strict=True)]
 
     def _nll(self, replies: Sequence[Reply]) -> float:
-        self._weights.sets.use(None)
+        self._weights.merged.switch_to(None)
         return mean_nll(self._weights, replies)
 
     @torch.inference_mode()
@@ -150,9 +149,9 @@ class Evaluator:
         rows = [tokens_of(self._weights, r.prompt, r.text, r.finished) for r in replies]
         total, count = 0.0, 0
         for batch in batches([row for row in rows if row[1]]):
-            self._weights.sets.use(adapter)
+            self._weights.merged.switch_to(adapter)
             scores, mask = reply_logits(self._weights.model, batch)
-            self._weights.sets.use(None)
+            self._weights.merged.switch_to(None)
             base_scores, _ = reply_logits(self._weights.model, batch)
             ours, theirs = (each.float().log_softmax(dim=-1) for each in (scores, base_scores))
             divergence = (ours.exp() * (ours - theirs)).sum(dim=-1)  # (rows, tokens)

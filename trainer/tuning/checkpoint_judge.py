@@ -14,8 +14,8 @@ from typing import TypeVar
 import torch
 from peft import PeftModel
 
-from bot.engine.errors import NotNumbers
-from bot.engine.local.weights import Weights
+from bot.engine.errors import NonFiniteLogits
+from bot.engine.local import Weights
 from store.domain import ExampleSet
 from trainer.passes.generation import SAMPLING, answer, seeded, write
 from trainer.passes.scoring import batches, mean_nll, merged, tokens_of
@@ -83,7 +83,7 @@ class CheckpointJudge:
                 if strain > 1:  # whatever it says, it cannot be used
                     return Verdict(score=-math.inf, strain=strain)
                 replies = self._replies()
-        except NotNumbers as error:
+        except NonFiniteLogits as error:
             logger.warning("a checkpoint is over the cliff: %s", error)
             return Verdict(score=-math.inf, strain=math.inf)
         with model.disable_adapter():

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bot.engine.local.weights import Weights
+from bot.engine.local import Weights
 from trainer.passes.log_probs import log_probs_of
 from trainer.passes.scoring import Scored, reply_logits, tokens_of
 from trainer.proving.drift import Reply

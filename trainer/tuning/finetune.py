@@ -25,7 +25,7 @@ from torch.nn import Linear
 from transformers import PreTrainedModel, TrainerCallback, set_seed
 from transformers.pytorch_utils import Conv1D
 
-from bot.engine.local.weights import Weights
+from bot.engine.local import Weights
 from store.domain import ExampleSet
 from trainer.errors import TrainingFailed
 from trainer.passes.activation_cache import frozen_layers_once

@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from bot.engine.local.weights import choose_device, load_weights
+from bot.engine.local import choose_device, load_weights
 from store.domain import Demonstration, Example, ExampleSet, Message, PreferencePair
 from store.embedder import SentenceEmbedder
 from store.settings import Settings, load_settings

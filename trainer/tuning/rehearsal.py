@@ -8,7 +8,7 @@ from functools import cache
 from importlib.resources import files
 
 from bot.engine.base import SamplingParams
-from bot.engine.local.weights import Weights
+from bot.engine.local import Weights
 from trainer.passes.generation import asked, write
 from trainer.proving.drift import Reply
 

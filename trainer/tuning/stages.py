@@ -21,7 +21,7 @@ from peft.helpers import disable_input_dtype_casting
 from transformers import PrinterCallback, TrainerCallback
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, SFTConfig, SFTTrainer
 
-from bot.engine.local.weights import Weights
+from bot.engine.local import Weights
 from store.domain import Demonstration, Example, ExampleSet, PreferencePair
 from trainer.errors import TrainingFailed
 from trainer.examples.dataset import label_weights

@@ -1,9 +1,9 @@
-"""The weights of a model, as they came and once more for each adapter that is held ready.
+"""The weights of a model: as loaded, and merged once more with each adapter that is loaded.
 
-An adapter is added into a second set of the matrices that it changes, from the pristine ones, so
-that it costs nothing a token; going over to it is an exchange of pointers. Where memory does not
-allow a second set, the update is computed beside each matrix instead. For serving, the sets can be
-packed: laid out as the processor multiplies by them.
+An adapter is merged into copies of the matrices that it changes, made from the pristine ones, so
+that it costs nothing per token; switching is an exchange of pointers. Where memory is too short for
+the copies, the update is computed beside each matrix instead. For serving, matrices can be packed
+(see `onednn_weights`).
 
 Invariant: the pristine weights are never written to.
 """
@@ -20,29 +20,29 @@ from torch.utils.hooks import RemovableHandle
 from transformers.pytorch_utils import Conv1D
 
 from bot.engine.errors import AdapterUnusable
-from bot.engine.local.onednn_weights import Packed, can_pack, laid_out, together
+from bot.engine.local.onednn_weights import PackedLinears, can_pack, group_by_input, pack
 from bot.engine.lora import Update
 
 logger = logging.getLogger(__name__)
 
-SPARED = 0.5
-"""Share of the free memory that a second set may take."""
+MEMORY_SHARE = 0.5
+"""Share of the free memory that packing, or merging one adapter, may take."""
 
 
 Group: TypeAlias = tuple[str, ...]
-"""Names of modules that share a matrix; most have their own."""
+"""Names of modules that share a packed matrix; unpacked modules have their own."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WeightSet:
-    """What an adapter makes of a model: whole matrices, or updates beside them."""
+    """An adapter made ready for a model: merged matrices, or updates computed beside them."""
 
     matrices: Mapping[Group, Tensor]
     updates: Mapping[str, Update]
 
 
 class MergedWeights:
-    """The sets of one model. For one thread at a time; `unmerged` may be asked for in any."""
+    """The weight sets of one model. One thread at a time; `unmerged` is safe in any thread."""
 
     def __init__(self, model: nn.Module, *, free: "Callable[[], int] | None" = None) -> None:
         self._modules: dict[str, Any] = {
@@ -52,7 +52,7 @@ class MergedWeights:
         }
         self._pristine = {name: module.weight.data for name, module in self._modules.items()}
         self._groups: dict[str, Group] = {name: (name,) for name in self._modules}
-        self._packed: dict[Group, Packed] = {}
+        self._packed: dict[Group, PackedLinears] = {}
         self._device: torch.device = next(model.parameters()).device
         self._free = free or self._free_bytes
         self._held: dict[str, WeightSet] = {}
@@ -61,79 +61,83 @@ class MergedWeights:
 
     @torch.no_grad()
     def pack(self) -> None:
-        """Lay the matrices out for fast products, if there is room; the model trains no more."""
+        """Pack the matrices for fast products, if memory allows; the model trains no more."""
         left = [name for name in self._modules if self._groups[name] not in self._packed]
         names = [name for name in left if can_pack(self._modules[name])]
-        if sum(self._pristine[name].nbytes for name in names) > SPARED * self._free():
-            logger.warning("there is too little memory to pack the model; it answers more slowly")
+        if sum(self._pristine[name].nbytes for name in names) > MEMORY_SHARE * self._free():
+            logger.warning("there is too little memory to pack the model; replies are slower")
             return
-        for group in together(names):
-            self._packed[group] = Packed([self._modules[name] for name in group])
+        for group in group_by_input(names):
+            self._packed[group] = PackedLinears([self._modules[name] for name in group])
             self._groups.update(dict.fromkeys(group, group))
 
-    def make(self, name: str, updates: Mapping[str, Update]) -> WeightSet:
-        """The set of an adapter; nothing changes yet. Raises `AdapterUnusable`."""
-        making = self.making(name, updates)
+    def merge(self, name: str, updates: Mapping[str, Update]) -> WeightSet:
+        """Make an adapter's weight set; nothing in use changes. Raises `AdapterUnusable`."""
+        steps = self.merge_stepwise(name, updates)
         while True:
             try:
-                next(making)
+                next(steps)
             except StopIteration as end:
-                made: WeightSet = end.value
-                return made
+                merged: WeightSet = end.value
+                return merged
 
     @torch.no_grad()
-    def making(self, name: str, updates: Mapping[str, Update]) -> Generator[None, None, WeightSet]:
-        """`make`, a matrix at a time, whatever is in use meanwhile. Raises `AdapterUnusable`."""
+    def merge_stepwise(
+        self, name: str, updates: Mapping[str, Update]
+    ) -> Generator[None, None, WeightSet]:
+        """`merge`, one matrix at a time, whatever is in use meanwhile. Raises `AdapterUnusable`."""
         for module, update in updates.items():
             self._check(name, module, update)
         groups = dict.fromkeys(self._groups[module] for module in updates)
         needed = sum(self._pristine[module].nbytes for group in groups for module in group)
-        if needed > SPARED * self._free():
+        if needed > MEMORY_SHARE * self._free():
             logger.warning("%s is not merged, which takes %d MB of memory", name, needed // 2**20)
-            beside = {module: self._placed(module, update) for module, update in updates.items()}
+            beside = {module: self._like_weight(module, each) for module, each in updates.items()}
             return WeightSet(matrices={}, updates=beside)
         merged = {}
         for group in groups:
-            merged[group] = self._merged(group, updates)
+            merged[group] = self._merge_group(group, updates)
             yield
         return WeightSet(matrices=merged, updates={})
 
     @property
     def unmerged(self) -> frozenset[str]:
-        """Adapters held as updates, not as matrices."""
+        """Adapters held as updates, not as merged matrices."""
         return frozenset(name for name, held in list(self._held.items()) if held.updates)
 
-    def hold(self, name: str, weights: WeightSet) -> None:
-        """Keep a set ready, in place of another of this name."""
+    def add(self, name: str, weights: WeightSet) -> None:
+        """Hold a weight set under a name, in place of an earlier one."""
         if name == self._current:
-            self.use(None)
+            self.switch_to(None)
         self._held[name] = weights
 
-    def drop(self, name: str) -> None:
-        """Let a set go; it must not be in use."""
+    def remove(self, name: str) -> None:
+        """Let go of a weight set, which must not be in use."""
         assert name != self._current, f"{name} is in use"
         self._held.pop(name, None)
 
-    def use(self, name: str | None) -> None:
-        """Go over to the set of an adapter, or to the pristine one: an exchange of pointers."""
+    def switch_to(self, name: str | None) -> None:
+        """Use an adapter's weight set, or the pristine weights: an exchange of pointers."""
         if name == self._current:
             return
-        for group in self._held[self._current].matrices if self._current else ():
-            self._put(group, None)
+        if self._current is not None:
+            for group in self._held[self._current].matrices:
+                self._set_matrix(group, None)
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
         if name is not None:
             for group, matrix in self._held[name].matrices.items():
-                self._put(group, matrix)
+                self._set_matrix(group, matrix)
             for module, update in self._held[name].updates.items():
-                self._hooks.append(self._modules[module].register_forward_hook(_beside(update)))
+                hook = self._modules[module].register_forward_hook(_adding_hook(update))
+                self._hooks.append(hook)
         self._current = name
 
-    def _put(self, group: Group, matrix: Tensor | None) -> None:
-        """Multiply by this matrix, or by the pristine one."""
+    def _set_matrix(self, group: Group, matrix: Tensor | None) -> None:
+        """Multiply by this matrix from now on; by the pristine one for None."""
         if group in self._packed:
-            self._packed[group].use(matrix)
+            self._packed[group].set_matrix(matrix)
         else:
             name = group[0]
             self._modules[name].weight.data = self._pristine[name] if matrix is None else matrix
@@ -148,41 +152,47 @@ class MergedWeights:
             )
 
     def _shape(self, module: str) -> tuple[int, int]:
-        """Outputs and inputs; GPT-2 keeps its matrices the other way round."""
+        """Return outputs and inputs; GPT-2 keeps its matrices transposed."""
         rows, columns = self._pristine[module].shape
-        return (columns, rows) if self._turned(module) else (rows, columns)
+        return (columns, rows) if self._is_transposed(module) else (rows, columns)
 
-    def _turned(self, module: str) -> bool:
+    def _is_transposed(self, module: str) -> bool:
         return isinstance(self._modules[module], Conv1D)
 
-    def _merged(self, group: Group, updates: Mapping[str, Update]) -> Tensor:
-        """A group's matrix with the updates of its modules, those that have one, added."""
+    def _merge_group(self, group: Group, updates: Mapping[str, Update]) -> Tensor:
+        """Return a group's matrix with the updates of its modules added; some may have none."""
         matrices = [
-            self._added(module, updates[module]) if module in updates else self._pristine[module]
+            self._merge_module(module, updates[module])
+            if module in updates
+            else self._pristine[module]
             for module in group
         ]
-        return laid_out(matrices) if group in self._packed else matrices[0]
+        return pack(matrices) if group in self._packed else matrices[0]
 
-    def _added(self, module: str, update: Update) -> Tensor:
+    def _merge_module(self, module: str, update: Update) -> Tensor:
+        """Return a module's matrix with the update added, computed in fp32."""
         pristine = self._pristine[module]
         up, down = (each.to(pristine.device, torch.float32) for each in (update.up, update.down))
-        factors = (down.T, up.T) if self._turned(module) else (up, down)
-        merged = torch.addmm(pristine.float(), *factors, alpha=update.scale)
+        left, right = (down.T, up.T) if self._is_transposed(module) else (up, down)
+        merged = torch.addmm(pristine.float(), left, right, alpha=update.scale)
         return merged.to(pristine.dtype)
 
-    def _placed(self, module: str, update: Update) -> Update:
+    def _like_weight(self, module: str, update: Update) -> Update:
+        """Return the update on the device and in the dtype of the module's matrix."""
         like = self._pristine[module]
         return Update(down=update.down.to(like), up=update.up.to(like), scale=update.scale)
 
     def _free_bytes(self) -> int:
-        if self._device.type == "cuda":  # what torch keeps for itself and does not use is free, too
-            kept = torch.cuda.memory_reserved(self._device)
-            unused = kept - torch.cuda.memory_allocated(self._device)
+        if self._device.type == "cuda":  # memory that torch has reserved but does not use is free
+            reserved = torch.cuda.memory_reserved(self._device)
+            unused = reserved - torch.cuda.memory_allocated(self._device)
             return torch.cuda.mem_get_info(self._device)[0] + unused
         return int(psutil.virtual_memory().available)
 
 
-def _beside(update: Update) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+def _adding_hook(update: Update) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+    """Make a forward hook that adds the update's product to a module's output."""
+
     def add(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         return output + (inputs[0] @ update.down.T) @ update.up.T * update.scale
 

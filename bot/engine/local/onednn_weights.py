@@ -1,10 +1,9 @@
-"""Matrices laid out as the processor multiplies by them: oneDNN's blocked form, for bf16.
+"""Weights packed for the processor: bf16 matrices in oneDNN's blocked layout.
 
-torch keeps a matrix row by row, and oneDNN lays it out anew for every product. With few tokens at a
-time that takes about as long as the product itself; and one product takes less time than the two
-or three of which it is made (docs/experiments.md). The operators are those that torch's own
-compiler uses for weights that do not change; where they are missing or wrong, everything stays as
-it was.
+torch keeps a matrix row by row, and oneDNN reorders it anew for every product. With few tokens at a
+time that takes about as long as the product itself; and one product is faster than the two or three
+of which it is made (docs/experiments.md, 2026-11-21 and 2026-11-22). The operators are those that
+torch's own compiler uses for constant weights; where they are missing or wrong, nothing is packed.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -15,27 +14,27 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
-"""Modules side by side in a layer that multiply the same states, in the order they are asked in."""
+SHARED_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+"""Modules of a layer that multiply the same input, in the order in which they are called."""
 
 
 def can_pack(module: nn.Module) -> bool:
-    """Whether this is a module whose matrix can be laid out so."""
+    """Return whether a module's matrix can be packed."""
     return (
         type(module) is nn.Linear
         and module.weight.device.type == "cpu"
         and module.weight.dtype == torch.bfloat16
         and multiplies_bf16()
-        and _works()
+        and _operators_work()
     )
 
 
-def together(names: Collection[str]) -> Iterator[tuple[str, ...]]:
-    """The modules of these names, each once: those that multiply the same states in one group."""
+def group_by_input(names: Collection[str]) -> Iterator[tuple[str, ...]]:
+    """Yield every module name once, those that multiply the same input in one group."""
     left = set(names)
     for name in names:
         layer, _, own = name.rpartition(".")
-        group = next((each for each in TOGETHER if own in each), (own,))
+        group = next((each for each in SHARED_INPUT if own in each), (own,))
         whole = tuple(f"{layer}.{each}" for each in group)
         if left.issuperset(whole):
             yield whole
@@ -45,24 +44,24 @@ def together(names: Collection[str]) -> Iterator[tuple[str, ...]]:
             left.remove(name)
 
 
-def laid_out(matrices: Sequence[Tensor]) -> Tensor:
-    """One for all of these (outputs, inputs), for products with few rows."""
+def pack(matrices: Sequence[Tensor]) -> Tensor:
+    """Pack matrices (outputs, inputs) into one in blocked layout, for products with few rows."""
     matrix = matrices[0] if len(matrices) == 1 else torch.cat(list(matrices))
     blocked: Tensor = torch.ops.mkldnn._reorder_linear_weight(matrix, 1)
     return blocked
 
 
-class Packed:
-    """Linear modules that multiply the same states, by one matrix that is laid out.
+class PackedLinears:
+    """Linear modules that multiply the same input, computed by one packed matrix.
 
-    Whoever is asked first multiplies for all of them, and the others take their parts of it. For
-    one thread. There is no way back to training.
+    The first module that is called computes for all of them, and the others take their parts of
+    that product. For one thread. The modules cannot be trained afterwards.
     """
 
     def __init__(self, modules: Sequence[Any]) -> None:
         self._sizes = [module.out_features for module in modules]
-        self._bias = _joined_biases(modules)
-        self._pristine = laid_out([module.weight for module in modules])
+        self._bias = _concatenate_biases(modules)
+        self._pristine = pack([module.weight for module in modules])
         self._matrix = self._pristine
         self._states: Tensor | None = None
         self._parts: dict[int, Tensor] = {}
@@ -70,16 +69,17 @@ class Packed:
             module.forward = partial(self._part, number)
             module.packed = self
 
-    def use(self, matrix: Tensor | None) -> None:
-        """Multiply by this one from now on, or by what the modules came with."""
+    def set_matrix(self, matrix: Tensor | None) -> None:
+        """Multiply by this packed matrix from now on; by the modules' own for None."""
         self._matrix = self._pristine if matrix is None else matrix
         self._states, self._parts = None, {}
 
     def product(self, states: Tensor) -> Tensor:
-        """What all of the modules make of these, side by side."""
+        """Compute the outputs of all modules, concatenated."""
         return _product(states, self._matrix, self._bias)
 
     def _part(self, number: int, states: Tensor) -> Tensor:
+        """Return one module's output; the last part taken frees the product."""
         if states is not self._states or number not in self._parts:
             product = self.product(states)
             parts = torch.split_with_sizes(product, self._sizes, dim=-1)
@@ -90,8 +90,8 @@ class Packed:
         return part
 
 
-def side_by_side(modules: Sequence[Any], states: Tensor) -> Tensor:
-    """What modules that multiply the same states make of them, in the modules' order."""
+def concatenated_outputs(modules: Sequence[Any], states: Tensor) -> Tensor:
+    """Return the outputs of modules for the same input, concatenated in the modules' order."""
     packed = getattr(modules[0], "packed", None)
     if packed is None or any(
         getattr(module, "packed", None) is not packed or module._forward_hooks for module in modules
@@ -101,7 +101,7 @@ def side_by_side(modules: Sequence[Any], states: Tensor) -> Tensor:
     return product
 
 
-def _joined_biases(modules: Sequence[Any]) -> Tensor | None:
+def _concatenate_biases(modules: Sequence[Any]) -> Tensor | None:
     if all(module.bias is None for module in modules):
         return None
     return torch.cat(
@@ -119,7 +119,7 @@ def _product(states: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
 
 @cache
 def multiplies_bf16() -> bool:
-    """Whether oneDNN does on this processor; torch's own products take ten times as long."""
+    """Return whether oneDNN multiplies bf16 here; torch's own products take ten times as long."""
     try:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     except (AttributeError, RuntimeError):
@@ -127,12 +127,12 @@ def multiplies_bf16() -> bool:
 
 
 @cache
-def _works() -> bool:
-    """Whether this torch on this processor has the operators, and they multiply."""
+def _operators_work() -> bool:
+    """Return whether this torch has the operators and they multiply right on this processor."""
     matrix = torch.linspace(-1, 1, 64 * 32).view(64, 32).bfloat16()
     states = torch.linspace(-1, 1, 3 * 32).view(1, 3, 32).bfloat16()
     try:
-        product = _product(states, laid_out([matrix]), None)
+        product = _product(states, pack([matrix]), None)
     except (AttributeError, RuntimeError):
         return False
     return torch.allclose(product, linear(states, matrix), rtol=0.02, atol=0.05)

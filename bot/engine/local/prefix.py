@@ -1,8 +1,8 @@
-"""Beginnings of conversations that the model has read already, so that it need not read them again.
+"""The prefix cache: keys and values of earlier conversations, so that they are not prefilled again.
 
 A conversation's next prompt begins with what its last one held, and all begin with the same system
-prompt. What the model made of them is kept under the version that read it, so a swap can never
-serve what another version thought; bounded in bytes; the one used longest ago goes first.
+prompt. Entries belong to the adapter version that computed them, so a swap never serves another
+version's; they are bounded in bytes, and the least recently used one goes first.
 """
 
 from collections import OrderedDict
@@ -12,8 +12,8 @@ from itertools import takewhile
 
 from torch import Tensor
 
-LEAST_SAVED = 32
-"""Tokens: a prompt that goes on from a beginning is read by itself, others side by side."""
+MIN_PREFIX_TOKENS = 32
+"""Shortest prefix that is used: a prompt with a prefix is prefilled alone, others together."""
 
 Layers = Sequence[tuple[Tensor, Tensor]]
 """Keys and values of each layer, both of shape (1, heads, tokens, head size)."""
@@ -21,63 +21,63 @@ Layers = Sequence[tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True, kw_only=True)
 class Prefix:
-    """A beginning of a prompt, read."""
+    """A prefix of a prompt, prefilled already."""
 
     tokens: int
     layers: Layers
 
 
 class PrefixCache:
-    """Beginnings, up to `limit_bytes` of them. For one thread."""
+    """Prefixes of at most `limit_bytes` together. For one thread."""
 
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
-        self._kept: OrderedDict[tuple[str | None, tuple[int, ...]], Layers] = OrderedDict()
+        self._entries: OrderedDict[tuple[str | None, tuple[int, ...]], Layers] = OrderedDict()
         self.bytes = 0
-        self.asked = 0
-        """Prompt tokens that had to be read."""
-        self.saved = 0
-        """Of these, tokens that were there already."""
+        self.prompt_tokens = 0
+        """Tokens of all prompts that were looked up."""
+        self.reused_tokens = 0
+        """Tokens of these that were found in the cache."""
 
     def find(self, adapter: str | None, prompt: Sequence[int]) -> Prefix | None:
-        """The longest beginning of a prompt that this version has read; never all of it."""
-        self.asked += len(prompt)
+        """Return the longest cached prefix of a prompt for this version; never all of it."""
+        self.prompt_tokens += len(prompt)
         best, key = 0, None
-        for each in self._kept:
-            if each[0] == adapter and (same := common(each[1], prompt)) > best:
+        for each in self._entries:
+            if each[0] == adapter and (same := common_prefix_length(each[1], prompt)) > best:
                 best, key = same, each
-        best = min(best, len(prompt) - 1)  # the last token's scores are wanted
-        if key is None or best < LEAST_SAVED:
+        best = min(best, len(prompt) - 1)  # the last token's logits are needed
+        if key is None or best < MIN_PREFIX_TOKENS:
             return None
-        self._kept.move_to_end(key)
-        self.saved += best
-        cut = [(keys[:, :, :best], values[:, :, :best]) for keys, values in self._kept[key]]
+        self._entries.move_to_end(key)
+        self.reused_tokens += best
+        cut = [(keys[:, :, :best], values[:, :, :best]) for keys, values in self._entries[key]]
         return Prefix(tokens=best, layers=cut)
 
-    def keep(self, adapter: str | None, tokens: Sequence[int], layers: Layers) -> None:
-        """Keep what a version made of these tokens, in place of shorter beginnings of the same."""
+    def put(self, adapter: str | None, tokens: Sequence[int], layers: Layers) -> None:
+        """Store a version's keys and values for these tokens; replaces prefixes of them."""
         if _size(layers) > self.limit_bytes:
             return
         new = (adapter, tuple(tokens))
-        for key in [key for key in self._kept if key[0] == adapter]:
-            if common(key[1], new[1]) == len(key[1]):
-                self._drop(key)
-        self._kept[new] = layers
+        for key in [key for key in self._entries if key[0] == adapter]:
+            if common_prefix_length(key[1], new[1]) == len(key[1]):
+                self._remove(key)
+        self._entries[new] = layers
         self.bytes += _size(layers)
         while self.bytes > self.limit_bytes:
-            self._drop(next(iter(self._kept)))
+            self._remove(next(iter(self._entries)))
 
-    def forget(self, adapter: str) -> None:
-        """Let go of everything that a version has read."""
-        for key in [key for key in self._kept if key[0] == adapter]:
-            self._drop(key)
+    def drop(self, adapter: str) -> None:
+        """Remove everything that a version computed."""
+        for key in [key for key in self._entries if key[0] == adapter]:
+            self._remove(key)
 
-    def _drop(self, key: tuple[str | None, tuple[int, ...]]) -> None:
-        self.bytes -= _size(self._kept.pop(key))
+    def _remove(self, key: tuple[str | None, tuple[int, ...]]) -> None:
+        self.bytes -= _size(self._entries.pop(key))
 
 
-def common(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many tokens both begin with."""
+def common_prefix_length(one: Sequence[int], other: Sequence[int]) -> int:
+    """Count the tokens with which both begin."""
     pairs = zip(one, other)  # noqa: B905  # of different lengths
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 

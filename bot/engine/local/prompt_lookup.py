@@ -1,98 +1,104 @@
-"""Drafts of what comes next, for the model to check several tokens at a time.
+"""Prompt lookup: drafts of the next tokens, which the model checks several at a time.
 
-Much of an answer stands in its prompt: it quotes a document, or says again what was asked. So what
-followed the last few tokens when they came before is put into the model with them (prompt lookup
-decoding, Saxena 2023), and the tokens are drawn as ever, one after the other, for as long as each
-is the one that was drafted (speculative decoding, Leviathan et al. 2023). A wrong draft costs time
-and changes nothing, so rows are drafted for as far as their drafts have been worth it.
+Much of a reply stands in its prompt already: it quotes a document, or repeats the question. So the
+tokens that followed the last few when they occurred before are fed to the model with them (prompt
+lookup decoding, Saxena 2023), and tokens are drawn as ever, one after the other, for as long as
+each equals the drafted one (speculative decoding, Leviathan et al. 2023). A wrong draft costs time
+and changes nothing, so drafts are as long as earlier ones of the same rows have been worth.
 """
 
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, cycle, islice, zip_longest
 from operator import mul
 
-HOPES = (0.25, 0.5, 0.75)
-"""How likely a drafted token is thought to be right before any has been seen, after one token that
-was the same before it, two, and three or more (docs/experiments.md)."""
+PRIOR_ACCEPTANCE = (0.25, 0.5, 0.75)
+"""Probability that a drafted token is right before any was checked, after a match of one token,
+of two, and of three or more (docs/experiments.md, 2026-11-23)."""
 
-LONGEST_TAIL = len(HOPES)
-"""Tokens at the end that are looked for, and then fewer, down to one."""
+LONGEST_MATCH = len(PRIOR_ACCEPTANCE)
+"""Most tokens at the end that are looked up; if they are not found, fewer are, down to one."""
 
 LEARNING_RATE = 0.05
-"""How much one more drafted token counts against those before it."""
+"""Weight of one more drafted token against those before it in the estimated probabilities."""
 
 STEP_COST = 12
-"""What a step takes, in drafted tokens: mostly reading the weights (docs/experiments.md)."""
+"""Cost of a step in drafted tokens, mostly of reading the weights (docs/experiments.md,
+2026-11-23)."""
 
 ROW_COST = 2
-"""What a row's own token takes, in drafted tokens: its part of the cache is read for it."""
+"""Cost of a row's own token in drafted tokens: its part of the cache is read for it."""
 
-LEAST_GAIN = 1.2
-"""How many times as fast several rows must be expected to be with drafts: those that have none are
-slowed down for the others."""
+MIN_SPEEDUP = 1.2
+"""Least expected speed-up by drafts where several rows are decoded, for those without drafts are
+slowed down (docs/experiments.md, 2026-11-23)."""
 
 
 class PromptLookup:
-    """One row's prompt and what has been written since: where its drafts come from."""
+    """Tokens of one row, prompt and reply, and the drafts found in them."""
 
     def __init__(self, prompt: Sequence[int]) -> None:
         self._tokens: list[int] = []
-        self._follows: dict[tuple[int, ...], int] = {}
-        """Where what follows these tokens is, the last time that something does."""
+        self._continuations: dict[tuple[int, ...], int] = {}
+        """n-gram → index of the token after its latest occurrence."""
         self.draft: list[int] = []
-        """What may come next, as much as `look` was asked for; until something comes."""
-        self._tail = 0  # how many tokens before it were the same there
-        self._trust = list(HOPES)
-        self._add(prompt)
+        """Tokens proposed by the last `propose`; empty after `observe`."""
+        self._match = 0  # tokens of the match that the draft continues
+        self._acceptance = list(PRIOR_ACCEPTANCE)
+        self._append(prompt)
 
-    def look(self, most: int) -> None:
-        """Draft anew what comes next."""
+    def propose(self, most: int) -> None:
+        """Draft up to `most` next tokens."""
         end = len(self._tokens)
-        for length in range(min(LONGEST_TAIL, end), 0, -1):
-            place = self._follows.get(tuple(self._tokens[end - length :]))
-            if place is not None:
-                said = self._tokens[place:]  # and then all of it once more
-                self.draft, self._tail = list(islice(cycle(said), most)), length
+        for length in range(min(LONGEST_MATCH, end), 0, -1):
+            start = self._continuations.get(tuple(self._tokens[end - length :]))
+            if start is not None:
+                continuation = self._tokens[start:]  # and then all of it once more
+                self.draft, self._match = list(islice(cycle(continuation), most)), length
                 return
         self.draft = []
 
-    def chances(self) -> Iterator[float]:
-        """How likely the draft is right up to each of its tokens."""
-        return accumulate((self._trust[self._kind(n)] for n in range(len(self.draft))), mul)
+    def acceptance_probabilities(self) -> Iterator[float]:
+        """Yield for each drafted token the probability that the draft is right up to it."""
+        each = (self._acceptance[self._match_class(n)] for n in range(len(self.draft)))
+        return accumulate(each, mul)
 
-    def said(self, tokens: Sequence[int]) -> None:
-        """What came next indeed, and how far it was as drafted."""
+    def observe(self, tokens: Sequence[int]) -> None:
+        """Append the tokens that were drawn, and learn how far the draft was right."""
         for number, (drafted, token) in enumerate(zip(self.draft, tokens, strict=False)):
-            kind = self._kind(number)
-            self._trust[kind] += LEARNING_RATE * ((drafted == token) - self._trust[kind])
+            match = self._match_class(number)
+            self._acceptance[match] += LEARNING_RATE * (
+                (drafted == token) - self._acceptance[match]
+            )
             if drafted != token:
                 break
         self.draft = []
-        self._add(tokens)
+        self._append(tokens)
 
-    def _kind(self, number: int) -> int:
-        """Of a drafted token: each that is right makes the tail longer for the next."""
-        return min(self._tail + number, LONGEST_TAIL) - 1
+    def _match_class(self, number: int) -> int:
+        """Return the index in `_acceptance` of a drafted token: a right one lengthens the match."""
+        return min(self._match + number, LONGEST_MATCH) - 1
 
-    def _add(self, tokens: Sequence[int]) -> None:
+    def _append(self, tokens: Sequence[int]) -> None:
         for token in tokens:
             end = len(self._tokens)
-            for length in range(1, min(LONGEST_TAIL, end) + 1):
-                self._follows[tuple(self._tokens[end - length :])] = end
+            for length in range(1, min(LONGEST_MATCH, end) + 1):
+                self._continuations[tuple(self._tokens[end - length :])] = end
             self._tokens.append(token)
 
 
-def worthwhile(lookups: Sequence[PromptLookup]) -> int:
-    """How many tokens to draft for each row, so that the most are written in a second.
+def choose_draft_length(lookups: Sequence[PromptLookup]) -> int:
+    """Return the number of tokens to draft for each row that promises most tokens a second.
 
-    The model takes every row as far as the longest draft.
+    The model computes as many tokens for every row as the longest draft has.
     """
     rows = len(lookups)
     step = STEP_COST + rows * ROW_COST
-    best, fastest = 0, rows / step * (LEAST_GAIN if rows > 1 else 1)
+    best, fastest = 0, rows / step * (MIN_SPEEDUP if rows > 1 else 1)
     expected = float(rows)
-    chances = zip_longest(*(lookup.chances() for lookup in lookups), fillvalue=0.0)
-    for count, right in enumerate(chances, 1):
+    probabilities = zip_longest(
+        *(lookup.acceptance_probabilities() for lookup in lookups), fillvalue=0.0
+    )
+    for count, right in enumerate(probabilities, 1):
         expected += sum(right)
         speed = expected / (step + rows * count)
         if speed > fastest:

@@ -1,4 +1,4 @@
-"""Draws the next token of each reply from the model's scores, for all rows of a batch at once."""
+"""Drawing the next token of each reply from the model's logits, for all rows of a batch at once."""
 
 from collections.abc import Sequence
 
@@ -6,21 +6,22 @@ import torch
 from torch import Tensor
 
 from bot.engine.base import SamplingParams
-from bot.engine.errors import NotNumbers
+from bot.engine.errors import NonFiniteLogits
 
-LIKELIEST = 512
-"""The nucleus is looked for among so many tokens first: a full sort costs more than the model."""
+NUCLEUS_CANDIDATES = 512
+"""Likeliest tokens among which the nucleus is looked for first: a full sort of the vocabulary
+costs more than the model."""
 
 
 class Sampler:
-    """How the tokens of one reply are drawn, and those drawn so far.
+    """Sampling parameters of one reply, its random generator, and the tokens drawn so far.
 
-    The repetition penalty counts these alone.
+    The repetition penalty counts only the tokens drawn.
     """
 
     def __init__(self, sampling: SamplingParams, device: torch.device) -> None:
         self.sampling = sampling
-        self._written: list[int] = []
+        self._drawn: list[int] = []
         self._generator = torch.Generator(device)
         if sampling.seed is None:
             self._generator.seed()
@@ -28,73 +29,74 @@ class Sampler:
             self._generator.manual_seed(sampling.seed)
 
     @property
-    def room(self) -> int:
-        """Tokens that may be drawn yet."""
-        return self.sampling.max_new_tokens - len(self._written)
+    def tokens_left(self) -> int:
+        """Tokens that may still be drawn."""
+        return self.sampling.max_new_tokens - len(self._drawn)
 
-    def wrote(self, token: int) -> None:
+    def add(self, token: int) -> None:
         """Remember a token that was drawn."""
-        self._written.append(token)
+        self._drawn.append(token)
 
-    def penalise(self, scores: Tensor) -> None:
-        """Make what was written less likely, in place; `scores` has the shape (vocabulary,)."""
+    def apply_repetition_penalty(self, logits: Tensor) -> None:
+        """Make tokens drawn before less likely, in place; `logits` has shape (vocabulary,)."""
         penalty = self.sampling.repetition_penalty
-        if penalty == 1 or not self._written:
+        if penalty == 1 or not self._drawn:
             return
-        seen = torch.tensor(sorted(set(self._written)), device=scores.device)
-        old = scores[seen]
-        scores[seen] = torch.where(old > 0, old / penalty, old * penalty)
+        repeated = torch.tensor(sorted(set(self._drawn)), device=logits.device)
+        old = logits[repeated]
+        logits[repeated] = torch.where(old > 0, old / penalty, old * penalty)
 
-    def choose(self, cumulative: Tensor) -> int:
-        """A place, drawn by the reply's own dice; `cumulative` adds up what each place weighs.
+    def draw_index(self, cumulative: Tensor) -> int:
+        """Draw an index with this reply's generator; `cumulative` holds summed-up weights.
 
-        One throw a token, whatever there is to choose from: two models that are almost the same
-        say the same for as long as they can, so that they can be compared.
+        One random number per token, however many choices there are: two models that are almost the
+        same then draw the same tokens for as long as possible, so that they can be compared.
         """
         device = self._generator.device
-        throw = torch.rand((), generator=self._generator, device=device) * cumulative[-1]
-        place = int(torch.searchsorted(cumulative, throw, right=True))
-        return min(place, cumulative.numel() - 1)
+        number = torch.rand((), generator=self._generator, device=device) * cumulative[-1]
+        index = int(torch.searchsorted(cumulative, number, right=True))
+        return min(index, cumulative.numel() - 1)
 
 
 def draw(samplers: Sequence[Sampler], logits: Tensor) -> list[int]:
-    """The next id of each row, given the scores of every token, of shape (rows, vocabulary).
+    """Draw the next token id of each row; `logits` has shape (rows, vocabulary).
 
-    Raises `NotNumbers`.
+    Raises `NonFiniteLogits`.
     """
-    scores = logits.to(torch.float32, copy=True)
-    for sampler, row in zip(samplers, scores, strict=True):
-        sampler.penalise(row)
-    best, likeliest = scores.max(dim=-1)  # NaN counts as more than any number
+    penalised = logits.to(torch.float32, copy=True)
+    for sampler, row in zip(samplers, penalised, strict=True):
+        sampler.apply_repetition_penalty(row)
+    best, likeliest = penalised.max(dim=-1)  # NaN counts as more than any number
     if not bool(best.isfinite().all()):
-        raise NotNumbers
+        raise NonFiniteLogits
     tokens: list[int] = likeliest.tolist()
-    hot = [row for row, each in enumerate(samplers) if each.sampling.temperature > 0]
-    if hot:
-        rows = [samplers[row] for row in hot]
-        for row, token in zip(hot, _drawn(rows, scores[hot]), strict=True):
+    sampled = [row for row, each in enumerate(samplers) if each.sampling.temperature > 0]
+    if sampled:
+        rows = [samplers[row] for row in sampled]
+        for row, token in zip(sampled, _sample(rows, penalised[sampled]), strict=True):
             tokens[row] = token
     for sampler, token in zip(samplers, tokens, strict=True):
-        sampler.wrote(token)
+        sampler.add(token)
     return tokens
 
 
-def _drawn(samplers: Sequence[Sampler], scores: Tensor) -> list[int]:
+def _sample(samplers: Sequence[Sampler], logits: Tensor) -> list[int]:
+    """Draw a token of each row from its nucleus, at its temperature."""
     temperatures = [each.sampling.temperature for each in samplers]
-    heat = torch.tensor(temperatures, device=scores.device)[:, None]
-    probabilities = (scores / heat).softmax(dim=-1)
-    best, ids = probabilities.topk(min(LIKELIEST, probabilities.shape[-1]))
+    divisors = torch.tensor(temperatures, device=logits.device)[:, None]
+    probabilities = (logits / divisors).softmax(dim=-1)
+    best, ids = probabilities.topk(min(NUCLEUS_CANDIDATES, probabilities.shape[-1]))
     totals = best.cumsum(dim=-1)
-    found = []
+    tokens = []
     for row, sampler in enumerate(samplers):
         top_p = sampler.sampling.top_p
         if top_p == 1:
-            found.append(sampler.choose(probabilities[row].cumsum(0)))
+            tokens.append(sampler.draw_index(probabilities[row].cumsum(0)))
             continue
-        some, places, total = best[row], ids[row], totals[row]
+        candidates, places, total = best[row], ids[row], totals[row]
         if total[-1] < top_p:
-            some, places = probabilities[row].sort(descending=True)
-            total = some.cumsum(0)
-        kept = int((total - some < top_p).sum())  # the fewest whose probabilities add up to it
-        found.append(int(places[sampler.choose(total[:kept])]))
-    return found
+            candidates, places = probabilities[row].sort(descending=True)
+            total = candidates.cumsum(0)
+        kept = int((total - candidates < top_p).sum())  # fewest whose probabilities reach top_p
+        tokens.append(int(places[sampler.draw_index(total[:kept])]))
+    return tokens

@@ -1,8 +1,8 @@
-"""One step: some tokens of every row go in, the scores of the next one come out.
+"""One forward pass: the next tokens of every row go in, the logits of what follows come out.
 
-With few tokens a row, most of what transformers does is getting ready. For models in the shape of
-Llama the same sums are made here with a third of the calls, and prompts are read by matrix products
-where these pay; everything else goes through transformers.
+With few tokens a row, most of transformers' time is overhead. For models in the shape of Llama the
+same arithmetic is done here with a third of the calls, and prompts are prefilled by matrix products
+where these are faster; everything else goes through transformers.
 """
 
 from collections.abc import Callable
@@ -20,32 +20,41 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from bot.engine.local.attention import attend_in_parts, attend_to_few, bias_of, products_pay
-from bot.engine.local.onednn_weights import side_by_side
+from bot.engine.local.attention import (
+    additive_mask,
+    blockwise_attention,
+    decode_attention,
+    matmul_is_faster,
+)
+from bot.engine.local.onednn_weights import concatenated_outputs
 
-Step = Callable[[Tensor, Tensor, Cache, int], Tensor]
-"""Tokens (rows, some), the mask of all so far (rows, tokens), the cache, and how many of the last
-tokens' scores are wanted → (rows, wanted, vocabulary)."""
+ForwardPass = Callable[[Tensor, Tensor, Cache, int], Tensor]
+"""Token ids (rows, new), padding mask of all tokens so far (rows, tokens), cache, and how many of
+the last positions need logits → logits (rows, wanted, vocabulary)."""
 
-FEW_TOKENS = 16
-"""Of each row, up to which they are attended to like one: one and what is drafted after it."""
+DECODE_TOKENS = 16
+"""Most new tokens a row that count as decoding (one and its draft) and not as prefilling."""
 
-COUNT_COLUMNS = ("gpt_neo", "mpt")
-"""Models that take a column of the cache for a place in the text."""
+POSITION_IS_COLUMN = ("gpt_neo", "mpt")
+"""Model types that take a token's column in the cache for its position."""
 
 LLAMA_SHAPED = (LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
+"""Model classes that `_LlamaForwardPass` computes."""
 
 
-def step_of(model: PreTrainedModel) -> Step:
-    """How a model is best asked for the next token."""
-    if type(model) in LLAMA_SHAPED and looks_everywhere(model):
-        return _LlamaStep(model)
-    return _transformers_step(model)
+def make_forward_pass(model: PreTrainedModel) -> ForwardPass:
+    """Return the fastest forward pass for a model."""
+    if type(model) in LLAMA_SHAPED and has_full_attention(model):
+        return _LlamaForwardPass(model)
+    return _transformers_forward_pass(model)
 
 
-def looks_everywhere(model: PreTrainedModel) -> bool:
-    """Whether every layer sees all tokens before, wherever padding lies; not the last few only."""
-    if model.config.model_type in COUNT_COLUMNS:
+def has_full_attention(model: PreTrainedModel) -> bool:
+    """Return whether every layer attends to all earlier tokens, wherever padding lies.
+
+    False for sliding windows, and for models that take a column of the cache for a position.
+    """
+    if model.config.model_type in POSITION_IS_COLUMN:
         return False
     kinds = getattr(model.config, "layer_types", None)
     if kinds is None:
@@ -53,114 +62,117 @@ def looks_everywhere(model: PreTrainedModel) -> bool:
     return set(kinds) == {"full_attention"}
 
 
-def _transformers_step(model: PreTrainedModel) -> Step:
-    def step(tokens: Tensor, mask: Tensor, cache: Cache, wanted: int) -> Tensor:
+def _transformers_forward_pass(model: PreTrainedModel) -> ForwardPass:
+    def forward_pass(tokens: Tensor, mask: Tensor, cache: Cache, wanted: int) -> Tensor:
         logits: Tensor = model(
             input_ids=tokens,
             attention_mask=mask,
-            position_ids=_places(mask, tokens.shape[1]),
+            position_ids=_position_ids(mask, tokens.shape[1]),
             past_key_values=cache,
-            logits_to_keep=last(tokens.shape[1], wanted, tokens.device),
+            logits_to_keep=last_positions(tokens.shape[1], wanted, tokens.device),
         ).logits
         return logits
 
-    return step
+    return forward_pass
 
 
-def last(width: int, count: int, device: torch.device) -> Tensor:
-    """The last `count` of `width` places, as `logits_to_keep` is best told.
+def last_positions(width: int, count: int, device: torch.device) -> Tensor:
+    """Return the indices of the last `count` of `width` positions, for `logits_to_keep`.
 
-    A number would make transformers take a view whose rows lie apart, and torch copy the output
-    matrix once for every row before it multiplies.
+    With a number instead, transformers would take a view whose rows lie apart, and torch would copy
+    the output matrix once for every row before it multiplies (docs/experiments.md, 2026-11-20).
     """
     return torch.arange(width - count, width, device=device)
 
 
-class _LlamaStep:
-    """Llama's forward pass (Touvron et al. 2023, "LLaMA")."""
+class _LlamaForwardPass:
+    """Forward pass of Llama (Touvron et al. 2023, "LLaMA")."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._model: Any = model
-        self._usual = _transformers_step(model)
+        self._fallback = _transformers_forward_pass(model)
 
     def __call__(self, tokens: Tensor, mask: Tensor, cache: Cache, wanted: int) -> Tensor:
-        network = self._model.model
-        hidden = network.embed_tokens(tokens)  # (rows, some, hidden size)
-        some = tokens.shape[1]
-        if some > FEW_TOKENS and not products_pay(hidden):
-            return self._usual(tokens, mask, cache, wanted)
-        cos, sin = network.rotary_emb(hidden, _places(mask, some))
-        turn = (cos[:, None], _signed(sin)[:, None])
-        attend: Callable[..., Tensor] = attend_in_parts if some > FEW_TOKENS else attend_to_few
-        bias = _bias(mask, some, hidden.dtype)
-        for number, layer in enumerate(network.layers):
-            normed = _norm(layer.input_layernorm, hidden)
+        decoder = self._model.model
+        hidden = decoder.embed_tokens(tokens)  # (rows, new, hidden size)
+        new = tokens.shape[1]
+        if new > DECODE_TOKENS and not matmul_is_faster(hidden):
+            return self._fallback(tokens, mask, cache, wanted)
+        cos, sin = decoder.rotary_emb(hidden, _position_ids(mask, new))
+        rotation = (cos[:, None], _signed_sine(sin)[:, None])
+        attend: Callable[..., Tensor] = (
+            blockwise_attention if new > DECODE_TOKENS else decode_attention
+        )
+        bias = _attention_bias(mask, new, hidden.dtype)
+        for number, layer in enumerate(decoder.layers):
+            normed = _rms_norm(layer.input_layernorm, hidden)
             attention = layer.self_attn
-            queries, keys, values = _projected(attention, normed, turn)
+            queries, keys, values = _project(attention, normed, rotation)
             keys, values = cache.update(keys, values, number)
-            if layer is network.layers[-1]:  # nobody asks what becomes of the others
+            if layer is decoder.layers[-1]:  # the last layer is needed at the wanted positions only
                 queries, hidden = queries[:, :, -wanted:], hidden[:, -wanted:]
                 bias = None if bias is None else bias[:, :, -wanted:]
-            found = attend(queries, keys, values, bias, scaling=attention.scaling)
-            hidden = hidden + attention.o_proj(found.flatten(2))
-            normed = _norm(layer.post_attention_layernorm, hidden)
+            attended = attend(queries, keys, values, bias, scaling=attention.scaling)
+            hidden = hidden + attention.o_proj(attended.flatten(2))
+            normed = _rms_norm(layer.post_attention_layernorm, hidden)
             mlp = layer.mlp
             gated = mlp.act_fn(mlp.gate_proj(normed)).mul_(mlp.up_proj(normed))
             hidden += mlp.down_proj(gated)
-        scores: Tensor = self._model.lm_head(_norm(network.norm, hidden))
-        return scores
+        logits: Tensor = self._model.lm_head(_rms_norm(decoder.norm, hidden))
+        return logits
 
 
-def _projected(
-    attention: Any, normed: Tensor, turn: tuple[Tensor, Tensor]
+def _project(
+    attention: Any, normed: Tensor, rotation: tuple[Tensor, Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values, each (rows, heads, some, head size), the first two turned."""
+    """Compute queries and keys, rotated, and values, each (rows, heads, new, head size)."""
     projections = (attention.q_proj, attention.k_proj, attention.v_proj)
-    product = side_by_side(projections, normed)
+    product = concatenated_outputs(projections, normed)
     heads = product.view(*normed.shape[:2], -1, attention.head_dim).transpose(1, 2)
-    sharing = attention.num_key_value_groups  # queries to a key
-    kept = heads.shape[1] // (sharing + 2)
-    turned, values = heads[:, :-kept], heads[:, -kept:]
+    group_size = attention.num_key_value_groups  # query heads that share a key head
+    key_heads = heads.shape[1] // (group_size + 2)
+    rotated, values = heads[:, :-key_heads], heads[:, -key_heads:]
     if hasattr(attention, "q_norm"):  # Qwen3
-        queries = _norm(attention.q_norm, turned[:, :-kept])
-        turned = torch.cat((queries, _norm(attention.k_norm, turned[:, -kept:])), dim=1)
-    turned = _turned(turned, turn)
-    return turned[:, :-kept], turned[:, -kept:], values
+        queries = _rms_norm(attention.q_norm, rotated[:, :-key_heads])
+        keys = _rms_norm(attention.k_norm, rotated[:, -key_heads:])
+        rotated = torch.cat((queries, keys), dim=1)
+    rotated = _rotate(rotated, rotation)
+    return rotated[:, :-key_heads], rotated[:, -key_heads:], values
 
 
-def _bias(mask: Tensor, count: int, dtype: torch.dtype) -> Tensor | None:
-    """What hides padding and what comes later from the last tokens, (rows, 1, count, tokens).
+def _attention_bias(mask: Tensor, count: int, dtype: torch.dtype) -> Tensor | None:
+    """Return the additive mask of the last `count` tokens, (rows, 1, count, tokens).
 
-    None if there is nothing to hide.
+    None if each may attend to everything.
     """
     if count == 1 and bool(mask.all()):
         return None
-    return bias_of(_seen(mask, count), dtype)
+    return additive_mask(_causal_mask(mask, count), dtype)
 
 
-def _seen(mask: Tensor, count: int) -> Tensor:
-    """Where each of the last tokens may look, (rows, 1, count, tokens)."""
+def _causal_mask(mask: Tensor, count: int) -> Tensor:
+    """Return where each of the last tokens may attend, (rows, 1, count, tokens)."""
     width = mask.shape[1]
     before = torch.ones(count, width, dtype=torch.bool, device=mask.device).tril(width - count)
     return before & (mask != 0)[:, None, None]
 
 
-def _places(mask: Tensor, count: int) -> Tensor:
-    """The last tokens' places in their texts, (rows, count)."""
+def _position_ids(mask: Tensor, count: int) -> Tensor:
+    """Return the last tokens' positions in their texts, padding not counted, (rows, count)."""
     return (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -count:]
 
 
-def _norm(module: Any, states: Tensor) -> Tensor:
+def _rms_norm(module: Any, states: Tensor) -> Tensor:
     return rms_norm(states, states.shape[-1:], module.weight, module.variance_epsilon)
 
 
-def _signed(sin: Tensor) -> Tensor:
-    """The sine as `_turned` wants it: negative where the other half is taken away."""
+def _signed_sine(sin: Tensor) -> Tensor:
+    """Negate the sine's first half, as `_rotate` needs it."""
     half = sin.shape[-1] // 2
     return torch.cat((-sin[..., :half], sin[..., half:]), dim=-1)
 
 
-def _turned(states: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotary position embedding (Su et al. 2021, "RoFormer")."""
-    cos, sin = turn
+def _rotate(states: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    """Apply the rotary position embedding (Su et al. 2021, "RoFormer")."""
+    cos, sin = rotation
     return torch.addcmul(states * cos, states.roll(states.shape[-1] // 2, dims=-1), sin)

@@ -1,4 +1,4 @@
-"""Loads a causal language model and its tokenizer: the embedded one, a folder, or a Hub id."""
+"""Loading a causal language model and its tokenizer: the embedded one, a folder, or a Hub id."""
 
 import importlib.util
 from dataclasses import dataclass
@@ -11,17 +11,17 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedMod
 from bot.engine.errors import ModelUnusable
 from bot.engine.local.merged_weights import MergedWeights
 from bot.engine.source import model_source
-from bot.engine.vocabulary import Vocabulary, load_vocabulary, translated
+from bot.engine.vocabulary import Vocabulary, load_vocabulary, translate_load_errors
 from store.threads import run_in_short_lived_thread
 
 
 @dataclass(frozen=True, kw_only=True)
 class Weights(Vocabulary):
-    """A model that is ready to generate."""
+    """A loaded model with its vocabulary, ready to generate."""
 
     model: PreTrainedModel
-    sets: MergedWeights
-    """The model's matrices, once for each adapter that is held ready."""
+    merged: MergedWeights
+    """The model's matrices, once for each adapter that is loaded."""
 
 
 def load_weights(
@@ -43,19 +43,30 @@ def _load(
     model: str, models_folder: Path, device: str, dtype: torch.dtype, four_bits: bool
 ) -> Weights:
     target = choose_device(device)
-    vocabulary = load_vocabulary(model, models_folder=models_folder)  # first: it is cheaper
-    how = _in_four_bits(target, dtype) if four_bits else {}
-    with translated(vocabulary.name):
+    vocabulary = load_vocabulary(model, models_folder=models_folder)  # first: errors come sooner
+    options = _nf4_options(target, dtype) if four_bits else {}
+    with translate_load_errors(vocabulary.name):
         source = model_source(model, models_folder)
-        network = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **how)
-    if not four_bits:  # bitsandbytes has put it there
+        network = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **options)
+    if not four_bits:  # bitsandbytes has moved it already
         network.to(target)  # type: ignore[arg-type]  # its wrapper loses the signature
     network.requires_grad_(False)  # from_pretrained has put it in eval mode
-    return Weights(**vars(vocabulary), model=network, sets=MergedWeights(network))
+    return Weights(
+        name=vocabulary.name,
+        tokenizer=vocabulary.tokenizer,
+        template=vocabulary.template,
+        context_tokens=vocabulary.context_tokens,
+        end_tokens=vocabulary.end_tokens,
+        model=network,
+        merged=MergedWeights(network),
+    )
 
 
 def choose_device(device: str) -> torch.device:
-    """`auto` takes CUDA, then MPS, then the CPU. Raises `ModelUnusable` for one that is absent."""
+    """Return the device; `auto` takes CUDA, then MPS, then the CPU.
+
+    Raises `ModelUnusable` for a device that is absent.
+    """
     present = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
@@ -64,12 +75,12 @@ def choose_device(device: str) -> torch.device:
     if device == "auto":
         device = next(name for name, there in present.items() if there)
     if not present.get(device, False):
-        raise ModelUnusable(f"RATCHET_DEVICE is {device}, but this machine has none: use auto")
+        raise ModelUnusable(f"RATCHET_DEVICE is {device}, but there is none here: set it to auto")
     return torch.device(device)
 
 
-def _in_four_bits(device: torch.device, dtype: torch.dtype) -> dict[str, object]:
-    """NF4 with double quantisation (Dettmers et al. 2023, "QLoRA")."""
+def _nf4_options(device: torch.device, dtype: torch.dtype) -> dict[str, object]:
+    """Return options to load in NF4 with double quantisation (Dettmers et al. 2023, "QLoRA")."""
     if device.type != "cuda" or importlib.util.find_spec("bitsandbytes") is None:
         raise ModelUnusable(
             "RATCHET_TRAIN_METHOD is qlora, which needs a CUDA device and the package "

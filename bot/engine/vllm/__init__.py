@@ -1,1 +1,5 @@
-"""The engine on vLLM servers. Import `VllmEngine`; the other files are its parts."""
+"""The engine on vLLM servers, and the only door to it: other packages import from here."""
+
+from bot.engine.vllm.vllm_engine import VllmEngine
+
+__all__ = ["VllmEngine"]

@@ -1,4 +1,4 @@
-"""Several vLLM servers as one: which are up, which comes next, what all of them are to hold."""
+"""Several vLLM servers as one: which are up, which to ask next, which adapters all should hold."""
 
 import asyncio
 import logging
@@ -20,10 +20,11 @@ from store.domain import Adapter
 logger = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 5.0
+"""Time limit of opening a connection to a server."""
 
 
 class Fleet:
-    """The servers of one base model; made by `connect`. `probe` is how that model reads `PROBE`."""
+    """The servers of one base model; made by `connect`. `probe` is `PROBE` in its token ids."""
 
     def __init__(self, servers: Sequence[Server], client: httpx.AsyncClient, probe: Sequence[int]):
         self._servers = servers
@@ -41,7 +42,7 @@ class Fleet:
         silence_seconds: float,
         health_seconds: float,
     ) -> "Fleet":
-        """The servers at these addresses, of which one at least must answer.
+        """Connect to the servers at these addresses, of which at least one must answer.
 
         Raises `EngineUnreachable`, or `ModelUnusable` if a server has another model.
         """
@@ -52,45 +53,48 @@ class Fleet:
         )
         fleet = cls([Server(url, client) for url in urls], client, probe)
         try:
-            await fleet._look()
+            await fleet._check_all()
             if not any(server.up for server in fleet._servers):
                 raise fleet.unreachable()
-        except BaseException:
+        except BaseException:  # cancellation, too: the client must not stay open
             await client.aclose()
             raise
-        fleet._watch = asyncio.create_task(fleet._keep_looking(health_seconds))
+        fleet._watch = asyncio.create_task(fleet._watch_health(health_seconds))
         return fleet
 
     @property
     def context_tokens(self) -> int | None:
-        """The smallest context of all that were met."""
+        """Smallest context of all servers that have answered; None before any has."""
         return min(
             (each.context_tokens for each in self._servers if each.context_tokens), default=None
         )
 
-    def in_turn(self) -> list[Server]:
-        """Whom to ask for a reply, one after another: the one with the fewest first.
+    def servers_to_try(self) -> list[Server]:
+        """Return the servers to ask for a reply, in order: the one with the fewest replies first.
 
-        Those that are down come last, not never: they may have come back. And the first of all once
-        more, which may only have forgotten an adapter.
+        Servers that are down come last, not never: they may have come back. The first is repeated
+        at the end, for it may only have forgotten an adapter.
         """
-        order = sorted(self._servers, key=lambda server: (not server.up, server.open))
+        order = sorted(self._servers, key=lambda server: (not server.up, server.open_replies))
         return [*order, order[0]]
 
-    async def meet(self, server: Server) -> None:
-        """Look at a server that is down before it is used. Raises `ServerLost`, `ModelUnusable`."""
+    async def ensure_up(self, server: Server) -> None:
+        """Identify a server that was down before it is used.
+
+        Raises `ServerLost` or `ModelUnusable`.
+        """
         if not server.up:
-            await server.greet(self._probe)
+            await server.identify(self._probe)
 
     async def load(self, adapter: Adapter) -> None:
-        """Have every server that is up hold it. Raises `AdapterRefused` if none will."""
+        """Load an adapter on every server that is up. Raises `AdapterRefused` if none takes it."""
 
         async def load(server: Server) -> EngineError | None:
             try:
-                await self.meet(server)
+                await self.ensure_up(server)
                 await server.load(adapter)
-            except (ServerLost, ModelUnusable) as trouble:
-                await self.suspect(server, trouble)
+            except (ServerLost, ModelUnusable) as error:
+                await self.check_after_failure(server, error)
                 return self.unreachable()
             except AdapterRefused as refused:
                 return refused
@@ -103,7 +107,7 @@ class Fleet:
         raise refusals[0] if refusals else self.unreachable()
 
     async def unload(self, name: str) -> None:
-        """Have every server let an adapter go; one that is lost has."""
+        """Unload an adapter from every server; one that is lost has none."""
 
         async def unload(server: Server) -> None:
             with suppress(ServerLost):
@@ -111,47 +115,47 @@ class Fleet:
 
         await asyncio.gather(*(unload(server) for server in self._servers))
 
-    async def suspect(self, server: Server, trouble: EngineError) -> None:
-        """Something went wrong there; whether it is the server itself, it is asked."""
-        if server.up and not await server.is_well():
-            self._lose(server, str(trouble))
+    async def check_after_failure(self, server: Server, error: EngineError) -> None:
+        """Ask a server that failed for its health, and mark it down if it is not healthy."""
+        if server.up and not await server.is_healthy():
+            self._mark_down(server, str(error))
         else:
-            logger.warning("%s: %s", server.url, trouble)
+            logger.warning("%s: %s", server.url, error)
 
     def unreachable(self) -> EngineUnreachable:
-        """That none of them answers."""
+        """Make the error that none of the servers answers."""
         return EngineUnreachable([server.url for server in self._servers])
 
     async def close(self) -> None:
-        """Leave them alone."""
+        """Stop the health checks and close the connections."""
         if self._watch is not None:
             self._watch.cancel()
             await asyncio.wait([self._watch])
         await self._client.aclose()
 
-    async def _keep_looking(self, seconds: float) -> None:
+    async def _watch_health(self, seconds: float) -> None:
         while True:
             await asyncio.sleep(seconds)
             try:
-                await self._look()
-            except EngineError as error:  # it came back with another model
+                await self._check_all()
+            except EngineError as error:  # a server came back with another model
                 logger.error("%s", error)
-            except Exception:  # the outermost edge of this task
-                logger.exception("looking after the vLLM servers failed")
+            except Exception:  # edge: the outermost of this task
+                logger.exception("checking the vLLM servers failed")
 
-    async def _look(self) -> None:
-        """How every server is; whoever was down is met anew. Raises `ModelUnusable`."""
-        await asyncio.gather(*(self._look_at(server) for server in self._servers))
+    async def _check_all(self) -> None:
+        """Check every server; identify those that were down. Raises `ModelUnusable`."""
+        await asyncio.gather(*(self._check(server) for server in self._servers))
 
-    async def _look_at(self, server: Server) -> None:
+    async def _check(self, server: Server) -> None:
         try:
             if not server.up:
-                await server.greet(self._probe)
-            elif not await server.is_well():
-                self._lose(server, "it is not well")
-        except ServerLost as trouble:
-            logger.debug("%s: %s", server.url, trouble)
+                await server.identify(self._probe)
+            elif not await server.is_healthy():
+                self._mark_down(server, "its health check failed")
+        except ServerLost as error:
+            logger.debug("%s: %s", server.url, error)
 
-    def _lose(self, server: Server, why: str) -> None:
+    def _mark_down(self, server: Server, why: str) -> None:
         logger.warning("%s is lost: %s", server.url, why)
-        server.lose()
+        server.mark_down()

@@ -1,8 +1,8 @@
 """The engine on other machines: one or several vLLM servers that hold the same base model.
 
-Each reply goes to the server with the fewest; if that one fails, another goes on with the reply
-from the token that it broke off at. Adapters are loaded on every server by their names, which say
-what is in them, and again on a server that was started anew.
+Each reply goes to the server with the fewest; if that one fails, another continues the reply from
+the token where it broke off. Adapters are loaded on every server, and again on one that was
+restarted; their names contain a hash of their content.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from bot.engine.errors import (
     ServerLost,
 )
 from bot.engine.lora import read_adapter
-from bot.engine.request import Request, Writing
+from bot.engine.request import ReplyWriter, Request
 from bot.engine.vllm.fleet import Fleet
 from bot.engine.vllm.server import PROBE, Server
 from bot.engine.vocabulary import Vocabulary
@@ -33,12 +33,13 @@ from store.domain import Adapter, FinishReason, Message
 logger = logging.getLogger(__name__)
 
 SILENCE_SECONDS = 120.0
-"""How long a server may say nothing before it is given up; a prompt waits its turn there, too."""
+"""Longest silence before a server is given up; the wait in the server's own queue counts."""
 
 HEALTH_SECONDS = 5.0
-"""How often the servers are asked how they are."""
+"""Interval of the health checks."""
 
 SMOKE_SAMPLING = SamplingParams(max_new_tokens=4)
+"""Sampling of the smoke prompt's reply, of which only one token is needed."""
 
 
 class VllmEngine:
@@ -48,7 +49,7 @@ class VllmEngine:
         self._vocabulary = vocabulary
         self._fleet = fleet
         self._queue_size = queue_size
-        self._shelf = AdapterCache()
+        self._adapters = AdapterCache()
         self._open: dict[Request, asyncio.Task[None]] = {}
         self._closed = False
 
@@ -63,7 +64,7 @@ class VllmEngine:
         silence_seconds: float = SILENCE_SECONDS,
         health_seconds: float = HEALTH_SECONDS,
     ) -> "VllmEngine":
-        """The engine over the servers at these addresses, of which one at least must answer.
+        """Connect to the servers at these addresses, of which at least one must answer.
 
         Raises `EngineUnreachable`, or `ModelUnusable` if a server has another model.
         """
@@ -78,22 +79,22 @@ class VllmEngine:
 
     @property
     def model(self) -> str:
-        """The base model's name."""
+        """Name of the base model."""
         return self._vocabulary.name
 
     @property
     def context_tokens(self) -> int:
-        """Tokens that prompt and reply may have together, on every server that was seen."""
+        """Most tokens of prompt and reply together, on every server that has answered."""
         ours = self._vocabulary.context_tokens
         return min(ours, self._fleet.context_tokens or ours)
 
     @property
     def unmerged(self) -> frozenset[str]:
-        """None for want of memory: vLLM never merges."""
+        """Always empty; vLLM never merges adapters."""
         return frozenset()
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
-        """Tokens of the prompt that these messages make."""
+        """See `Engine.count_tokens`."""
         return len(self._vocabulary.template.encode(messages))
 
     async def stream(
@@ -101,28 +102,28 @@ class VllmEngine:
     ) -> AsyncGenerator[str | Completion, None]:
         """See `Engine.stream`."""
         prompt = await asyncio.to_thread(self._vocabulary.template.encode, messages)
-        async with aclosing(self._answers(self._submit(prompt, sampling, adapter))) as pieces:
+        async with aclosing(self._stream(self._submit(prompt, sampling, adapter))) as pieces:
             async for piece in pieces:
                 yield piece
 
     async def load_adapter(self, adapter: Adapter) -> None:
-        """See `Engine.load_adapter`; a server that does not take it now is asked again later."""
+        """See `Engine.load_adapter`; a server that refuses now is asked again with a reply."""
         if self._closed:
             raise EngineStopped
-        if adapter.name in self._shelf:
+        if adapter.name in self._adapters:
             return
-        async with self._shelf.loading:
-            if adapter.name in self._shelf:
+        async with self._adapters.loading:
+            if adapter.name in self._adapters:
                 return
-            await asyncio.to_thread(read_adapter, adapter, model=self.model)  # what is wrong?
+            await asyncio.to_thread(read_adapter, adapter, model=self.model)  # to check it
             await self._fleet.load(adapter)
             try:
-                await self._smoke(adapter)
+                await self._smoke_test(adapter)
             except EngineError:
                 await self._fleet.unload(adapter.name)
                 raise
-            answered = {request.adapter for request in self._open}
-            for name in self._shelf.put(adapter, answered):
+            in_use = {request.adapter for request in self._open}
+            for name in self._adapters.put(adapter, in_use):
                 await self._fleet.unload(name)
 
     async def close(self) -> None:
@@ -130,7 +131,7 @@ class VllmEngine:
         self._closed = True
         for request, task in self._open.items():
             task.cancel()
-            request.give(EngineStopped())
+            request.send(EngineStopped())
         await self._fleet.close()
 
     def _submit(self, prompt: list[int], sampling: SamplingParams, adapter: str | None) -> Request:
@@ -138,12 +139,12 @@ class VllmEngine:
             raise EngineStopped
         if len(prompt) >= self.context_tokens:
             raise PromptTooLong(len(prompt), self.context_tokens - 1)
-        loaded = self._shelf.use(adapter)
+        loaded = self._adapters.use(adapter)
         if len(self._open) >= self._queue_size:
             raise EngineBusy(len(self._open))
-        return self._begin(prompt, sampling, loaded)
+        return self._start(prompt, sampling, loaded)
 
-    def _begin(
+    def _start(
         self, prompt: list[int], sampling: SamplingParams, adapter: Adapter | None
     ) -> Request:
         request = Request(
@@ -152,66 +153,66 @@ class VllmEngine:
             adapter=adapter.name if adapter else None,
             loop=asyncio.get_running_loop(),
         )
-        self._open[request] = asyncio.create_task(self._write(request, adapter))
+        self._open[request] = asyncio.create_task(self._generate(request, adapter))
         return request
 
-    async def _answers(self, request: Request) -> AsyncGenerator[str | Completion, None]:
+    async def _stream(self, request: Request) -> AsyncGenerator[str | Completion, None]:
         try:
-            async with aclosing(request.answers()) as pieces:
+            async with aclosing(request.stream()) as pieces:
                 async for piece in pieces:
                     yield piece
         finally:
             self._open.pop(request).cancel()
 
-    async def _write(self, request: Request, adapter: Adapter | None) -> None:
-        """A reply, by as many servers as it takes."""
+    async def _generate(self, request: Request, adapter: Adapter | None) -> None:
+        """Generate a reply, on as many servers as it takes."""
         vocabulary = replace(self._vocabulary, context_tokens=self.context_tokens)
-        writing = Writing(request, vocabulary)
+        writer = ReplyWriter(request, vocabulary)
         try:
-            for server in self._fleet.in_turn():
+            for server in self._fleet.servers_to_try():
                 try:
-                    request.give(await self._write_on(server, writing, adapter))
+                    request.send(await self._generate_on(server, writer, adapter))
                     return
-                except (ServerLost, ModelUnusable, AdapterRefused) as trouble:
-                    await self._fleet.suspect(server, trouble)
-            request.give(self._fleet.unreachable())
+                except (ServerLost, ModelUnusable, AdapterRefused) as error:
+                    await self._fleet.check_after_failure(server, error)
+            request.send(self._fleet.unreachable())
         except EngineError as error:
-            request.give(error)
-        except Exception as error:  # or whoever waits for the reply would wait for ever
+            request.send(error)
+        except Exception as error:  # edge: the reply must end, or its reader would wait for ever
             logger.exception("a reply failed")
-            request.give(EngineError(f"a vLLM server said what nobody understands: {error}"))
+            request.send(EngineError(f"a vLLM server gave an unexpected answer: {error}"))
 
-    async def _write_on(
-        self, server: Server, writing: Writing, adapter: Adapter | None
+    async def _generate_on(
+        self, server: Server, writer: ReplyWriter, adapter: Adapter | None
     ) -> Completion:
-        """What is left of a reply.
+        """Generate the rest of a reply on one server.
 
-        Raises `ServerLost`, `ModelUnusable` or `AdapterRefused`, and what is written so far stays;
-        `EngineError` for what no server would do.
+        Raises `ServerLost`, `ModelUnusable` or `AdapterRefused`, after which another server may
+        continue; `EngineError` for a request that every server would refuse.
         """
-        request = writing.request
-        await self._fleet.meet(server)
+        request = writer.request
+        await self._fleet.ensure_up(server)
         if adapter is not None:
             await server.load(adapter)
-        tokens = server.write(
-            [*request.prompt, *writing.tokens],
-            replace(request.sampling, max_new_tokens=writing.room),
+        tokens = server.generate(
+            [*request.prompt, *writer.tokens],
+            replace(request.sampling, max_new_tokens=writer.tokens_left),
             adapter=request.adapter,
             ends=sorted(self._vocabulary.end_tokens),
         )
         async with aclosing(tokens) as coming:
             async for each in coming:
                 if isinstance(each, FinishReason):
-                    return writing.complete(each)
-                if (completion := writing.add(each)) is not None:
+                    return writer.complete(each)
+                if (completion := writer.add(each)) is not None:
                     return completion
-        raise AssertionError("a server's tokens end with the reason")
+        raise AssertionError("a server's tokens end with the finish reason")
 
-    async def _smoke(self, adapter: Adapter) -> None:
-        """Ask the adapter something, whoever else waits. Raises `AdapterUnusable`."""
+    async def _smoke_test(self, adapter: Adapter) -> None:
+        """Generate a reply to the smoke prompt, past the queue. Raises `AdapterUnusable`."""
         prompt = self._vocabulary.template.encode(SMOKE_PROMPT)
-        request = self._begin(prompt, SMOKE_SAMPLING, adapter)
-        async with aclosing(self._answers(request)) as pieces:
+        request = self._start(prompt, SMOKE_SAMPLING, adapter)
+        async with aclosing(self._stream(request)) as pieces:
             async for piece in pieces:
                 if isinstance(piece, Completion) and not piece.completion_tokens:
                     raise AdapterUnusable(f"{adapter.name} says nothing to the smoke prompt")
