@@ -157,7 +157,8 @@ class Runs:
             if recipe is not None:
                 metrics = replace(metrics, recipe=recipe)
             if curve is not None:
-                metrics = replace(metrics, curve=tuple(curve))
+                points = tuple((step, loss) for step, loss in curve)
+                metrics = replace(metrics, curve=points)
             if held_back is not None:
                 metrics = replace(metrics, held_back=held_back)
             row.metrics = _METRICS.dump_python(metrics, mode="json")

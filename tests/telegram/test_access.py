@@ -62,7 +62,7 @@ async def test_a_stranger_gets_one_polite_answer_and_then_silence(
 ) -> None:
     bot = await start(access="allowlist")
 
-    for text in ("hello", "/start", "/export", "hello?"):
+    for text in ("hello", "/start", "/new", "hello?"):
         await bot.say(chat, ada, text)
 
     assert len(chat.bot_messages) == 1

@@ -134,7 +134,9 @@ async def test_a_message_of_another_bot_is_not_answered(
 
 @pytest.mark.bad_input("an empty message")
 async def test_an_empty_mention_is_asked_back(bot: RunningBot, group: Chat, ada: User) -> None:
-    assert await bot.say(group, ada, "@ratchet_bot") == "Yes? Ask me something."
+    assert (
+        await bot.say(group, ada, "@ratchet_bot") == "What would you like to know? Ask me anything."
+    )
     assert not bot.engine.prompts
 
 

@@ -346,12 +346,20 @@ async def test_the_question_for_a_correction_is_no_reply_that_can_be_rated(
 
 
 @pytest.mark.parametrize(
-    ("settings", "opted_out"),
-    [({}, True), ({"train_consent": True}, None)],
+    ("settings", "opted_out", "reason"),
+    [
+        ({}, True, "I do not learn from it: you have opted out (/optin)."),
+        ({"train_consent": True}, None, "I do not learn from it as long as you do not say /optin."),
+    ],
     ids=["no", "not asked"],
 )
 async def test_who_is_not_learned_from_is_not_told_otherwise(
-    start: Start, chat: Chat, ada: User, settings: dict[str, bool], opted_out: bool | None
+    start: Start,
+    chat: Chat,
+    ada: User,
+    settings: dict[str, bool],
+    opted_out: bool | None,
+    reason: str,
 ) -> None:
     bot = await start(**settings)
     reply = await bot.ask(chat, ada, "hello")
@@ -363,4 +371,4 @@ async def test_who_is_not_learned_from_is_not_told_otherwise(
 
     told = await bot.say(chat, ada, "Good day!", reply_to=prompt.id)
 
-    assert told == "✏️ recorded. It is not trained on, as long as you do not say /optin."
+    assert told == f"✏️ recorded. {reason}"

@@ -252,8 +252,11 @@ async def test_help_lists_them_for_admins_alone(
     assert [each for each in names if each in for_others] == []
 
 
+APPROVE = f"approve:1:{'0' * 16}"
+
+
 @pytest.mark.parametrize(
-    "action", ["cancel:1", "promote:{}", "force:{}", "rollback:{}", "approve:1", "no:"]
+    "action", ["cancel:1", "promote:{}", "force:{}", "rollback:{}", APPROVE, "no:"]
 )
 async def test_an_admins_button_pressed_by_somebody_else_is_refused_and_changes_nothing(
     bot: RunningBot, group: Chat, make_version: MakeVersion, ada: User, grace: User, action: str

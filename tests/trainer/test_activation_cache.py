@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-import trainer.passes.activation_cache
 from bot.engine.local import Weights
+from trainer.passes import activation_cache
 from trainer.passes.activation_cache import frozen_layers_once
 
 IDS = torch.tensor([[5, 6, 7, 8], [5, 6, 7, 2]])
@@ -114,7 +114,7 @@ def test_replies_are_written_meanwhile_as_ever(counted: Counted) -> None:
 def test_beyond_the_room_a_batch_is_computed_each_time(
     counted: Counted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer.frozen, "ROOM_BYTES", 0)
+    monkeypatch.setattr(activation_cache, "ROOM_BYTES", 0)
     with frozen_layers_once(counted.model, FROZEN):
         assert torch.equal(counted.logits(), counted.logits())
 

@@ -20,6 +20,12 @@ def there_and_back(weights: Weights, mask: Tensor) -> tuple[Tensor, Tensor]:
     return scores.detach(), slope
 
 
+@pytest.fixture(autouse=True)
+def _on_a_processor_with_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The products are the same on every processor; only where they pay differs."""
+    monkeypatch.setattr(training_attention, "multiplies_bf16", lambda: True)
+
+
 @pytest.fixture
 def left_to_torch(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """An entry for every attention that was left to torch's own kernel."""
