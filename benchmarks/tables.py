@@ -1,10 +1,10 @@
 """The figures that the docs quote: `python -m benchmarks.tables` writes them into the pages.
 
 A file `benchmarks/results/NAME.json` keeps one table: the command that prints such figures, the
-date, the machine in words, the columns, and rows of numbers. In a page it stands between
-`<!-- results: NAME -->` and `<!-- end of results -->`. Figures are changed in the JSON alone; a test
-says that the pages are what this makes of it. What a benchmark measures goes to
-`benchmarks/measured/`, which git ignores: whoever measures anew copies what is to be quoted.
+date, the machine in words, the columns, and rows of numbers. In a page the table stands between
+`<!-- results: NAME -->` and `<!-- end of results -->`. Figures are changed in the JSON alone, and
+a test compares. A benchmark writes what it measures to `benchmarks/measured/`, which git ignores;
+copy from there what is to be quoted.
 """
 
 import json

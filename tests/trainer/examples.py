@@ -21,18 +21,6 @@ from trainer.recipe import Recipe
 
 BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)
 
-OPEN_GATE = {
-    "train_drift_kl": 1e6,
-    "gate_min_ratings": 4,
-    "gate_preference": -1.0,
-    "gate_preference_gain": -1.0,
-    "gate_retention_drop": 1.0,
-    "gate_drift_kl": 100.0,
-    "gate_nll_rise": 100.0,
-    "gate_degeneration_factor": 20.0,
-}
-"""Settings of a judge and a gate that let everything pass that can be measured."""
-
 
 def settings(**changes: object) -> Settings:
     """The default settings, whatever the machine's own are."""
