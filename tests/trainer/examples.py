@@ -7,8 +7,6 @@ from pathlib import Path
 from store.adapter_files import hash_adapter
 from store.domain import (
     Adapter,
-    AdapterNotes,
-    AdapterStatus,
     Demonstration,
     Example,
     Message,
@@ -17,6 +15,7 @@ from store.domain import (
     PreferencePair,
 )
 from store.settings import Settings, make_settings
+from tests.records import make_adapter, make_example
 from trainer.recipe import Recipe
 
 BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)
@@ -39,16 +38,8 @@ def asked(question: str, *, system: str = "") -> tuple[Message, ...]:
 def candidate(folder: Path, base_model: str) -> Adapter:
     """The adapter in a folder, as the registry would have it."""
     sha256 = hash_adapter(folder)
-    return Adapter(
-        name=f"a1-{sha256[:8]}",
-        sha256=sha256,
-        base_model=base_model,
-        path=str(folder),
-        run_id=None,
-        status=AdapterStatus.CANDIDATE,
-        notes=AdapterNotes(),
-        erased_at=None,
-        created_at=BEGINNING,
+    return make_adapter(
+        name=f"a1-{sha256[:8]}", sha256=sha256, base_model=base_model, path=str(folder)
     )
 
 
@@ -77,7 +68,7 @@ def rated(
     finished: bool = True,
     imported: bool = False,
 ) -> Example:
-    return Example(
+    return make_example(
         origin=origin(OriginKind.RATED, number, imported=imported),
         prompt=asked(question or f"question {number}", system=system),
         completion=f"reply {number}" if reply is None else reply,
