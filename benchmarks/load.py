@@ -120,7 +120,7 @@ async def measure(counts: list[int], minutes: float | None) -> list[Load]:
 
 
 def main() -> None:
-    """Measure, print, write `results/load.json`; exit code 1 if an answer was lost."""
+    """Measure, print, write `measured/load.json`; exit code 1 if an answer was lost."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--people", nargs="+", type=int, default=[1, 10, 50])
     parser.add_argument("--minutes", type=float, help="go on so long, not a few questions each")

@@ -67,7 +67,7 @@ async def measure(
 
 
 def main() -> None:
-    """Measure, print, write `results/prefix.json`."""
+    """Measure, print, write `measured/prefix.json`."""
     with scratch_settings() as settings:
         weights = load_weights(
             settings.engine.model,

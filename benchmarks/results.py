@@ -1,4 +1,4 @@
-"""Where figures go: a table for people, JSON for programs, and the machine that they are of."""
+"""Shows what a benchmark measured: a table for people, JSON for programs, and the machine."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-FOLDER = Path(__file__).parent / "results"
+FOLDER = Path(__file__).parent / "measured"
 
 
 def machine() -> dict[str, Any]:
@@ -27,7 +27,7 @@ def machine() -> dict[str, Any]:
 
 
 def keep(name: str, rows: Sequence[Mapping[str, Any]], **more: Any) -> None:
-    """Write `results/NAME.json`."""
+    """Write `measured/NAME.json`."""
     FOLDER.mkdir(exist_ok=True)
     found = {"machine": machine(), **more, "rows": list(rows)}
     (FOLDER / f"{name}.json").write_text(json.dumps(found, indent=2), encoding="utf-8")

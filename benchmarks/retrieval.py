@@ -1,8 +1,7 @@
 """Answers from documents: is the right passage found, and is the fact in the reply?
 
 Asks the written questions about `examples/handbook` through `bot.chat`, once with the handbook
-and once with an empty knowledge base, with the settings as they are. Greedy variants can be had
-by `RATCHET_TEMPERATURE=0`.
+and once with an empty knowledge base, with the default settings.
 
     python -m benchmarks.retrieval
 """
@@ -27,7 +26,7 @@ from store.settings import Settings
 HERE = Path(__file__).parent
 HANDBOOK = HERE.parent / "examples" / "handbook"
 QUESTIONS = HERE / "retrieval_questions.jsonl"
-RESULTS = HERE / "results" / "retrieval.json"
+MEASURED = HERE / "measured" / "retrieval.json"
 PERSON_ID = 1
 TOP = 3
 
@@ -151,14 +150,14 @@ def _share(hits: Sequence[bool]) -> float:
 
 
 def main() -> None:
-    """Measure, print a table, write `results/retrieval.json`."""
+    """Measure, print a table, write `measured/retrieval.json`."""
     with scratch_settings() as settings:
         result = asyncio.run(measure(settings))
     for name, value in result.items():
         if not isinstance(value, list):
             print(f"{name:<34} {value}")
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(result, ensure_ascii=False, indent=2), encoding="utf-8")
+    MEASURED.parent.mkdir(exist_ok=True)
+    MEASURED.write_text(json.dumps(result, ensure_ascii=False, indent=2), encoding="utf-8")
 
 
 if __name__ == "__main__":

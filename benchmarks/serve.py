@@ -318,7 +318,7 @@ def bytes_a_second() -> float:
 
 
 def main() -> None:
-    """Measure, print a table, write `results/serve.json`."""
+    """Measure, print a table, write `measured/serve.json`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--chats", nargs="+", type=int, default=list(CHATS))
     parser.add_argument("--vllm-url", nargs="*", default=[], help="servers of the same model")

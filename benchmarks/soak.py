@@ -33,10 +33,10 @@ from rich.table import Table
 from sqlalchemy import create_engine, text
 
 from benchmarks.tiny_models import make_tiny_model
+from examples.scratch import OPEN_GATE
 from loopback import BotApi, Chat, User
 from store.adapter_files import FILES
 from store.settings import variable_of
-from tests.trainer.examples import OPEN_GATE
 
 RATCHET = (sys.executable, "-c", "from bot.cli.main import main; main()")
 TOKEN = "42:soak"

@@ -60,7 +60,7 @@ def imports(environment: Mapping[str, str]) -> list[tuple[str, float]]:
 
 
 def main() -> None:
-    """Measure, print, write `results/start.json`."""
+    """Measure, print, write `measured/start.json`."""
     with scratch_settings() as settings:
         source = str(model_source(settings.engine.model, settings.storage.models_path))
         once = [*RATCHET, "chat", "--once", QUESTION]

@@ -204,7 +204,7 @@ def _longest(talk: Talk) -> float:
 
 
 def main() -> None:
-    """Measure, print, write `results/swap.json`."""
+    """Measure, print, write `measured/swap.json`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
     options = parser.parse_args()

@@ -52,6 +52,7 @@ if TYPE_CHECKING:  # the terminal needs none of it
     from bot.telegram.announcements import Announcements
     from bot.telegram.application import App
     from bot.telegram.inbox import InboxQueue
+    from bot.telegram.timing import Timing
 
 logger = logging.getLogger(__name__)
 
@@ -269,6 +270,7 @@ class TelegramBot:
     application: "App"
     inbox: "InboxQueue"
     news: "Announcements"
+    timing: "Timing"
 
     @property
     def is_listening(self) -> bool:
@@ -278,7 +280,10 @@ class TelegramBot:
 
 
 def make_telegram(
-    store: Store, engine: Engine, request: "HTTPXRequest | None" = None
+    store: Store,
+    engine: Engine,
+    request: "HTTPXRequest | None" = None,
+    timing: "Timing | None" = None,
 ) -> TelegramBot:
     """The Telegram side over an engine, not yet started."""
     from bot.telegram.admin import AdminHandlers
@@ -295,10 +300,14 @@ def make_telegram(
     from bot.telegram.quarantine import QuarantineHandlers
     from bot.telegram.questions import QuestionHandlers
     from bot.telegram.rating import RatingHandlers
+    from bot.telegram.retries import RetryingRateLimiter
+    from bot.telegram.stream import Pace
+    from bot.telegram.timing import Timing
     from bot.telegram.training import TrainingHandlers
     from bot.telegram.uploads import UploadHandlers
 
     settings, chat = store.settings, make_chat(store, engine)
+    timing = timing or Timing()
     admins = settings.admission.admins
     quotas = Quotas(
         quota=settings.quota,
@@ -312,8 +321,11 @@ def make_telegram(
         adapters=store.adapters,
         active=ActiveAdapter(adapters=store.adapters, engine=engine),
         admins=admins,
+        look_seconds=timing.look_seconds,
     )
-    inbox = InboxQueue(store.inbox, CONCURRENT_UPDATES)
+    inbox = InboxQueue(
+        store.inbox, CONCURRENT_UPDATES, first_pause_seconds=timing.store_again_seconds
+    )
     consent = Consent(people=store.people)
     talking = QuestionHandlers(
         answer_within=timedelta(minutes=settings.reply.answer_within),
@@ -322,6 +334,11 @@ def make_telegram(
         conversations=store.conversations,
         feedback=store.feedback,
         consent=consent,
+        pace=Pace(
+            first_words_seconds=timing.first_words_seconds,
+            draft_seconds=timing.draft_seconds,
+            edit_seconds=timing.edit_seconds,
+        ),
     )
     application = build_application(
         settings.telegram,
@@ -370,9 +387,12 @@ def make_telegram(
         quarantine=QuarantineHandlers(quarantine=store.quarantine),
         invitation=InvitationHandlers(invitations=store.invitations),
         group=GroupHandlers(groups=store.groups),
+        limiter=RetryingRateLimiter(
+            tries=timing.calls, first_pause_seconds=timing.call_again_seconds
+        ),
         request=request,
     )
-    return TelegramBot(application=application, inbox=inbox, news=news)
+    return TelegramBot(application=application, inbox=inbox, news=news, timing=timing)
 
 
 async def talk(telegram: TelegramBot, store: Store, stop: asyncio.Event) -> None:
@@ -384,7 +404,13 @@ async def talk(telegram: TelegramBot, store: Store, stop: asyncio.Event) -> None
         in_background(telegram.inbox.keep(bot, alone=store.database.alone), name="inbox"),
         in_background(telegram.news.run(bot), name="news"),
     ):
-        await serve(telegram.application, settings.webhook, settings.admission.admins, stop)
+        await serve(
+            telegram.application,
+            settings.webhook,
+            settings.admission.admins,
+            stop,
+            finish_seconds=telegram.timing.finish_seconds,
+        )
 
 
 def _stop_or_quit(stop: asyncio.Event, main: "asyncio.Task[None]") -> None:

@@ -12,6 +12,18 @@ from store.database import Database
 from store.settings import PREFIX, Settings, load_settings, variable_of
 from trainer.worker import RUN_ENVIRONMENT
 
+OPEN_GATE = {
+    "train_drift_kl": 1e6,
+    "gate_min_ratings": 4,
+    "gate_preference": -1.0,
+    "gate_preference_gain": -1.0,
+    "gate_retention_drop": 1.0,
+    "gate_drift_kl": 100.0,
+    "gate_nll_rise": 100.0,
+    "gate_degeneration_factor": 20.0,
+}
+"""Settings with which everything that can be measured passes the judge and the gate."""
+
 
 @contextmanager
 def scratch_settings(**overrides: object) -> Iterator[Settings]:

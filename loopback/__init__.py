@@ -15,8 +15,8 @@ albums, payments, inline mode, Markdown parsing and privacy mode are left out.
 `python -m loopback --port 8081 --token T` serves the same by hand, with a small console.
 """
 
-from loopback.chat import Chat, any_message, is_final
-from loopback.records import (
+from loopback.bot_api import BotApi
+from loopback.objects import (
     Attachment,
     Call,
     CallbackAnswer,
@@ -26,7 +26,7 @@ from loopback.records import (
     Revision,
     User,
 )
-from loopback.server import BotApi
+from loopback.telegram_chat import Chat, any_message, is_final
 from loopback.wire import Fault, drop_after, drop_before, flood, server_error, timeout
 
 __all__ = [

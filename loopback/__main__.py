@@ -3,8 +3,8 @@
 import argparse
 import asyncio
 
-from loopback.console import serve
-from loopback.server import TOKEN, BotApi
+from loopback.bot_api import TOKEN, BotApi
+from loopback.shell import serve
 
 
 def main() -> None:

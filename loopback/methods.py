@@ -9,9 +9,9 @@ import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeAlias
 
-from loopback.chat import Chat
+from loopback.objects import Attachment, CallbackAnswer, Draft, MediaKind, Message, User
 from loopback.rates import Rates
-from loopback.records import Attachment, CallbackAnswer, Draft, MediaKind, Message, User
+from loopback.telegram_chat import Chat
 from loopback.text import MAX_CAPTION, MAX_TEXT, checked_markup, formatted
 from loopback.wire import JsonObject, Params, bad_request
 from loopback.world import World
@@ -20,6 +20,10 @@ Result: TypeAlias = JsonObject | list[JsonObject] | bool
 Method: TypeAlias = Callable[[Params], Awaitable[Result]]
 
 MAX_DOWNLOAD_BYTES = 20 * 1024 * 1024
+
+MOST_DELETED = 100
+"""Messages that one deleteMessages takes."""
+
 COMMAND_NAME = re.compile(r"[a-z0-9_]{1,32}")
 NOT_MODIFIED = (
     "message is not modified: specified new message content and reply markup are exactly the "
@@ -59,18 +63,10 @@ class Methods:
             "editMessageText": self._edit_text,
             "editMessageReplyMarkup": self._edit_markup,
             "deleteMessage": self._delete_message,
-            "setMessageReaction": self._set_reaction,
+            "deleteMessages": self._delete_messages,
             "answerCallbackQuery": self._answer_query,
             "setMyCommands": self._set_commands,
-            "getMyCommands": self._get_commands,
-            "deleteMyCommands": self._delete_commands,
-            "setMyName": self._accept,
-            "setMyDescription": self._accept,
-            "setMyShortDescription": self._accept,
-            "setChatMenuButton": self._accept,
             "getFile": self._get_file,
-            "getChat": self._get_chat,
-            "getChatMember": self._get_member,
             "getChatAdministrators": self._get_administrators,
         }
 
@@ -93,9 +89,6 @@ class Methods:
 
     async def _webhook_info(self, params: Params) -> Result:
         return self._world.updates.webhook_info()
-
-    async def _accept(self, params: Params) -> Result:
-        return True
 
     async def _send_message(self, params: Params) -> Result:
         chat = self._chat(params)
@@ -214,21 +207,24 @@ class Methods:
         message = chat.find(params.integer("message_id"))
         if message is None:
             raise bad_request("message to delete not found")
-        if not (message.from_bot or chat.is_private or chat.bot_is_admin):
+        if not self._may_delete(chat, message):
             raise bad_request("message can't be deleted")
         chat.remove(message.id)
         return True
 
-    async def _set_reaction(self, params: Params) -> Result:
-        chat = self._chat(params)
-        message = chat.find(params.integer("message_id"))
-        if message is None:
-            raise bad_request("message to react not found")
-        emoji = tuple(str(each.get("emoji", "")) for each in params.records("reaction"))
-        if not all(emoji) or len(emoji) > 1:
-            raise bad_request("REACTION_INVALID" if len(emoji) < 2 else "REACTIONS_TOO_MANY")
-        chat.set_reactions(message, self._world.bot, emoji)
+    async def _delete_messages(self, params: Params) -> Result:
+        chat, ids = self._chat(params), params.integers("message_ids")
+        if not 1 <= len(ids) <= MOST_DELETED:
+            raise bad_request("message identifiers are not specified")
+        found = [message for each in ids if (message := chat.find(each)) is not None]
+        if not all(self._may_delete(chat, message) for message in found):
+            raise bad_request("message can't be deleted")
+        for message in found:  # Telegram skips those that are gone
+            chat.remove(message.id)
         return True
+
+    def _may_delete(self, chat: Chat, message: Message) -> bool:
+        return message.from_bot or chat.is_private or chat.bot_is_admin
 
     async def _answer_query(self, params: Params) -> Result:
         text = params.text("text") or None
@@ -252,13 +248,6 @@ class Methods:
         self._world.commands[_scope(params)] = commands
         return True
 
-    async def _get_commands(self, params: Params) -> Result:
-        return self._world.commands.get(_scope(params), [])
-
-    async def _delete_commands(self, params: Params) -> Result:
-        self._world.commands.pop(_scope(params), None)
-        return True
-
     async def _get_file(self, params: Params) -> Result:
         attachment = self._world.files.get(params.text("file_id"))
         if attachment is None:
@@ -272,25 +261,6 @@ class Methods:
             "file_path": attachment.file_path,
         }
 
-    async def _get_chat(self, params: Params) -> Result:
-        gifts = ("unlimited_gifts", "limited_gifts", "unique_gifts", "premium_subscription")
-        return {
-            **self._world.known_chat(params.integer("chat_id")).json_chat(),
-            "accent_color_id": 0,
-            "max_reaction_count": 11,
-            "accepted_gift_types": dict.fromkeys((*gifts, "gifts_from_channels"), False),
-        }
-
-    async def _get_member(self, params: Params) -> Result:
-        chat = self._world.known_chat(params.integer("chat_id"))
-        user_id = params.integer("user_id")
-        if user_id == self._world.bot.id:
-            return self._member(chat, self._world.bot)
-        user = chat.members.get(user_id) or self._world.users.get(user_id)
-        if user is None:
-            raise bad_request("member not found")
-        return self._member(chat, user)
-
     async def _get_administrators(self, params: Params) -> Result:
         chat = self._world.known_chat(params.integer("chat_id"))
         if chat.is_private:
@@ -298,23 +268,14 @@ class Methods:
         admins = [user for user in chat.members.values() if user.id in chat.admins]
         if chat.bot_is_admin:
             admins.append(self._world.bot)
-        return [self._member(chat, admin) for admin in admins]
+        return [self._administrator(chat, admin) for admin in admins]
 
-    def _member(self, chat: Chat, user: User) -> JsonObject:
-        body: JsonObject = {"user": user.json(), "status": "member"}
-        if user.is_bot:
-            admin = chat.bot_is_admin
-        elif user.id not in chat.members:
-            return {**body, "status": "left"}
-        elif chat.admins and user.id == chat.admins[0]:
-            return {**body, "status": "creator", "is_anonymous": False}
-        else:
-            admin = user.id in chat.admins
-        if not admin:
-            return body
+    def _administrator(self, chat: Chat, user: User) -> JsonObject:
+        body: JsonObject = {"user": user.json(), "is_anonymous": False}
+        if chat.admins and user.id == chat.admins[0]:
+            return {**body, "status": "creator"}
         rights = dict.fromkeys(RIGHTS, True)
-        more = {"can_be_edited": False, "is_anonymous": False}
-        return {**body, "status": "administrator", **rights, **more}
+        return {**body, "status": "administrator", **rights, "can_be_edited": False}
 
     def _chat(self, params: Params) -> Chat:
         return self._world.reachable_chat(params.integer("chat_id"))

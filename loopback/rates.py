@@ -3,7 +3,7 @@
 import math
 from collections import defaultdict, deque
 
-from loopback.updates import Clock
+from loopback.delivery import Clock
 from loopback.wire import too_many_requests
 
 # Telegram allows "short bursts" above one message a second and does not say how short.

@@ -22,8 +22,7 @@ NESTED = frozenset(
         "commands",
         "entities",
         "link_preview_options",
-        "menu_button",
-        "reaction",
+        "message_ids",
         "reply_markup",
         "reply_parameters",
         "scope",
@@ -40,7 +39,6 @@ INTEGERS = frozenset(
         "message_thread_id",
         "offset",
         "timeout",
-        "user_id",
     }
 )
 BOOLEANS = frozenset(
@@ -132,6 +130,15 @@ class Params:
         if isinstance(value, list) and all(isinstance(item, dict) for item in value):
             return list(value)
         raise bad_request(f"list of objects expected as {name}")
+
+    def integers(self, name: str) -> list[int]:
+        """A list of whole numbers, empty when absent. Raises ApiError for anything else."""
+        value = self.values.get(name)
+        if value is None:
+            return []
+        if isinstance(value, list) and all(isinstance(item, int) for item in value):
+            return list(value)
+        raise bad_request(f"list of integers expected as {name}")
 
     def names(self, name: str) -> list[str] | None:
         """A list of strings, or None when absent, which is not the same as empty."""

@@ -1,7 +1,7 @@
 """The state behind the loopback Bot API: accounts, chats, files, callback queries, commands.
 
 It knows nothing of HTTP. `loopback.methods` is the bot's side of it and
-`loopback.chat` the people's.
+`loopback.telegram_chat` the people's.
 """
 
 import asyncio
@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import TypeVar
 
-from loopback.chat import Chat
-from loopback.records import Attachment, CallbackAnswer, MediaKind, Message, User
-from loopback.updates import Clock, Signal, Updates
+from loopback.delivery import Clock, Signal, Updates
+from loopback.objects import Attachment, CallbackAnswer, MediaKind, Message, User
+from loopback.telegram_chat import Chat
 from loopback.wire import ApiError, JsonObject, bad_request
 
 T = TypeVar("T")

@@ -1,7 +1,6 @@
 """Fixtures that several packages of tests share. SQL, Chroma and models are real."""
 
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -10,9 +9,10 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
 
 from benchmarks.tiny_models import make_tiny_adapter, make_tiny_model
-from store.adapters import hash_adapter
+from store.adapter_files import hash_adapter
 from store.database import Database
-from store.domain import Adapter, AdapterNotes, AdapterStatus
+from store.domain import Adapter
+from tests import records
 from tests.fakes import Clock
 
 MakeAdapter = Callable[..., Adapter]
@@ -89,16 +89,8 @@ def make_adapter(tiny_model: Path, tmp_path: Path) -> MakeAdapter:
     def make(base_model: str, *, seed: int = 1) -> Adapter:
         folder = make_tiny_adapter(tiny_model, tmp_path / f"adapter-{seed}", seed=seed)
         sha256 = hash_adapter(folder)
-        return Adapter(
-            name=f"a{seed}-{sha256[:8]}",
-            sha256=sha256,
-            base_model=base_model,
-            path=str(folder),
-            run_id=None,
-            status=AdapterStatus.CANDIDATE,
-            notes=AdapterNotes(),
-            erased_at=None,
-            created_at=datetime(2026, 1, 1, tzinfo=UTC),
+        return records.make_adapter(
+            name=f"a{seed}-{sha256[:8]}", sha256=sha256, base_model=base_model, path=str(folder)
         )
 
     return make

@@ -4,12 +4,30 @@ import ast
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
+PACKAGES = ("store", "bot", "trainer")
+ARROWS = {
+    "store": (),
+    "migrations": ("store",),
+    "bot/engine": ("store",),
+    "bot": ("store",),
+    "trainer": ("store", "bot.engine"),
+    "loopback": (),
+    "examples": (*PACKAGES, "loopback"),
+    "benchmarks": (*PACKAGES, "loopback", "examples"),
+}
+"""What a folder may import beside itself; tests may import everything, and nothing imports them."""
+
+OURS = (*PACKAGES, "migrations", "loopback", "examples", "benchmarks", "tests")
+SHIPPED = (*PACKAGES, "migrations", "loopback")
+MAY_RECUR = ("__init__.py", "__main__.py", "errors.py")
+
 HEAVY = ("torch", "transformers", "peft", "trl", "sentence_transformers", "chromadb")
 HEAVY_ROOMS = (
     "bot/engine/",
@@ -42,46 +60,33 @@ def belongs_to(module: str, package: str) -> bool:
     return module == package or module.startswith(package + ".")
 
 
-@pytest.mark.parametrize(
-    ("package", "forbidden"),
-    [
-        ("store", ("bot", "trainer", "migrations")),
-        ("bot", ("trainer",)),
-        ("trainer", ("migrations",)),
-        ("migrations", ("bot", "trainer")),
-    ],
-)
-def test_no_package_imports_one_above_it(package: str, forbidden: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("folder", ARROWS)
+def test_a_folder_imports_only_what_it_may(folder: str) -> None:
+    allowed = (folder.replace("/", "."), *ARROWS[folder])
+
     wrong = [
         (file.relative_to(ROOT).as_posix(), module)
-        for file in sources(package)
+        for file in sources(folder)
         for module in imports(file)
-        if any(belongs_to(module, each) for each in forbidden)
+        if module.partition(".")[0] in OURS
+        and not any(belongs_to(module, each) for each in allowed)
     ]
 
     assert wrong == []
 
 
-def test_the_engine_imports_nothing_else_of_the_bot() -> None:
-    wrong = [
-        (file.name, module)
-        for file in sources("bot/engine")
-        for module in imports(file)
-        if belongs_to(module, "bot") and module != "bot" and not belongs_to(module, "bot.engine")
-    ]
+def test_every_folder_of_ours_says_what_it_may_import() -> None:
+    folders = {path.parent.name for path in ROOT.glob("*/__init__.py")}
 
-    assert wrong == []
+    assert folders == {*OURS}
+    assert folders - {"tests"} == {folder for folder in ARROWS if "/" not in folder}
 
 
-def test_the_trainer_imports_nothing_of_the_bot_but_its_engine() -> None:
-    wrong = [
-        (file.name, module)
-        for file in sources("trainer")
-        for module in imports(file)
-        if belongs_to(module, "bot") and module != "bot" and not belongs_to(module, "bot.engine")
-    ]
+def test_no_two_files_that_are_shipped_have_the_same_name() -> None:
+    files = [file for folder in SHIPPED for file in sources(folder)]
+    names = Counter(file.name for file in files if file.name not in MAY_RECUR)
 
-    assert wrong == []
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 ENGINES = ("bot.engine.local", "bot.engine.vllm")
@@ -143,7 +148,8 @@ def test_nothing_heavy_is_imported_outside_the_rooms_for_it() -> None:
 
 
 def test_importing_the_command_line_loads_nothing_heavy() -> None:
-    code = "import sys, bot.cli, bot.terminal, bot.doctor, trainer.worker; print(*sys.modules)"
+    modules = "bot.cli.main, bot.cli.terminal, bot.cli.doctor, trainer.worker"
+    code = f"import sys, {modules}; print(*sys.modules)"
 
     loaded = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT

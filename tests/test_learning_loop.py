@@ -14,11 +14,11 @@ from bot.app import Store, make_chat, open_store, opened_engine
 from bot.chat import Chat
 from bot.engine.source import model_name
 from bot.reports.why import why
+from examples.scratch import OPEN_GATE
 from store.database import Database
 from store.domain import AdapterStatus, Place, Rating, RatingSource, RunStatus, Turn
 from store.settings import Settings, load_settings
 from tests.fakes import FakeEmbedder
-from tests.trainer.examples import OPEN_GATE
 from trainer.proving.retention import load_retention_suite
 from trainer.run import learn
 

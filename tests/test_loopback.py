@@ -528,6 +528,18 @@ async def test_a_bot_that_is_no_administrator_cannot_delete_others_messages(
         await bot.delete_message(SUPERGROUP, message_id)
 
 
+async def test_several_messages_are_deleted_at_once_and_those_that_are_gone_skipped(
+    bot: Bot, chat: Chat
+) -> None:
+    sent = [(await bot.send_message(1, text)).message_id for text in ("a", "b", "c")]
+
+    assert await bot.delete_messages(1, [*sent[:2], 999])
+
+    assert [message.text for message in chat.messages] == ["c"]
+    with pytest.raises(BadRequest, match="identifiers"):
+        await bot.delete_messages(1, [])
+
+
 async def test_a_draft_is_replaced_expires_and_ends_with_the_message(
     bot: Bot, chat: Chat, clock: Clock
 ) -> None:
@@ -616,17 +628,6 @@ async def test_supergroups_count_their_own_messages(api: BotApi, ada: User, chat
     ids = [await each.send(ada, "x") for each in (chat, basic, large)]
 
     assert ids == [1, 2, 1]
-
-
-async def test_the_bot_reacts_once_to_a_message(bot: Bot, ada: User, chat: Chat) -> None:
-    message_id = await chat.send(ada, "hello")
-    await bot.set_message_reaction(1, message_id, "👀")
-    assert chat.message(message_id).reactions == {42: ("👀",)}
-
-    await bot.set_message_reaction(1, message_id)
-    assert chat.message(message_id).reactions == {}
-    with pytest.raises(BadRequest, match=r"(?i)REACTIONS_TOO_MANY"):
-        await bot.set_message_reaction(1, message_id, ["👀", "👍"])
 
 
 async def test_uploads_are_stored_and_can_be_fetched_back(bot: Bot, chat: Chat) -> None:
@@ -809,21 +810,18 @@ async def test_reactions_in_a_group_need_an_administrator_bot(api: BotApi, ada: 
     assert [each["message_reaction"]["chat"]["id"] for each in api.pending] == [SUPERGROUP]
 
 
-async def test_chats_members_and_administrators_are_described(
+async def test_the_administrators_of_a_group_are_listed(
     api: BotApi, bot: Bot, ada: User, chat: Chat
 ) -> None:
-    bob, eve = api.user(2, first_name="Bob"), api.user(3, first_name="Eve")
+    bob = api.user(2, first_name="Bob")
     api.group(SUPERGROUP, "Team", [ada, bob], forum=True)
 
-    assert (await bot.get_chat(1)).first_name == "Ada"
-    described = await bot.get_chat(SUPERGROUP)
-    assert (described.title, described.is_forum, described.type) == ("Team", True, "supergroup")
-    members = [await bot.get_chat_member(SUPERGROUP, each) for each in (1, 2, eve.id, bot.id)]
-    assert [each.status for each in members] == ["creator", "member", "left", "administrator"]
     admins = await bot.get_chat_administrators(SUPERGROUP)
-    assert [each.user.id for each in admins] == [1, 42]
-    with pytest.raises(BadRequest, match=r"(?i)member not found"):
-        await bot.get_chat_member(SUPERGROUP, 99)
+
+    assert [(each.user.id, each.status) for each in admins] == [
+        (1, "creator"),
+        (42, "administrator"),
+    ]
     with pytest.raises(BadRequest, match=r"(?i)no administrators"):
         await bot.get_chat_administrators(1)
 
@@ -836,11 +834,6 @@ async def test_commands_are_kept_per_scope_and_language(api: BotApi, bot: Bot) -
     assert api.commands() == ["start"]
     assert api.commands(language_code="de") == ["los"]
     assert api.commands({"chat_id": 1, "type": "chat"}) == ["stats"]
-    assert [each.command for each in await bot.get_my_commands()] == ["start"]
-    await bot.delete_my_commands()
-    assert await bot.get_my_commands() == ()
-    assert await bot.set_my_description("x")
-    assert await bot.set_my_short_description("x")
     for command, reason in (
         ({"command": "Start!", "description": "x"}, "BOT_COMMAND_INVALID"),
         ({"command": "start", "description": ""}, "BOT_COMMAND_DESCRIPTION_INVALID"),

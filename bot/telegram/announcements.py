@@ -44,8 +44,15 @@ class Announcements:
     """One bot's news for its admins. `run` is a task that lives as long as the bot."""
 
     def __init__(
-        self, *, runs: Runs, adapters: Adapters, active: ActiveAdapter, admins: frozenset[int]
+        self,
+        *,
+        runs: Runs,
+        adapters: Adapters,
+        active: ActiveAdapter,
+        admins: frozenset[int],
+        look_seconds: float = LOOK_SECONDS,
     ) -> None:
+        self._look_seconds = look_seconds
         self._runs = runs
         self._adapters = adapters
         self._active = active
@@ -77,7 +84,7 @@ class Announcements:
             except Exception:  # the outermost edge of this task
                 logger.exception("looking for news failed")
             look += 1
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(self._look_seconds)
 
     async def look(self, bot: Bot, *, progress: bool = True) -> None:
         """Look once."""

@@ -69,10 +69,11 @@ def build_application(
     quarantine: QuarantineHandlers,
     invitation: InvitationHandlers,
     group: GroupHandlers,
+    limiter: RetryingRateLimiter,
     request: HTTPXRequest | None = None,
 ) -> App:
     """An application with every handler in place, not yet started."""
-    application = _without_handlers(telegram, inbox, chat, request or _request(256))
+    application = _without_handlers(telegram, inbox, chat, limiter, request or _request(256))
     welcome = WelcomeHandlers(admins=admins)
     by_admin = filters.ChatType.PRIVATE & filters.User(admins)
     application.add_handler(TypeHandler(Update, gate.check), group=-2)
@@ -169,7 +170,11 @@ async def _for_admins(
 
 
 def _without_handlers(
-    telegram: TelegramSettings, inbox: InboxQueue, chat: Chat, request: HTTPXRequest
+    telegram: TelegramSettings,
+    inbox: InboxQueue,
+    chat: Chat,
+    limiter: RetryingRateLimiter,
+    request: HTTPXRequest,
 ) -> App:
     assert telegram.token is not None
     return (
@@ -179,7 +184,7 @@ def _without_handlers(
         .base_file_url(f"{telegram.file_url}/bot")
         .request(request)
         .get_updates_request(_request(1))
-        .rate_limiter(RetryingRateLimiter())
+        .rate_limiter(limiter)
         .update_queue(inbox)
         .concurrent_updates(InOrder(chat, inbox))
         .build()

@@ -33,8 +33,11 @@ T = TypeVar("T")
 class InboxQueue(asyncio.Queue[object]):
     """The queue of updates that were received and are not begun yet."""
 
-    def __init__(self, inbox: Updates, size: int) -> None:
+    def __init__(
+        self, inbox: Updates, size: int, *, first_pause_seconds: float = FIRST_PAUSE_SECONDS
+    ) -> None:
         super().__init__(size)
+        self._first_pause_seconds = first_pause_seconds
         self._inbox = inbox
         self._unmarked: set[int] = set()
 
@@ -83,7 +86,8 @@ class InboxQueue(asyncio.Queue[object]):
         return await _patiently(
             lambda: self._inbox.take_in(
                 update.update_id, user.id if user else None, update.to_dict()
-            )
+            ),
+            self._first_pause_seconds,
         )
 
     async def _mark(self) -> None:
@@ -92,8 +96,7 @@ class InboxQueue(asyncio.Queue[object]):
             self._unmarked.discard(update_id)
 
 
-async def _patiently(work: Callable[[], T]) -> T:
-    pause = FIRST_PAUSE_SECONDS
+async def _patiently(work: Callable[[], T], pause: float) -> T:
     while True:
         try:
             return await asyncio.to_thread(work)

@@ -28,7 +28,12 @@ FINISH_SECONDS = 60.0
 
 
 async def serve(
-    application: App, webhook: WebhookSettings, admins: Collection[int], stop: asyncio.Event
+    application: App,
+    webhook: WebhookSettings,
+    admins: Collection[int],
+    stop: asyncio.Event,
+    *,
+    finish_seconds: float = FINISH_SECONDS,
 ) -> None:
     """Run until `stop` is set; what is being answered then is finished first.
 
@@ -40,7 +45,7 @@ async def serve(
             logger.info("talking as @%s", application.bot.username)
             await stop.wait()
     finally:
-        await _wind_up(application)
+        await _wind_up(application, finish_seconds)
 
 
 async def _start(application: App, webhook: WebhookSettings, admins: Collection[int]) -> None:
@@ -53,13 +58,13 @@ async def _start(application: App, webhook: WebhookSettings, admins: Collection[
     await set_commands(application, admins)
 
 
-async def _wind_up(application: App) -> None:
+async def _wind_up(application: App, finish_seconds: float) -> None:
     assert application.updater is not None
     if application.updater.running:
         await application.updater.stop()
     if application.running:
         with suppress(TimeoutError):
-            await asyncio.wait_for(application.stop(), FINISH_SECONDS)
+            await asyncio.wait_for(application.stop(), finish_seconds)
     await application.shutdown()
     await application.bot.shutdown()  # its connections, when it never was initialized
 

@@ -50,6 +50,7 @@ class QuestionHandlers:
         conversations: Conversations,
         feedback: Ratings,
         consent: Consent,
+        pace: Pace,
     ) -> None:
         self._answer_within = answer_within
         self._chat = chat
@@ -58,7 +59,7 @@ class QuestionHandlers:
         self._conversations = conversations
         self._feedback = feedback
         self._consent = consent
-        self._pace = Pace()
+        self._pace = pace
 
     async def on_text(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
         """Answer a message."""

@@ -27,8 +27,12 @@ PASSING = frozenset({"sendMessageDraft", "sendChatAction"})
 class RetryingRateLimiter(AIORateLimiter):
     """python-telegram-bot's rate limiter, which also tries again when the network fails."""
 
-    def __init__(self) -> None:
-        super().__init__(max_retries=TRIES)
+    def __init__(
+        self, *, tries: int = TRIES, first_pause_seconds: float = FIRST_PAUSE_SECONDS
+    ) -> None:
+        super().__init__(max_retries=tries)
+        self._tries = tries
+        self._first_pause_seconds = first_pause_seconds
 
     async def process_request(
         self,
@@ -42,15 +46,15 @@ class RetryingRateLimiter(AIORateLimiter):
         """See `telegram.ext.BaseRateLimiter.process_request`."""
         if endpoint in PASSING:
             return await callback(*args, **kwargs)
-        for attempt in range(TRIES):
+        for attempt in range(self._tries):
             try:
                 return await super().process_request(
                     callback, args, kwargs, endpoint, data, rate_limit_args
                 )
             except NetworkError as error:
-                if isinstance(error, BadRequest) or attempt == TRIES - 1:
+                if isinstance(error, BadRequest) or attempt == self._tries - 1:
                     raise
-                pause = min(FIRST_PAUSE_SECONDS * 2**attempt, LONGEST_PAUSE_SECONDS)
+                pause = min(self._first_pause_seconds * 2**attempt, LONGEST_PAUSE_SECONDS)
                 pause *= 0.75 + random.random() / 2
                 logger.info("%s failed (%s): again in %.1f s", endpoint, error, pause)
                 await asyncio.sleep(pause)

@@ -48,7 +48,16 @@ class Pace:
     not room for everybody, chance decides whose turn it is.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        *,
+        first_words_seconds: float = FIRST_WORDS_SECONDS,
+        draft_seconds: float = DRAFT_SECONDS,
+        edit_seconds: float = EDIT_SECONDS,
+    ) -> None:
+        self.draft_seconds = draft_seconds
+        self.edit_seconds = edit_seconds
+        self._first_words_seconds = first_words_seconds
         self.waiting = 0
         """Replies without a word yet."""
         self.writing = 0
@@ -60,7 +69,8 @@ class Pace:
 
     def before_first_words(self) -> float:
         """Seconds until a stream that has words shows them."""
-        return random.uniform(FIRST_WORDS_SECONDS, self.before_update(FIRST_WORDS_SECONDS))
+        least = self._first_words_seconds
+        return random.uniform(least, self.before_update(least))
 
     def before_update(self, least: float) -> float:
         """Seconds that a stream waits between two updates."""
@@ -152,7 +162,7 @@ class ReplyStream:
         self._task = None
 
     async def _show_progress(self) -> None:
-        least = DRAFT_SECONDS if self._private else EDIT_SECONDS
+        least = self._pace.draft_seconds if self._private else self._pace.edit_seconds
         while not self._begun.is_set():
             if self._pace.may_type():
                 await _wait(self._finished, await _tried(self._type()))

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from examples.scratch import OPEN_GATE
 from loopback import BotApi, Chat, User, any_message
 from tests.e2e.conftest import Home, StartBot
-from tests.trainer.examples import OPEN_GATE
 
 SECONDS = 120
 

@@ -1,27 +1,12 @@
 """A few adapters are held ready; whoever is answered with one keeps it there."""
 
-from datetime import UTC, datetime
-
 import pytest
 
 from bot.engine.adapter_cache import ADAPTERS_HELD, AdapterCache
 from bot.engine.errors import AdapterNotLoaded
-from store.domain import Adapter, AdapterNotes, AdapterStatus
+from tests.records import make_adapter
 
-ADAPTERS = [
-    Adapter(
-        name=f"a{number}",
-        sha256="",
-        base_model="tiny",
-        path="",
-        run_id=None,
-        status=AdapterStatus.CANDIDATE,
-        notes=AdapterNotes(),
-        erased_at=None,
-        created_at=datetime(2026, 1, 1, tzinfo=UTC),
-    )
-    for number in range(ADAPTERS_HELD + 1)
-]
+ADAPTERS = [make_adapter(name=f"a{number}") for number in range(ADAPTERS_HELD + 1)]
 *FIRST, NEWEST = ADAPTERS
 
 

@@ -8,14 +8,14 @@ from unittest.mock import AsyncMock
 import pytest
 from telegram.request import HTTPXRequest
 
-from bot.telegram import announcements, inbox, retries, stream
 from bot.telegram.consent import Consent
+from bot.telegram.timing import Timing
 from loopback import BotApi, Chat, User
 from store.database import Database
 from store.domain import Adapter
 from tests.conftest import MakeAdapter
 from tests.fakes import FakeEngine
-from tests.telegram.running import ADMIN_ID, RunningBot, make_settings, run, store_of
+from tests.telegram.running import ADMIN_ID, HURRIED, RunningBot, make_settings, run, store_of
 
 GROUP_ID = -1_001_000_000_001
 
@@ -24,18 +24,10 @@ MakeVersion = Callable[..., Adapter]
 
 
 @pytest.fixture(autouse=True)
-def _hurry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Progress is shown often and failures are tried again soon: tests have no time.
-
-    Every client would read the world's certificates, of which loopback needs none.
-    """
+def _no_certificates(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Every client would read the world's certificates, of which loopback needs none."""
     monkeypatch.delenv("SSL_CERT_FILE", raising=False)
     monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))
-    monkeypatch.setattr(stream, "FIRST_WORDS_SECONDS", 0.05)
-    monkeypatch.setattr(stream, "DRAFT_SECONDS", 0.05)
-    monkeypatch.setattr(stream, "EDIT_SECONDS", 0.05)
-    monkeypatch.setattr(retries, "FIRST_PAUSE_SECONDS", 0.01)
-    monkeypatch.setattr(inbox, "FIRST_PAUSE_SECONDS", 0.01)
 
 
 @pytest.fixture
@@ -51,9 +43,9 @@ def _nobody_is_asked(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureReq
 
 
 @pytest.fixture
-def quick_news(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The bot looks for news more often than once a second."""
-    monkeypatch.setattr(announcements, "LOOK_SECONDS", 0.05)
+def timing() -> Timing:
+    """The pauses of bots that `start` starts."""
+    return HURRIED
 
 
 @pytest.fixture
@@ -64,7 +56,9 @@ async def api() -> AsyncIterator[BotApi]:
 
 
 @pytest.fixture
-async def start(api: BotApi, sqlite: Database, tmp_path: Path) -> AsyncIterator[Start]:
+async def start(
+    api: BotApi, sqlite: Database, tmp_path: Path, timing: Timing
+) -> AsyncIterator[Start]:
     """Starts a bot with settings of the test's choice, and waits until it listens."""
     running: list[RunningBot] = []
 
@@ -73,10 +67,11 @@ async def start(api: BotApi, sqlite: Database, tmp_path: Path) -> AsyncIterator[
         engine: FakeEngine | None = None,
         request: HTTPXRequest | None = None,
         wait: bool = True,
+        timing: Timing = timing,
         **overrides: object,
     ) -> RunningBot:
         settings = make_settings(api.url, data_dir=tmp_path, **overrides)
-        running.append(run(api, store_of(settings, sqlite), engine, request))
+        running.append(run(api, store_of(settings, sqlite), engine, request, timing))
         if wait:
             await api.wait_polling()
         return running[-1]

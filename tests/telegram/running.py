@@ -3,7 +3,7 @@
 import asyncio
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy import func, select
 from telegram.request import HTTPXRequest
@@ -11,6 +11,7 @@ from telegram.request import HTTPXRequest
 from bot.app import Store, make_store, make_telegram, talk
 from bot.telegram.announcements import Announcements
 from bot.telegram.application import App
+from bot.telegram.timing import Timing
 from loopback import BotApi, Chat, Message, User
 from store.database import Database
 from store.domain import Message as PromptMessage
@@ -29,6 +30,19 @@ NO_QUOTAS = {
     "quota_ratings": 0,
 }
 """People in tests write faster than people."""
+
+
+HURRIED = Timing(
+    first_words_seconds=0.05,
+    draft_seconds=0.05,
+    edit_seconds=0.05,
+    store_again_seconds=0.01,
+    call_again_seconds=0.01,
+)
+"""Progress is shown often and failures are tried again soon: tests have no time."""
+
+QUICK = replace(HURRIED, look_seconds=0.05)
+"""The bot looks for news more often than once a second, too."""
 
 
 class SteppingEngine(FakeEngine):
@@ -152,10 +166,11 @@ def run(
     store: Store,
     engine: FakeEngine | None = None,
     request: HTTPXRequest | None = None,
+    timing: Timing = HURRIED,
 ) -> RunningBot:
     """Start a bot; it may take a while until it listens."""
     engine, stop = engine or FakeEngine(), asyncio.Event()
-    telegram = make_telegram(store, engine, request)
+    telegram = make_telegram(store, engine, request, timing)
     return RunningBot(
         api=api,
         engine=engine,

@@ -1,16 +1,16 @@
 """What admins are told by themselves: how a run ended; and what is made ready without a word."""
 
+from dataclasses import replace
+
 import pytest
 
 from bot.engine.errors import AdapterUnusable
-from bot.telegram import retries
+from bot.telegram.timing import Timing
 from loopback import BotApi, Chat, Message, User, server_error
 from store.domain import Adapter, AdapterStatus, Check, GateReport, RunStatus, Sample
 from tests.fakes import FakeEngine
 from tests.telegram.conftest import MakeVersion, Start
-from tests.telegram.running import ADMIN_ID, RunningBot, eventually
-
-pytestmark = pytest.mark.usefixtures("quick_news")
+from tests.telegram.running import ADMIN_ID, QUICK, RunningBot, eventually
 
 LOWER_ADMIN_ID = 8
 """Is told before Grace."""
@@ -55,6 +55,12 @@ class PickyEngine(FakeEngine):
         if adapter.name == self.refused:
             raise AdapterUnusable("its weights are not finite")
         await super().load_adapter(adapter)
+
+
+@pytest.fixture
+def timing() -> Timing:
+    """The bot looks for news more often than once a second."""
+    return QUICK
 
 
 @pytest.fixture
@@ -209,10 +215,9 @@ async def test_an_admin_who_deleted_the_message_of_a_run_is_told_how_it_ended(
 
 
 async def test_what_telegram_did_not_take_is_told_later(
-    start: Start, api: BotApi, office: Chat, monkeypatch: pytest.MonkeyPatch
+    start: Start, api: BotApi, office: Chat
 ) -> None:
-    monkeypatch.setattr(retries, "TRIES", 2)
-    bot = await start()
+    bot = await start(timing=replace(QUICK, calls=2))
     api.inject("sendMessage", server_error(), times=2)
 
     end_run(bot, outcome="So it ended.")
@@ -222,10 +227,9 @@ async def test_what_telegram_did_not_take_is_told_later(
 
 
 async def test_what_could_not_be_told_before_the_bot_was_stopped_is_told_at_the_next_start(
-    start: Start, api: BotApi, office: Chat, monkeypatch: pytest.MonkeyPatch
+    start: Start, api: BotApi, office: Chat
 ) -> None:
-    monkeypatch.setattr(retries, "FIRST_PAUSE_SECONDS", 30.0)
-    first = await start()
+    first = await start(timing=replace(QUICK, call_again_seconds=30.0))
     api.inject("sendMessage", server_error())
     end_run(first, outcome="So it ended.")
     await api.wait_for(lambda: api.calls_to("sendMessage"))

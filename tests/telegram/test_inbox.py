@@ -1,6 +1,7 @@
 """What was sent to the bot is answered once, through crashes, databases that go, and repeats."""
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from store.tables import TurnRow, UpdateRow
 from store.updates import Updates
 from tests.fakes import FakeEngine
 from tests.telegram.conftest import Start
-from tests.telegram.running import RunningBot, eventually
+from tests.telegram.running import HURRIED, RunningBot, eventually
 
 HOURS = 3600
 
@@ -197,9 +198,9 @@ async def test_an_update_that_comes_twice_is_handled_once(
 
 
 async def test_what_waits_when_the_bot_is_stopped_is_answered_when_it_runs_again(
-    bot: RunningBot, start: Start, chat: Chat, ada: User, monkeypatch: pytest.MonkeyPatch
+    start: Start, chat: Chat, ada: User
 ) -> None:
-    monkeypatch.setattr("bot.telegram.listener.FINISH_SECONDS", 0.1)
+    bot = await start(timing=replace(HURRIED, finish_seconds=0.1))
     bot.engine.hold.clear()
     await chat.send(ada, "hello")
     await bot.engine.asked.wait()

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 from telegram import Bot
 
-from bot.telegram import stream
 from bot.telegram.stream import Pace, ReplyStream
 from loopback import BotApi, Chat, flood
 from store.domain import Place
@@ -16,6 +15,10 @@ Streamed = Callable[[Pace, Chat], ReplyStream]
 
 async def remember(_message_id: int) -> None:
     pass
+
+
+def hurried() -> Pace:
+    return Pace(first_words_seconds=0.05, draft_seconds=0.05, edit_seconds=0.05)
 
 
 @pytest.fixture
@@ -36,7 +39,7 @@ async def streamed(api: BotApi) -> AsyncIterator[Streamed]:
 def crowd(monkeypatch: pytest.MonkeyPatch) -> Pace:
     """A thousand others wait, and it is never this one's turn to show that somebody types."""
     monkeypatch.setattr("random.random", lambda: 0.99)
-    pace = Pace()
+    pace = hurried()
     pace.waiting = 1000
     return pace
 
@@ -62,7 +65,7 @@ async def test_words_are_shown_soon_however_many_others_wait(
 async def test_a_flood_of_typing_holds_words_back_no_longer_than_telegram_asks(
     streamed: Streamed, api: BotApi, chat: Chat
 ) -> None:
-    pace = Pace()
+    pace = hurried()
     api.inject("sendChatAction", flood(1))
 
     async with streamed(pace, chat) as reply:
@@ -73,7 +76,7 @@ async def test_a_flood_of_typing_holds_words_back_no_longer_than_telegram_asks(
 
 
 async def test_blank_beginnings_are_no_words(streamed: Streamed, chat: Chat) -> None:
-    pace = Pace()
+    pace = hurried()
 
     async with streamed(pace, chat) as reply:
         reply.add("\n")
@@ -85,11 +88,11 @@ async def test_blank_beginnings_are_no_words(streamed: Streamed, chat: Chat) -> 
 
 
 async def test_what_is_finished_at_once_is_not_drafted(
-    streamed: Streamed, api: BotApi, chat: Chat, monkeypatch: pytest.MonkeyPatch
+    streamed: Streamed, api: BotApi, chat: Chat
 ) -> None:
-    monkeypatch.setattr(stream, "FIRST_WORDS_SECONDS", 60)
+    slow = Pace(first_words_seconds=60)
 
-    async with asyncio.timeout(3), streamed(Pace(), chat) as reply:
+    async with asyncio.timeout(3), streamed(slow, chat) as reply:
         await typing(api)
         reply.add("Hello")
         await asyncio.sleep(0.05)
@@ -100,7 +103,7 @@ async def test_what_is_finished_at_once_is_not_drafted(
 async def test_in_a_group_the_first_words_are_a_message(
     streamed: Streamed, api: BotApi, group: Chat
 ) -> None:
-    async with streamed(Pace(), group) as reply:
+    async with streamed(hurried(), group) as reply:
         await typing(api)
         reply.add("Hello")
         await api.wait_for(lambda: group.bot_messages)
@@ -109,7 +112,7 @@ async def test_in_a_group_the_first_words_are_a_message(
 
 
 def test_those_who_begin_together_are_shown_one_after_another() -> None:
-    pace = Pace()
+    pace = hurried()
     pace.writing = 240
 
     first = sorted(pace.before_first_words() for _ in range(240))
@@ -119,7 +122,7 @@ def test_those_who_begin_together_are_shown_one_after_another() -> None:
 
 
 def test_those_who_wait_take_turns() -> None:
-    pace = Pace()
+    pace = hurried()
     pace.waiting = 13
     assert all(pace.may_type() for _ in range(100))
 

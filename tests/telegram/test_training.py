@@ -2,16 +2,21 @@
 
 import pytest
 
+from bot.telegram.timing import Timing
 from loopback import Chat, Message, User
 from store.domain import Progress, RunStatus
 from store.tables import ActivationRow, ApprovalRow, RunRow
 from tests.telegram.conftest import MakeVersion, Start
-from tests.telegram.running import RunningBot
-
-pytestmark = pytest.mark.usefixtures("quick_news")
+from tests.telegram.running import QUICK, RunningBot
 
 COMMANDS = ["train", "runs", "adapters", "promote a", "rollback", "approve", "stats"]
 CANCEL = "✖ Cancel"
+
+
+@pytest.fixture
+def timing() -> Timing:
+    """The bot looks for news more often than once a second."""
+    return QUICK
 
 
 async def train(bot: RunningBot, office: Chat, grace: User) -> Message:

@@ -7,8 +7,6 @@ from pathlib import Path
 from store.adapter_files import hash_adapter
 from store.domain import (
     Adapter,
-    AdapterNotes,
-    AdapterStatus,
     Demonstration,
     Example,
     Message,
@@ -17,21 +15,10 @@ from store.domain import (
     PreferencePair,
 )
 from store.settings import Settings, make_settings
+from tests.records import make_adapter, make_example
 from trainer.recipe import Recipe
 
 BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)
-
-OPEN_GATE = {
-    "train_drift_kl": 1e6,
-    "gate_min_ratings": 4,
-    "gate_preference": -1.0,
-    "gate_preference_gain": -1.0,
-    "gate_retention_drop": 1.0,
-    "gate_drift_kl": 100.0,
-    "gate_nll_rise": 100.0,
-    "gate_degeneration_factor": 20.0,
-}
-"""Settings of a judge and a gate that let everything pass that can be measured."""
 
 
 def settings(**changes: object) -> Settings:
@@ -51,16 +38,8 @@ def asked(question: str, *, system: str = "") -> tuple[Message, ...]:
 def candidate(folder: Path, base_model: str) -> Adapter:
     """The adapter in a folder, as the registry would have it."""
     sha256 = hash_adapter(folder)
-    return Adapter(
-        name=f"a1-{sha256[:8]}",
-        sha256=sha256,
-        base_model=base_model,
-        path=str(folder),
-        run_id=None,
-        status=AdapterStatus.CANDIDATE,
-        notes=AdapterNotes(),
-        erased_at=None,
-        created_at=BEGINNING,
+    return make_adapter(
+        name=f"a1-{sha256[:8]}", sha256=sha256, base_model=base_model, path=str(folder)
     )
 
 
@@ -89,7 +68,7 @@ def rated(
     finished: bool = True,
     imported: bool = False,
 ) -> Example:
-    return Example(
+    return make_example(
         origin=origin(OriginKind.RATED, number, imported=imported),
         prompt=asked(question or f"question {number}", system=system),
         completion=f"reply {number}" if reply is None else reply,

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from bot.engine.base import SamplingParams
 from bot.engine.errors import EngineError
+from examples.scratch import OPEN_GATE
 from store.adapters import Adapters
 from store.database import Database
 from store.domain import (
@@ -37,7 +38,7 @@ from store.suspects import Suspects
 from tests.conftest import MakeAdapter
 from tests.fakes import FakeEmbedder
 from tests.store.talk import ADA, BOB, CLEO, correct, meet, talk
-from tests.trainer.examples import OPEN_GATE, asked, settings
+from tests.trainer.examples import asked, settings
 from trainer.errors import RunCancelled
 from trainer.examples.dataset import Snapshot, take_snapshot
 from trainer.examples.rater_audit import Findings

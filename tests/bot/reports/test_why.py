@@ -1,37 +1,20 @@
 """How a reply came about, in words."""
 
-from dataclasses import replace
 from datetime import UTC, datetime
 
 from bot.reports.why import why
-from store.domain import FinishReason, Memory, Message, Passage, Place, Turn, TurnState
-
-TURN = Turn(
-    id=7,
-    conversation_id=1,
-    place=Place(chat_id=5),
-    person_id=1,
-    state=TurnState.FINAL,
-    question="When do you open?",
-    messages=(Message(role="user", content="When do you open?"),),
-    completion="At nine.",
-    adapter=None,
-    model="starter",
-    sampling={"temperature": 0.5, "seed": 42},
-    passages=(),
-    memories=(),
-    prompt_tokens=120,
-    completion_tokens=4,
-    seconds=1.25,
-    finish_reason=FinishReason.STOP,
-    regenerates_id=None,
-    update_id=None,
-    created_at=datetime(2026, 1, 2, 3, 4, tzinfo=UTC),
-)
+from store.domain import Memory, Passage
+from tests.records import make_turn
 
 
 def test_a_reply_is_traced_to_its_model_its_sampling_and_its_tokens() -> None:
-    assert why(TURN).splitlines() == [
+    turn = make_turn(
+        id=7,
+        sampling={"temperature": 0.5, "seed": 42},
+        created_at=datetime(2026, 1, 2, 3, 4, tzinfo=UTC),
+    )
+
+    assert why(turn).splitlines() == [
         "Turn 7 · 2026-01-02 03:04 UTC",
         "Model: starter",
         "Adapter: none (the base model)",
@@ -43,7 +26,7 @@ def test_a_reply_is_traced_to_its_model_its_sampling_and_its_tokens() -> None:
 
 
 def test_a_reply_is_traced_to_its_adapter() -> None:
-    assert "Adapter: a3-1f2e3d4c\n" in why(replace(TURN, adapter="a3-1f2e3d4c"))
+    assert "Adapter: a3-1f2e3d4c\n" in why(make_turn(adapter="a3-1f2e3d4c"))
 
 
 def test_a_reply_is_traced_to_its_passages_with_their_scores() -> None:
@@ -54,7 +37,7 @@ def test_a_reply_is_traced_to_its_passages_with_their_scores() -> None:
         for number, (section, score) in enumerate([("Hours", 0.714), ("", 0.5)])
     )
 
-    told = why(replace(TURN, passages=passages))
+    told = why(make_turn(passages=passages))
 
     assert "Passage 0.71: Handbook › Hours\nPassage 0.50: Handbook\n" in told
     assert "none was close enough" not in told
@@ -66,7 +49,7 @@ def test_a_reply_is_traced_to_the_earlier_answers_that_helped() -> None:
         Memory(turn_id=5, question="word " * 40, answer="At six.", score=0.75),
     )
 
-    told = why(replace(TURN, memories=memories)).splitlines()
+    told = why(make_turn(memories=memories)).splitlines()
 
     assert told[-3:-1] == [
         "Examples from earlier answers: 2",

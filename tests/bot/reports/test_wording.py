@@ -6,47 +6,13 @@ from datetime import UTC, datetime
 import pytest
 
 from bot.reports.wording import MARKS, adapter_line, gate_rows, gate_text, progress_text, run_line
-from store.domain import (
-    Adapter,
-    AdapterNotes,
-    AdapterStatus,
-    Check,
-    GateReport,
-    Progress,
-    RunMetrics,
-    RunStatus,
-    TrainingRun,
-)
+from store.domain import AdapterStatus, Check, GateReport, Progress, RunStatus, TrainingRun
+from tests.records import make_adapter, make_run
 
 WHEN = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
 
-RUN = TrainingRun(
-    id=7,
-    status=RunStatus.QUEUED,
-    reason="the schedule",
-    outcome="",
-    requested_by=None,
-    examples={},
-    metrics=RunMetrics(),
-    progress=Progress(),
-    log="",
-    cancel_requested=False,
-    created_at=WHEN,
-    started_at=None,
-    finished_at=None,
-)
-
-ADAPTER = Adapter(
-    name="a3-1f2e3d4c",
-    sha256="1f2e3d4c" * 8,
-    base_model="starter",
-    path="/adapters/a3-1f2e3d4c",
-    run_id=7,
-    status=AdapterStatus.ACTIVE,
-    notes=AdapterNotes(),
-    erased_at=None,
-    created_at=WHEN,
-)
+RUN = make_run(id=7, created_at=WHEN)
+ADAPTER = make_adapter(name="a3-1f2e3d4c", run_id=7, status=AdapterStatus.ACTIVE, created_at=WHEN)
 
 GOOD = Check(name="preference", value=0.625, limit="≥ 0.5", passed=True, detail="of 40 replies")
 BAD = Check(name="drift", value=0.75, limit="≤ 0.5", passed=False, detail="nats a token")

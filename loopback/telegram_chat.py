@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from loopback.records import (
+from loopback.objects import (
     Attachment,
     CallbackAnswer,
     Draft,

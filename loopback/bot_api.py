@@ -10,15 +10,15 @@ from typing import Self, TypeVar
 
 from aiohttp import web
 
-from loopback.chat import Chat
+from loopback.delivery import Clock, Signal, Updates
 from loopback.methods import Methods, scope_key
-from loopback.rates import Rates
-from loopback.records import (
+from loopback.objects import (
     Attachment,
     Call,
     User,
 )
-from loopback.updates import Clock, Signal, Updates
+from loopback.rates import Rates
+from loopback.telegram_chat import Chat
 from loopback.wire import (
     ApiError,
     Fault,

@@ -11,11 +11,11 @@ import sys
 import threading
 from typing import TYPE_CHECKING
 
-from loopback.records import Draft, Message, User
+from loopback.objects import Draft, Message, User
 
 if TYPE_CHECKING:
     from loopback import BotApi
-    from loopback.chat import Chat
+    from loopback.telegram_chat import Chat
 
 MAX_WAITING_LINES = 100
 
