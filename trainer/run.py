@@ -114,10 +114,8 @@ def _choose_examples(
     examples = stored.collect(most, seed=recipe.seed)
     trusted = settings.admission.admins | suspects.released()
     people, newcomer_age = People(database), timedelta(days=settings.train.newcomer_days)
-    newcomers, embedder = (
-        people.newcomers(newcomer_age),
-        SentenceEmbedder(settings.retrieval.embedder),
-    )
+    newcomers = people.newcomers(newcomer_age)
+    embedder = SentenceEmbedder(settings.retrieval.embedder)
     findings = examine(examples, embedder, trusted=trusted, newcomers=newcomers)
     quarantined = [
         person for person, reason in findings.suspects.items() if suspects.hold(person, reason)
