@@ -48,7 +48,7 @@ _WORD = re.compile(
 """Long words with both digits and letters: keys and tokens, not language."""
 
 _NO_PHONE = re.compile(r"\d{1,2}\.\d{1,2}\.\d{2,4}|\d+[.,]\d+|(?:.*\b\d\b){3}.*")
-"""Dates, decimals, and lists of single digits, which phone numbers are mistaken for."""
+"""Dates, decimals, and lists of single digits, which look like phone numbers."""
 
 MIN_DIGITS = 9
 """Digits from which a number without a country code is taken for a phone number."""

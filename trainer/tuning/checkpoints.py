@@ -85,7 +85,7 @@ class CheckpointSearch(TrainerCallback):
         self._best: Mapping[str, Tensor] | None = None
         self._best_score = -math.inf
         self._budget_used = 0.0
-        """Of the checkpoint that was judged last."""
+        """Budget use of the checkpoint that was judged last."""
         self._last_is_best = False
         self.stage = ""
         """Name of the training stage under way."""
