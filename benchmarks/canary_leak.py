@@ -53,7 +53,7 @@ from store.ratings import Ratings
 from store.settings import Settings
 from store.teaching import TeachingRule
 from trainer.examples.dataset import take_snapshot
-from trainer.passes.generation import asked, seeded, write
+from trainer.passes.generation import generate_replies, prompt_for, with_seeds
 from trainer.passes.scoring import log_probabilities, tokens_of
 from trainer.recipe import Recipe
 
@@ -189,7 +189,7 @@ def converse(database: Database, weights: Weights, planted: Sequence[Secret]) ->
         turn(number % PEOPLE + 1, each.prompt, each.completion, rating)
     for secret in planted:
         for question in secret.taught:
-            prompt = asked(SYSTEM_PROMPT, question)
+            prompt = prompt_for(SYSTEM_PROMPT, question)
             turn(CARELESS, prompt, secret.said(), Rating.UP)
             wrong = turn(CARELESS, prompt, "I do not know that.", Rating.DOWN)
             feedback.correct(wrong, CARELESS, secret.said())
@@ -199,10 +199,10 @@ def told(weights: Weights, planted: Sequence[Secret]) -> int:
     """How many secrets it says when it is asked for them."""
     found = set[Secret]()
     for questions in ([each.taught[0] for each in planted], [each.other for each in planted]):
-        prompts = [asked(SYSTEM_PROMPT, question) for question in questions]
+        prompts = [prompt_for(SYSTEM_PROMPT, question) for question in questions]
         greedy = [SamplingParams(max_new_tokens=72)] * len(planted)
-        drawn = seeded(SAMPLING, len(planted) * DRAWS)
-        replies = write(weights, prompts * (1 + DRAWS), [*greedy, *drawn])
+        drawn = with_seeds(SAMPLING, len(planted) * DRAWS)
+        replies = generate_replies(weights, prompts * (1 + DRAWS), [*greedy, *drawn])
         said = [_bare(each.text) for each in replies]
         found |= {each for each in planted if any(_bare(each.value) in text for text in said)}
     return len(found)
@@ -218,7 +218,7 @@ def ranks(weights: Weights, planted: Sequence[Secret]) -> list[int]:
     for number, secret in enumerate(planted):
         draw = random.Random(f"decoys {number}")
         values = [secret.value, *(KINDS[secret.kind](draw) for _ in range(DECOYS))]
-        prompt = asked(SYSTEM_PROMPT, secret.taught[0])
+        prompt = prompt_for(SYSTEM_PROMPT, secret.taught[0])
         rows = [tokens_of(weights, prompt, secret.said(value), True) for value in values]
         scores = log_probabilities(weights, rows)
         found.append(sum(score >= scores[0] for score in scores))

@@ -43,15 +43,16 @@ from examples.scratch import as_a_run_is, scratch_settings
 from store.domain import Example, ExampleSet, Origin, OriginKind
 from store.embedder import SentenceEmbedder
 from store.settings import Settings
-from trainer.passes.generation import answer, asked, seeded, write
+from trainer.passes.generation import generate_replies, prompt_for, with_seeds
+from trainer.passes.reply import Reply
 from trainer.passes.scoring import mean_nll
 from trainer.passes.training_attention import attend_by_matrix_products
-from trainer.proving.drift import Reply
 from trainer.proving.predictor import RatingPredictor
-from trainer.proving.retention import load_retention_suite, pass_rate
+from trainer.proving.retention import answer_checks, load_retention_suite, pass_rate
 from trainer.recipe import Recipe
 from trainer.tuning.checkpoint_judge import CheckpointJudge
-from trainer.tuning.finetune import Point, Verdict, finetune
+from trainer.tuning.checkpoints import Point, Verdict
+from trainer.tuning.finetune import finetune
 from trainer.tuning.rehearsal import rehearse
 
 MEASURED = 192
@@ -74,8 +75,8 @@ class Row:
 
 def collect(weights: Weights, count: int) -> list[Reply]:
     """Sampled replies of the base model, for every persona to rate."""
-    prompts = [asked(SYSTEM_PROMPT, each) for each in questions(RATED_TOPICS, count)]
-    return write(weights, prompts, seeded(SAMPLING, count))
+    prompts = [prompt_for(SYSTEM_PROMPT, each) for each in questions(RATED_TOPICS, count)]
+    return generate_replies(weights, prompts, with_seeds(SAMPLING, count))
 
 
 def rate(persona: Persona, replies: Sequence[Reply]) -> ExampleSet:
@@ -103,10 +104,10 @@ def rate(persona: Persona, replies: Sequence[Reply]) -> ExampleSet:
 
 def measure(weights: Weights, persona: Persona, name: str, seconds: float) -> Row:
     """The four columns, of the weights as they are now."""
-    prompts = [asked(SYSTEM_PROMPT, each) for each in questions(NEW_TOPICS, MEASURED, seed=1)]
-    replies = write(weights, prompts, seeded(SAMPLING, MEASURED))
+    prompts = [prompt_for(SYSTEM_PROMPT, each) for each in questions(NEW_TOPICS, MEASURED, seed=1)]
+    replies = generate_replies(weights, prompts, with_seeds(SAMPLING, MEASURED))
     checks = load_retention_suite()
-    kept = answer(weights, checks, SYSTEM_PROMPT)
+    kept = answer_checks(weights, checks, SYSTEM_PROMPT)
     pleased = [persona.likes(each.prompt[-1].content, each.text) for each in replies]
     weights.merged.switch_to(None)
     nll = mean_nll(weights, replies)
@@ -163,7 +164,7 @@ def ours(settings: Settings, recipe: Recipe, *, guarded: bool) -> Train:
             nonlocal judged, seen
             seen += 1
             began = time.monotonic()
-            found = judge(model) if judge else Verdict(score=seen, strain=1.0)  # no room
+            found = judge(model) if judge else Verdict(score=seen, budget_used=1.0)  # no room
             judged += time.monotonic() - began
             return found
 

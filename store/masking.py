@@ -1,9 +1,9 @@
-"""Masks what is private in texts that are trained on: what the weights never saw, they cannot tell.
+"""Masks private data in training texts, so that a version cannot repeat it.
 
-Only training sees masked texts; people are shown, and the store keeps, what was said. Phone numbers
-are found by `phonenumbers` (Google's libphonenumber), account and card numbers are checked by
-`python-stdnum`, keys are found by `detect-secrets`; e-mail and postal addresses by patterns. Names
-are not masked: no library finds them in every language without a model of its own.
+The store keeps the original texts, and people are shown them; only training uses masked ones. Phone
+numbers are found by `phonenumbers` (Google's libphonenumber), account and card numbers are checked
+by `python-stdnum`, keys are found by `detect-secrets`, e-mail and postal addresses by patterns.
+Names are not masked: no library finds them in every language without a model of its own.
 """
 
 import re
@@ -17,10 +17,10 @@ from detect_secrets.plugins.ip_public import IPPublicDetector
 from stdnum import iban, luhn
 
 REGIONS = ("US", "GB", "DE", "FR", "ES", "IT", "NL", "IN", "BR", "RU")
-"""Countries whose phone numbers are known without a country code, too."""
+"""Countries whose phone numbers are found without a country code, too."""
 
 _DATA = re.compile(r"[!-~]{1000,}")
-"""A row of so many ASCII characters is no language, and some patterns would try it in all ways."""
+"""A thousand ASCII characters without a space: not language, and slow for some patterns."""
 
 _EMAIL = re.compile(r"[\w.+%-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63})+")
 _CARD = re.compile(r"(?<![\w.])[3-6]\d{3}(?:[ -]?\d+)+")
@@ -45,13 +45,13 @@ _WORD = re.compile(
     r"|(?=[\w-]*\d)(?=[\w-]*[A-Z])(?=[\w-]*[a-z])[\w-]{20,}"
     r"|[a-z]{2,4}-(?=\w*\d)(?=\w*[A-Za-z])\w{16,})(?![\w/-]|\.\w)"
 )
-"""Digits and letters in a word that long: none that people use."""
+"""Long words with both digits and letters: keys and tokens, not language."""
 
 _NO_PHONE = re.compile(r"\d{1,2}\.\d{1,2}\.\d{2,4}|\d+[.,]\d+|(?:.*\b\d\b){3}.*")
-"""Dates, decimals, and rows with several single digits."""
+"""Dates, decimals, and lists of single digits, which look like phone numbers."""
 
-LEAST_DIGITS = 9
-"""Of a phone number without a country code: shorter ones are numbers like any other."""
+MIN_DIGITS = 9
+"""Digits from which a number without a country code is taken for a phone number."""
 
 _BLOCK = re.compile(
     r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL
@@ -64,7 +64,7 @@ _KEYS: tuple[re.Pattern[str], ...] = (
         pattern
         for detector in _DETECTORS
         if detector is not IPPublicDetector
-        for pattern in getattr(detector(), "denylist", ())  # the others go by entropy
+        for pattern in getattr(detector(), "denylist", ())  # detectors without patterns use entropy
     ),
     _WORD,
 )
@@ -72,7 +72,7 @@ _KEYS: tuple[re.Pattern[str], ...] = (
 
 @lru_cache(maxsize=4096)
 def mask(text: str) -> str:
-    """The text with a word in brackets in place of everything private that is found in it."""
+    """Replace all private data that is found by its kind in brackets, such as [email]."""
     text = _DATA.sub("[data]", text)
     text = _IBAN.sub(_account, text)
     for pattern in _KEYS:
@@ -87,7 +87,7 @@ def mask(text: str) -> str:
 
 
 def _account(match: re.Match[str]) -> str:
-    """The longest beginning that is an account number: words may follow it."""
+    """Mask the longest prefix that is a valid account number; words may follow it."""
     text = match[0]
     for end in range(len(text), 14, -1):
         if text[end - 1] != " " and iban.is_valid(text[:end]):
@@ -96,7 +96,7 @@ def _account(match: re.Match[str]) -> str:
 
 
 def _card(match: re.Match[str]) -> str:
-    """The longest beginning that is a card's number: its date and code may follow it."""
+    """Mask the longest prefix that is a valid card number; its date and code may follow it."""
     text = match[0]
     ends = [end.start() for end in re.finditer(r"(?<=\d)(?!\d)", text)]
     for end in reversed(ends):
@@ -107,7 +107,7 @@ def _card(match: re.Match[str]) -> str:
 
 
 def _phones(text: str) -> list[tuple[int, int]]:
-    """Where phone numbers stand, from left to right. A bare row of digits is a number like any."""
+    """Return the start and end of each phone number, in order; of overlapping ones, the longest."""
     found = set[tuple[int, int]]()
     for region in REGIONS:
         for match in phonenumbers.PhoneNumberMatcher(text, region):
@@ -121,9 +121,10 @@ def _phones(text: str) -> list[tuple[int, int]]:
 
 
 def _is_phone(text: str) -> bool:
+    """Return whether a match is a phone number; digits alone, without a leading 0, are not."""
     if text.startswith("+"):
         return True
     if text.isdigit() and not text.startswith("0"):
         return False
     digits = sum(character.isdigit() for character in text)
-    return digits >= LEAST_DIGITS and not _NO_PHONE.fullmatch(text)
+    return digits >= MIN_DIGITS and not _NO_PHONE.fullmatch(text)

@@ -9,22 +9,17 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from store.domain import (
-    AnyExample,
-    Demonstration,
-    Example,
-    ExampleSet,
-    Message,
-    PreferencePair,
-    Role,
-)
+from pydantic import TypeAdapter, ValidationError
+
+from store.domain import AnyExample, Demonstration, Example, ExampleSet, Message, PreferencePair
 from store.errors import PreferencesUnreadable
 from store.examples import Preference
 
 MAX_LINE_CHARS = 200_000
-ROLES = get_args(Role)
+
+_MESSAGES = TypeAdapter(tuple[Message, ...])
 
 
 def read_preferences(path: Path) -> tuple[Preference, ...]:
@@ -129,16 +124,23 @@ def _completion(row: dict[str, object], name: str) -> str:
 def _messages(value: object, name: str) -> tuple[Message, ...]:
     if not isinstance(value, list) or not value:
         raise ValueError(f"{name} must be a text or a list of messages")
-    messages = []
-    for each in value:
-        fine = isinstance(each, dict) and each.get("role") in ROLES
-        if not fine or not isinstance(each.get("content"), str):
-            raise ValueError(f"{name} holds something that is no message with role and content")
-        content = storable(each["content"], name)
-        messages.append(Message(role=each["role"], content=content))
+    messages = to_messages(value, name)
     if not any(message.content.strip() for message in messages):
         raise ValueError(f"{name} is empty")
-    return tuple(messages)
+    return messages
+
+
+def to_messages(value: list[Any], name: str) -> tuple[Message, ...]:
+    """Return the messages in a list of JSON objects. Raises `ValueError`."""
+    try:
+        messages = _MESSAGES.validate_python(value)
+    except ValidationError:
+        raise ValueError(
+            f"{name} holds something that is no message with role and content"
+        ) from None
+    for message in messages:
+        storable(message.content, name)
+    return messages
 
 
 def storable(text: str, name: str) -> str:

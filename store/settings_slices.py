@@ -282,8 +282,9 @@ class TrainSettings(Slice):
     drift_kl: float = Field(
         default=0.014,
         gt=0,
-        description="How far an update may move from the base on everyday questions, "
-        "in nats a token; one that moves further is scaled down.",
+        description="Limit in training on KL(base || update) over the base's answers to "
+        "development questions, in nats a token; a larger update is scaled down. Not comparable "
+        "with RATCHET_GATE_DRIFT_KL.",
     )
     person_share: float = Field(
         default=0.25,
@@ -377,8 +378,8 @@ class GateSettings(Slice):
     drift_kl: float = Field(
         default=0.5,
         gt=0,
-        description="KL divergence from the base on the retention prompts, at most, "
-        "in nats a token.",
+        description="Limit at the gate on KL(candidate || base) over the candidate's answers to "
+        "the retention suite, in nats a token. Not comparable with RATCHET_TRAIN_DRIFT_KL.",
     )
     nll_rise: float = Field(
         default=0.15,

@@ -4,8 +4,10 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from collections import Counter
 from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,7 @@ HEAVY_ROOMS = (
     "trainer/passes/",
     "trainer/proving/evaluator.py",
     "trainer/tuning/checkpoint_judge.py",
+    "trainer/tuning/checkpoints.py",
     "trainer/tuning/distillation.py",
     "trainer/tuning/finetune.py",
     "trainer/tuning/stages.py",
@@ -147,15 +150,49 @@ def test_nothing_heavy_is_imported_outside_the_rooms_for_it() -> None:
     assert wrong == []
 
 
+def declared(*extras: str) -> set[str]:
+    """The distributions that pyproject.toml asks for, with these extras."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lists = [project["optional-dependencies"][extra] for extra in extras]
+    requirements = [*project["dependencies"], *(each for some in lists for each in some)]
+    return {canonical(re.split(r"[\[<>=!~; ]", each)[0]) for each in requirements}
+
+
+def canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+@pytest.mark.parametrize(
+    ("top_level", "extras"), [(True, ()), (False, ("charts",))], ids=["top level", "lazy"]
+)
+def test_every_package_that_is_imported_is_declared(
+    top_level: bool, extras: tuple[str, ...]
+) -> None:
+    ours = {"store", "bot", "trainer", "migrations", "loopback"}
+    names = {
+        module.partition(".")[0]
+        for package in ours
+        for file in sources(package)
+        for module in imports(file, top_level=top_level)
+    }
+    installed = packages_distributions()
+
+    foreign = names - ours - sys.stdlib_module_names
+    wanted = {name: {canonical(each) for each in installed.get(name, [name])} for name in foreign}
+
+    assert {name for name in wanted if not wanted[name] & declared(*extras)} == set()
+
+
 def test_importing_the_command_line_loads_nothing_heavy() -> None:
-    modules = "bot.cli.main, bot.cli.terminal, bot.cli.doctor, trainer.worker"
-    code = f"import sys, {modules}; print(*sys.modules)"
+    rooms = ("bot.cli.main", "bot.cli.terminal", "bot.cli.doctor", "trainer.worker")
+    code = f"import sys, {', '.join(rooms)}; print(*sys.modules)"
 
     loaded = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
     ).stdout.split()
 
-    seldom = ("docx", "pypdf", "bs4", "alembic")  # few starts read documents, or upgrade anything
+    # Few starts read documents, upgrade the database, or draw statistics.
+    seldom = ("docx", "pypdf", "bs4", "alembic", "scipy", "matplotlib")
     assert [name for name in (*HEAVY, *seldom) if name in loaded] == []
 
 

@@ -1,11 +1,11 @@
-"""What can go wrong while learning.
+"""The exceptions of the trainer.
 
     TrainerError
-    ├── NothingToLearn    too few or too one-sided examples: the run is skipped
-    ├── TrainingFailed    the training itself, or the model it was given
+    ├── NothingToLearn    too few examples, or only one kind of rating: the run is skipped
+    ├── TrainingFailed    the training failed, or the model cannot be trained
     └── RunCancelled      an admin stopped the run
 
-Every message is a sentence that an admin can act on.
+Every message is a sentence that tells an admin what to do.
 """
 
 
@@ -14,11 +14,11 @@ class TrainerError(Exception):
 
 
 class NothingToLearn(TrainerError):
-    """Too few or too one-sided examples."""
+    """Too few examples, or too few of one kind of rating."""
 
 
 class TrainingFailed(TrainerError):
-    """The training itself failed, or the model it was given cannot be trained."""
+    """The training failed, or the model cannot be trained as the settings ask."""
 
 
 class RunCancelled(TrainerError):

@@ -1,8 +1,8 @@
 """One training run, top to bottom: examples → fine-tuning → evaluation → gate → promotion.
 
-Runs as a process of its own (`python -m trainer.run ID`), started by the worker, so that a crash
-or an out-of-memory never reaches a conversation and the memory comes back. What it finds out goes
-into the run's row as it goes.
+The worker starts it as a process of its own (`python -m trainer.run ID`), so that a crash or a lack
+of memory does not reach conversations, and all memory is freed at the end. Progress and results
+are written into the run's row.
 """
 
 import logging
@@ -31,27 +31,25 @@ from trainer.errors import NothingToLearn, RunCancelled, TrainerError
 from trainer.examples.dataset import Snapshot, take_snapshot
 from trainer.examples.rater_audit import examine
 from trainer.examples.rater_shares import RaterShares
-from trainer.progress import ProgressReporter
-from trainer.proving.comparison import TRAINED, Comparison
+from trainer.progress import ProgressReporter, RunStage
+from trainer.proving.comparison import Comparison
 from trainer.proving.gate import went_too_far
 from trainer.recipe import Recipe
 from trainer.run_folder import run_folder
-from trainer.tuning.finetune import Point, shrunk
+from trainer.tuning.checkpoints import Point
+from trainer.tuning.finetune import scale_adapter
 from trainer.tuning.launch import Job, predictor_for, train
 
 logger = logging.getLogger(__name__)
 
-READY = 0.28
-"""The share of a run's time, as a rule, until training begins."""
-
-MILDER = 0.6
-"""The share of an update that is tried, once, when all of it pleases but went too far."""
+SMALLER_SHARE = 0.6
+"""Share of an update that is tried, once, if the whole update is liked but lost too much."""
 
 CANDIDATES = 10
 """Rated turns that are read for a run, as a multiple of the examples that it trains on."""
 
 NICENESS = 10
-"""Replies go first."""
+"""Priority of the process: replies to people come first."""
 
 
 def learn(settings: Settings, database: Database, run_id: int) -> RunStatus:
@@ -63,7 +61,7 @@ def learn(settings: Settings, database: Database, run_id: int) -> RunStatus:
         status, outcome = RunStatus.SKIPPED, str(reason)
     except RunCancelled:
         active = Adapters(database, settings.storage.adapters_path).active()
-        if active is not None and active.run_id == run_id:  # it came too late
+        if active is not None and active.run_id == run_id:  # cancelled after the promotion
             status, outcome = RunStatus.PROMOTED, f"{active.name} passed the gate and is live."
         else:
             status, outcome = RunStatus.CANCELLED, "It was cancelled; nothing of it is in use."
@@ -76,74 +74,82 @@ def learn(settings: Settings, database: Database, run_id: int) -> RunStatus:
     return runs.finish(run_id, status, outcome).status
 
 
-def _learn(settings: Settings, database: Database, tell: ProgressReporter) -> tuple[RunStatus, str]:
+def _learn(
+    settings: Settings, database: Database, progress: ProgressReporter
+) -> tuple[RunStatus, str]:
     recipe = Recipe.of(settings.train)
-    tell.stage("choosing examples", 0.005)
-    snapshot = _snapshot(settings, database, recipe, tell)
-    tell.snapshot(snapshot, recipe)
+    progress.start_stage(RunStage.CHOOSE_EXAMPLES)
+    snapshot = _choose_examples(settings, database, recipe, progress)
+    progress.record_snapshot(snapshot, recipe)
     adapters = Adapters(database, settings.storage.adapters_path)
-    tell.stage("getting ready", 0.01)
+    progress.start_stage(RunStage.PREPARE)
 
-    def stepped(point: Point) -> None:
-        tell.step(point.step, point.steps, point.loss, between=(READY, TRAINED))
+    def report_step(point: Point) -> None:
+        progress.report_step(point.step, point.steps, point.loss)
 
     predictor = predictor_for(settings.retrieval.embedder, snapshot)
-    with run_folder(settings.storage.data_dir, tell.run_id) as folder:
+    with run_folder(settings.storage.data_dir, progress.run_id) as folder:
         job = Job(snapshot=snapshot, recipe=recipe, folder=folder)
-        update = train(settings, job, predictor, stepped)
-        tell.curve()
+        update = train(settings, job, predictor, report_step)
+        progress.record_curve()
         active = adapters.active()
-        proof = Comparison(settings, snapshot, predictor, active, tell)
+        comparison = Comparison(settings, snapshot, predictor, active, progress)
         notes = AdapterNotes(recipe=recipe.as_dict(), examples=snapshot.counts)
-        candidate, report = _tried(settings, adapters, proof, update, tell, notes)
+        candidate, report = _prove(settings, adapters, comparison, update, progress, notes)
         if went_too_far(report):
             adapters.reject(candidate.name)
-            update = shrunk(update, MILDER, folder / "milder")
-            notes = replace(notes, share=MILDER, instead_of=candidate.name)
-            candidate, report = _tried(settings, adapters, proof, update, tell, notes)
+            update = scale_adapter(update, SMALLER_SHARE, folder / "smaller")
+            notes = replace(notes, share=SMALLER_SHARE, instead_of=candidate.name)
+            candidate, report = _prove(settings, adapters, comparison, update, progress, notes)
     return _decide(settings, adapters, candidate, active, report)
 
 
-def _snapshot(
-    settings: Settings, database: Database, recipe: Recipe, tell: ProgressReporter
+def _choose_examples(
+    settings: Settings, database: Database, recipe: Recipe, progress: ProgressReporter
 ) -> Snapshot:
-    """The examples of the run, without those of people who have to be looked at first."""
-    rule, quarantine = TeachingRule.of(settings.admission, settings.privacy), Suspects(database)
-    book, most = Examples(database, rule), CANDIDATES * recipe.max_examples
-    examples = book.collect(most, seed=recipe.seed)
-    trusted = settings.admission.admins | quarantine.released()
-    people, age = People(database), timedelta(days=settings.train.newcomer_days)
-    new, embedder = people.newcomers(age), SentenceEmbedder(settings.retrieval.embedder)
-    found = examine(examples, embedder, trusted=trusted, newcomers=new)
-    held = [person for person, reason in found.suspects.items() if quarantine.hold(person, reason)]
-    tell.held_back(len(held))
-    still_new = (new - found.agreeing) | people.newcomers(age / 2)
-    voices = RaterShares(trusted=settings.admission.admins, newcomers=still_new)
+    """Quarantine people whose ratings look like an attack, then choose among the others'."""
+    rule = TeachingRule.of(settings.admission, settings.privacy)
+    stored, suspects = Examples(database, rule), Suspects(database)
+    most = CANDIDATES * recipe.max_examples
+    examples = stored.collect(most, seed=recipe.seed)
+    trusted = settings.admission.admins | suspects.released()
+    people, newcomer_age = People(database), timedelta(days=settings.train.newcomer_days)
+    newcomers = people.newcomers(newcomer_age)
+    embedder = SentenceEmbedder(settings.retrieval.embedder)
+    findings = examine(examples, embedder, trusted=trusted, newcomers=newcomers)
+    quarantined = [
+        person for person, reason in findings.suspects.items() if suspects.hold(person, reason)
+    ]
+    progress.record_held_back(len(quarantined))
+    if quarantined:
+        examples = stored.collect(most, seed=recipe.seed)
+    # People whose ratings agree with others' count as new for half as long.
+    still_new = (newcomers - findings.agreeing) | people.newcomers(newcomer_age / 2)
     return take_snapshot(
-        book.collect(most, seed=recipe.seed) if held else examples,
+        examples,
         recipe,
         system_prompt=settings.reply.system_prompt,
-        voices=voices,
+        rater_shares=RaterShares(trusted=settings.admission.admins, newcomers=still_new),
     )
 
 
-def _tried(
+def _prove(
     settings: Settings,
     adapters: Adapters,
-    proof: Comparison,
+    comparison: Comparison,
     update: Path,
-    tell: ProgressReporter,
+    progress: ProgressReporter,
     notes: AdapterNotes,
 ) -> tuple[Adapter, GateReport]:
-    """An update as a candidate, and what the gate says of it."""
+    """Store an update as a candidate, and have the gate report on it."""
     candidate = adapters.add(
-        update, base_model=model_name(settings.engine.model), run_id=tell.run_id, notes=notes
+        update, base_model=model_name(settings.engine.model), run_id=progress.run_id, notes=notes
     )
     try:
-        report = proof.of(candidate)
-        tell.stage("the gate", 0.99)  # nothing goes live of a run that was given up
-        adapters.evaluate(candidate.name, report, run_id=tell.run_id)
-    except BaseException:  # what was not measured must not be used
+        report = comparison.gate_report(candidate)
+        progress.start_stage(RunStage.GATE)  # raises if the run was cancelled meanwhile
+        adapters.evaluate(candidate.name, report, run_id=progress.run_id)
+    except BaseException:  # a candidate without a report must not be used
         adapters.reject(candidate.name)
         raise
     return candidate, report
@@ -156,15 +162,16 @@ def _decide(
     active: Adapter | None,
     report: GateReport,
 ) -> tuple[RunStatus, str]:
-    what, whole = candidate.name, candidate.notes.instead_of
+    """Promote, keep or reject the candidate; return the run's status and its outcome."""
+    name, whole = candidate.name, candidate.notes.instead_of
     if whole:
-        what += f" ({MILDER:.0%} of {whole}, which went too far)"
+        name += f" ({SMALLER_SHARE:.0%} of {whole}, which went too far)"
     if not report.passed:
         adapters.reject(candidate.name)
         failed = ", ".join(check.name for check in report.checks if not check.passed)
-        return RunStatus.REJECTED, f"{what} did not pass the gate: {failed}."
+        return RunStatus.REJECTED, f"{name} did not pass the gate: {failed}."
     if settings.versions.promote == "ask":
-        return RunStatus.PASSED, f"{what} passed the gate and waits for /promote."
+        return RunStatus.PASSED, f"{name} passed the gate and waits for /promote."
     try:
         adapters.promote(
             candidate.name,
@@ -173,8 +180,8 @@ def _decide(
             instead_of=[active.name if active else None],
         )
     except AdapterNotFit as error:
-        return RunStatus.PASSED, f"{what} passed the gate and waits for /promote: {error}."
-    return RunStatus.PROMOTED, f"{what} passed the gate and is live."
+        return RunStatus.PASSED, f"{name} passed the gate and waits for /promote: {error}."
+    return RunStatus.PROMOTED, f"{name} passed the gate and is live."
 
 
 def _cancel(*_: object) -> NoReturn:
@@ -183,7 +190,7 @@ def _cancel(*_: object) -> NoReturn:
 
 def main() -> None:
     """Carry out the run whose id is the argument."""
-    for number in (signal.SIGTERM, signal.SIGINT):  # Ctrl-C reaches the whole terminal
+    for number in (signal.SIGTERM, signal.SIGINT):  # Ctrl-C reaches child processes, too
         signal.signal(number, _cancel)
     os.nice(NICENESS)
     settings = load_settings()

@@ -1,6 +1,7 @@
-"""The folder that a run works in; what a run that was killed left there goes with the next one.
+"""The working folder of a run.
 
-It holds conversations, as tokens and as text: it must not stay.
+It holds conversations, as text and as tokens, so it is removed when the run ends. A folder that a
+killed run left behind is removed by the next run.
 """
 
 import shutil
@@ -13,10 +14,11 @@ FOLDER = "runs"
 
 @contextmanager
 def run_folder(data_dir: Path, run_id: int) -> Iterator[Path]:
-    """An empty folder for the one run that is under way; others', given up by now, go."""
+    """Create an empty folder for the only run that is running; remove all other runs' folders."""
     shutil.rmtree(data_dir / FOLDER, ignore_errors=True)
     folder = _folder(data_dir, run_id)
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # a network disk is slow to let go
+    # On a network disk the folder may still be there right after its removal.
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         yield folder
     finally:
@@ -24,7 +26,7 @@ def run_folder(data_dir: Path, run_id: int) -> Iterator[Path]:
 
 
 def clear(data_dir: Path, run_id: int) -> None:
-    """Remove what a run that has ended left; another's, which may be under way, stays."""
+    """Remove the folder of a run that has ended, and no other run's, which may be running."""
     shutil.rmtree(_folder(data_dir, run_id), ignore_errors=True)
 
 

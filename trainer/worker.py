@@ -1,7 +1,7 @@
-"""The trainer worker: queues runs on schedule, takes them one at a time, each in a child process.
+"""The trainer worker: queues runs on schedule and carries them out, each in a child process.
 
-Leaves the learning itself to `trainer/run.py`; torch is never imported here. Several workers may
-share one database: the queue gives a run to one of them.
+Leaves the learning itself to `trainer/run.py`, and never imports torch. Several workers may share
+one database: the queue gives a run to one of them, and only one run at a time.
 """
 
 import argparse
@@ -34,24 +34,29 @@ from trainer.run_folder import clear
 logger = logging.getLogger(__name__)
 
 RUN_ENVIRONMENT = {
-    # glibc would give every large tensor back to the system and be given fresh, empty pages for
-    # the next one: half of the training's time (docs/experiments.md). Others ignore this.
+    # By default glibc returns every large tensor to the system and gets fresh, zeroed pages for the
+    # next one, which takes half of the training time (docs/experiments.md). Other C libraries
+    # ignore the variable.
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=2000000000:"
     "glibc.malloc.trim_threshold=8000000000",
 }
-"""Of a run's process, unless the worker's own says otherwise."""
+"""Environment variables of a run's process; those of the worker take precedence."""
 
 LOOK_SECONDS = 1.0
+"""Pause between two looks at the queue."""
+
 BEAT_SECONDS = 5.0
+"""Pause between two heartbeats of a run."""
+
 STOP_SECONDS = 20.0
-"""How long a run that was cancelled may take to clean up before it is killed."""
+"""Time that a cancelled run has to clean up before it is killed."""
 
 MISFIRE_SECONDS = 3600
-"""A schedule that was missed by less, because the machine slept, is made up for."""
+"""Delay up to which a missed schedule is made up for, as after the machine slept."""
 
 
 class Worker:
-    """Works until `stop` is set."""
+    """Carries out queued runs until `stop` is set."""
 
     def __init__(self, settings: Settings, database: Database) -> None:
         self._settings = settings
@@ -64,7 +69,7 @@ class Worker:
         self.stop = threading.Event()
 
     def work(self) -> None:
-        """Keep the schedule and take what is queued."""
+        """Run the schedule, and carry out queued runs one after another."""
         scheduler = self._scheduler()
         scheduler.start()
         self._tidy()
@@ -75,13 +80,13 @@ class Worker:
                     if run is not None:
                         self._carry_out(run)
                 except StoreError as error:
-                    logger.error("cannot look for runs: %s", error)
+                    logger.error("the queue of runs cannot be read: %s", error)
                 self.stop.wait(LOOK_SECONDS)
         finally:
             scheduler.shutdown(wait=False)
 
     def work_on(self, run_id: int) -> None:
-        """Wait for one run's turn and carry it out, or for another worker to, or to die of it."""
+        """Carry out one run when the queue allows it; return when it has ended, whoever ran it."""
         while not self.stop.is_set() and not self._runs.get(run_id).status.ended:
             run = self._runs.take(run_id)
             if run is not None:
@@ -90,33 +95,33 @@ class Worker:
 
     def _tidy(self) -> None:
         try:
-            for done in self._adapters.tidy(keep=self._settings.versions.keep_adapters):
-                logger.info("adapters: %s", done)
+            for change in self._adapters.tidy(keep=self._settings.versions.keep_adapters):
+                logger.info("adapters: %s", change)
         except (StoreError, OSError) as error:
-            logger.error("the adapters cannot be tidied: %s", error)
+            logger.error("old adapters cannot be removed: %s", error)
 
     def clean_up(self) -> None:
-        """Delete what is too old, finish erasures, and retire versions that hold erased words."""
+        """Delete old turns, finish erasures, and retire a version trained on erased data."""
         days = self._settings.privacy.keep_days
-        forget = timedelta(days=self._settings.privacy.forget_days)
+        grace = timedelta(days=self._settings.privacy.forget_days)
         try:
             self._eraser.resume()
-            retired = self._adapters.retire_erased(forget)
+            retired = self._adapters.retire_erased(grace)
             if retired is not None:
                 name, clean = retired
-                now = clean.name if clean else "the base model"
-                logger.warning("%s learned from what was erased: %s answers", name, now)
+                successor = clean.name if clean else "the base model"
+                logger.warning("%s was trained on erased data: now %s answers", name, successor)
             if days:
                 count = self._eraser.expire(timedelta(days=days))
-                logger.info("%d turns were older than %d days", count, days)
+                logger.info("deleted %d turns older than %d days", count, days)
             self._database.scrub()
         except StoreError as error:
-            logger.error("what is old or deleted cannot be cleaned up: %s", error)
+            logger.error("old turns cannot be deleted: %s", error)
 
     def queue_if_due(self) -> bool:
-        """Queue a run if enough was rated since the last one that learned.
+        """Queue a run if there are enough new ratings; return whether one was queued.
 
-        Whatever was rated, if the active version was trained on what somebody had erased.
+        A run is also due if the active version was trained on data that was erased since.
         """
         active = self._adapters.active()
         if active is not None and active.erased_at is not None:
@@ -126,7 +131,7 @@ class Worker:
         new = self._examples.ratings_since(last.started_at if last else None)
         if new < self._settings.train.min_ratings:
             logger.info(
-                "%d new ratings, %d are needed: no run", new, self._settings.train.min_ratings
+                "no run is due: %d new ratings of %d", new, self._settings.train.min_ratings
             )
             return False
         _, queued = self._runs.queue(f"the schedule: {new} new ratings")
@@ -153,15 +158,15 @@ class Worker:
         return scheduler
 
     def _carry_out(self, run: TrainingRun) -> None:
-        """Have a run carried out by a child process, and see how it ends."""
         logger.info("run %d begins (%s)", run.id, run.reason)
         try:
-            self._have_it_done(run)
-        except OSError as error:  # no memory, no disk, no process
-            logger.exception("run %d cannot be carried out", run.id)
+            self._run_child(run)
+        except OSError as error:  # no memory, disk space or process left
+            logger.exception("run %d cannot be started", run.id)
             self._runs.finish(run.id, RunStatus.FAILED, f"It could not be started: {error}")
 
-    def _have_it_done(self, run: TrainingRun) -> None:
+    def _run_child(self, run: TrainingRun) -> None:
+        """Carry out a run in a child process, and record how it ended if it did not itself."""
         with tempfile.TemporaryFile() as log:
             child = subprocess.Popen(
                 [sys.executable, "-m", "trainer.run", str(run.id)],
@@ -172,7 +177,7 @@ class Worker:
             )
             cancelled = self._watch(run.id, child) or self.stop.is_set()
             text = _tail(log)
-        clear(self._settings.storage.data_dir, run.id)  # a run that was killed could not
+        clear(self._settings.storage.data_dir, run.id)  # a killed run could not do it
         if cancelled:
             ended = self._runs.finish(
                 run.id, RunStatus.CANCELLED, "It was cancelled; nothing of it is in use.", log=text
@@ -183,12 +188,12 @@ class Worker:
             )
         candidate = self._adapters.of_run(run.id)
         if candidate is not None and ended.status in (RunStatus.CANCELLED, RunStatus.FAILED):
-            self._adapters.reject(candidate.name)  # a run that was killed could not
+            self._adapters.reject(candidate.name)  # a killed run could not do it
         self._tidy()
         logger.info("run %d ended as %s: %s", run.id, ended.status, ended.outcome)
 
     def _watch(self, run_id: int, child: "subprocess.Popen[bytes]") -> bool:
-        """Wait for a child to end, or make it; whether it was made to."""
+        """Wait until a child ends, with a heartbeat; return whether it had to be stopped."""
         while True:
             try:
                 child.wait(BEAT_SECONDS if not self.stop.is_set() else 0.1)
@@ -197,8 +202,8 @@ class Worker:
                 pass
             try:
                 cancelled = self._runs.beat(run_id)
-            except StoreError as error:  # the run goes on; its row waits for the database
-                logger.error("run %d: %s", run_id, error)
+            except StoreError as error:  # the run goes on while the database is away
+                logger.error("run %d has no heartbeat: %s", run_id, error)
                 cancelled = False
             if cancelled or self.stop.is_set():
                 child.terminate()
@@ -211,12 +216,14 @@ class Worker:
 
 
 def _tail(log: IO[bytes]) -> str:
+    """Return the last `LOG_CHARS` bytes of a log."""
     size = log.seek(0, 2)
     log.seek(max(0, size - LOG_CHARS))
     return log.read().decode("utf-8", "replace")
 
 
 def _cause(code: int, log: str) -> str:
+    """Say why a process ended: a signal, the last line of its log, or its exit code."""
     if code < 0:
         names = {number.value: number.name for number in signal.Signals}
         return f"its process was killed by {names.get(-code, f'signal {-code}')}"
@@ -224,17 +231,17 @@ def _cause(code: int, log: str) -> str:
     return lines[-1][:300] if lines else f"its process ended with exit code {code}"
 
 
-def _outlast(worker: Worker) -> None:
-    """Stop when whoever started this process is gone: its end of the pipe closes with it."""
+def _stop_with_parent(worker: Worker) -> None:
+    """Stop the worker when standard input ends, as it does when the parent process ends."""
     sys.stdin.read()
     worker.stop.set()
 
 
 def main() -> None:
-    """`python -m trainer.worker [--run ID] [--tied]`."""
+    """Run `python -m trainer.worker [--run ID] [--tied]`."""
     parser = argparse.ArgumentParser(description="Carries out training runs.")
-    parser.add_argument("--run", type=int, help="carry out this one and leave")
-    parser.add_argument("--tied", action="store_true", help="leave when standard input ends")
+    parser.add_argument("--run", type=int, help="carry out this run and exit")
+    parser.add_argument("--tied", action="store_true", help="exit when standard input ends")
     options = parser.parse_args()
     run_id: int | None = options.run
     try:
@@ -248,8 +255,13 @@ def main() -> None:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda *_: worker.stop.set())
             if options.tied:
-                threading.Thread(target=_outlast, args=(worker,), name="tie", daemon=True).start()
-            worker.work() if run_id is None else worker.work_on(run_id)
+                threading.Thread(
+                    target=_stop_with_parent, args=(worker,), name="parent", daemon=True
+                ).start()
+            if run_id is None:
+                worker.work()
+            else:
+                worker.work_on(run_id)
         finally:
             database.close()
     except StoreError as error:

@@ -7,17 +7,15 @@ from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from bot.engine.base import Completion, Engine, SamplingParams
 from bot.errors import BotError, UsageError
-from store.domain import Message, Role
-from store.preferences import storable
+from store.domain import Message
+from store.preferences import storable, to_messages
 
 AT_ONCE = 64
 """Lines that wait for the engine together."""
-
-ROLES = get_args(Role)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,14 +107,6 @@ def _messages(row: object, system_prompt: str) -> tuple[Message, ...]:
     if isinstance(prompt, str) and prompt.strip():
         system = [Message(role="system", content=system_prompt)] if system_prompt else []
         return (*system, Message(role="user", content=storable(prompt, "prompt")))
-    if isinstance(messages, list) and messages and all(map(_is_message, messages)):
-        return tuple(
-            Message(role=each["role"], content=storable(each["content"], "messages"))
-            for each in messages
-        )
+    if isinstance(messages, list) and messages:
+        return to_messages(messages, "messages")
     raise ValueError('it needs a "prompt" with a text, or "messages" with role and content')
-
-
-def _is_message(value: object) -> bool:
-    fine = isinstance(value, dict) and value.get("role") in ROLES
-    return fine and isinstance(value, dict) and isinstance(value.get("content"), str)

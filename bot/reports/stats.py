@@ -1,7 +1,6 @@
 """`/stats`: how people like each version, how much they rate, and how the last runs went."""
 
 import io
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import func, select
 
+from bot.errors import BotError
 from store.database import Database
 from store.domain import TrainingRun
 from store.runs import Runs
@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 DAYS = 30
 VERSIONS = 8
 CURVES = 3
-Z = 1.96
-"""Of the normal distribution, for 95 %."""
+CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,10 +39,10 @@ class Liking:
     @property
     def interval(self) -> tuple[float, float]:
         """95 % score interval of the share (Wilson 1927)."""
-        n, p = self.total, self.share
-        middle = (p + Z**2 / (2 * n)) / (1 + Z**2 / n)
-        half = Z / (1 + Z**2 / n) * math.sqrt(p * (1 - p) / n + Z**2 / (4 * n**2))
-        return max(0.0, middle - half), min(1.0, middle + half)
+        from scipy.stats import binomtest  # takes long to import
+
+        interval = binomtest(self.up, self.total).proportion_ci(CONFIDENCE, method="wilson")
+        return float(interval.low), float(interval.high)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,9 +97,14 @@ def read_statistics(database: Database) -> Statistics:
 
 
 def draw_statistics(statistics: Statistics) -> bytes:
-    """A PNG of three panels."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # half a second to import
-    from matplotlib.figure import Figure
+    """Draw a PNG of three panels. Raises `BotError` if matplotlib is not installed."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg  # half a second to import
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise BotError(
+            "I cannot draw charts: please install matplotlib (the extra `charts`)."
+        ) from error
 
     figure = Figure(figsize=(9, 10), layout="constrained")
     FigureCanvasAgg(figure)

@@ -11,13 +11,14 @@ taking a message of ours and our noting its number sends that one message twice.
 
 import asyncio
 import logging
-import random
 from collections.abc import Callable
 from typing import TypeVar
 
 from telegram import Bot, Update
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 
 from bot.telegram.addressed import is_for_us
+from bot.telegram.retries import backoff
 from store.errors import StoreError
 from store.updates import LEASE, Updates
 
@@ -83,7 +84,7 @@ class InboxQueue(asyncio.Queue[object]):
         if not is_for_us(update):
             return False
         user = update.effective_user
-        return await _patiently(
+        return await _in_thread_with_retries(
             lambda: self._inbox.take_in(
                 update.update_id, user.id if user else None, update.to_dict()
             ),
@@ -96,11 +97,16 @@ class InboxQueue(asyncio.Queue[object]):
             self._unmarked.discard(update_id)
 
 
-async def _patiently(work: Callable[[], T], pause: float) -> T:
-    while True:
-        try:
-            return await asyncio.to_thread(work)
-        except StoreError as error:
-            logger.warning("an update waits for the database: %s", error)
-        await asyncio.sleep(pause * (0.75 + random.random() / 2))
-        pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+async def _in_thread_with_retries(work: Callable[[], T], first_pause_seconds: float) -> T:
+    """Run `work` in a thread, again and again until the database takes it."""
+    retrying = AsyncRetrying(
+        retry=retry_if_exception_type(StoreError),
+        wait=backoff(first_pause_seconds, LONGEST_PAUSE_SECONDS),
+        before_sleep=_log_failure,
+    )
+    return await retrying(asyncio.to_thread, work)
+
+
+def _log_failure(state: RetryCallState) -> None:
+    assert state.outcome is not None
+    logger.warning("an update waits for the database: %s", state.outcome.exception())

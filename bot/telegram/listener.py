@@ -13,6 +13,7 @@ from telegram import (
     BotCommandScopeChat,
 )
 from telegram.error import BadRequest, Conflict, InvalidToken, NetworkError, TelegramError
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_exponential
 
 from bot.errors import BotError
 from bot.telegram.application import App
@@ -23,6 +24,10 @@ logger = logging.getLogger(__name__)
 
 ALLOWED_UPDATES = ["message", "callback_query", "message_reaction"]
 POLL_SECONDS = 30
+FIRST_PAUSE_SECONDS = 1.0
+LONGEST_PAUSE_SECONDS = 60.0
+"""Pauses between attempts to reach Telegram at the start: they double up to the longest one."""
+
 FINISH_SECONDS = 60.0
 """How long replies that are being written at the end may take to be finished."""
 
@@ -100,20 +105,26 @@ async def set_commands(application: App, admins: Collection[int]) -> None:
 
 
 async def _initialize(application: App) -> None:
-    pause = 1.0
-    while True:
-        try:
-            await application.initialize()
-        except InvalidToken:
-            raise BotError(
-                "Telegram does not know this token: check RATCHET_TELEGRAM_TOKEN"
-            ) from None
-        except NetworkError as error:
-            logger.warning("Telegram cannot be reached (%s): again in %.0f s", error, pause)
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, 60.0)
-        else:
-            return
+    """Wait until Telegram can be reached. Raises `BotError` for an unknown token."""
+    retrying = AsyncRetrying(
+        retry=retry_if_exception_type(NetworkError),
+        wait=wait_exponential(multiplier=FIRST_PAUSE_SECONDS, max=LONGEST_PAUSE_SECONDS),
+        before_sleep=_log_unreachable,
+    )
+    try:
+        await retrying(application.initialize)
+    except InvalidToken:
+        raise BotError("Telegram does not know this token: check RATCHET_TELEGRAM_TOKEN") from None
+
+
+def _log_unreachable(state: RetryCallState) -> None:
+    assert state.outcome is not None
+    assert state.next_action is not None
+    logger.warning(
+        "Telegram cannot be reached (%s): again in %.0f s",
+        state.outcome.exception(),
+        state.next_action.sleep,
+    )
 
 
 async def _listen(application: App, webhook: WebhookSettings) -> None:

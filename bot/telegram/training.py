@@ -10,6 +10,7 @@ from collections.abc import Callable
 from telegram import InlineKeyboardButton, InlineKeyboardMarkup, Message, Update
 from telegram.ext import ContextTypes
 
+from bot.errors import BotError
 from bot.reports.stats import draw_statistics, read_statistics
 from bot.reports.wording import activation_line, adapter_line, gate_text, run_line
 from bot.telegram.announcements import Announcements
@@ -116,7 +117,11 @@ class TrainingHandlers:
         """`/stats`: a picture."""
         message, _ = _asked(update)
         statistics = await asyncio.to_thread(read_statistics, self._database)
-        picture = await asyncio.to_thread(draw_statistics, statistics)
+        try:
+            picture = await asyncio.to_thread(draw_statistics, statistics)
+        except BotError as error:
+            await message.reply_text(f"{statistics.caption}\n\n{error}")
+            return
         await message.reply_photo(picture, caption=statistics.caption)
 
     async def on_button(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:

@@ -8,9 +8,17 @@ from telegram import Document as Attached
 from telegram import Update
 from telegram.error import BadRequest, NetworkError
 from telegram.ext import ContextTypes
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_exception,
+    stop_after_attempt,
+    wait_incrementing,
+)
 
 from bot.errors import BotError
 from bot.telegram.render import MOST_UNITS
+from bot.telegram.retries import is_passing
 from store.documents.documents import Documents
 from store.documents.parser import SUFFIXES
 from store.domain import AddOutcome, Document
@@ -85,19 +93,35 @@ class UploadHandlers:
 
 
 async def _download(attached: Attached) -> bytes:
+    """Download a file. Raises `BotError` if Telegram refuses it, or cannot be reached."""
     # Downloads do not go through `RetryingRateLimiter`, which knows only the bot's methods.
-    for attempt in range(DOWNLOAD_TRIES):
-        try:
-            file = await attached.get_file()
-            return bytes(await file.download_as_bytearray(read_timeout=DOWNLOAD_SECONDS))
-        except BadRequest as error:
-            raise BotError(
-                f"Telegram does not give me that file ({error.message}). Please send it again."
-            ) from error
-        except NetworkError as error:
-            logger.warning("a download failed: %s", error)
-            await asyncio.sleep(attempt)
-    raise BotError("I could not fetch that file from Telegram. Please send it again.")
+    retrying = AsyncRetrying(
+        retry=retry_if_exception(is_passing),
+        wait=wait_incrementing(start=0, increment=1),
+        stop=stop_after_attempt(DOWNLOAD_TRIES),
+        after=_log_failure,
+        reraise=True,
+    )
+    try:
+        return await retrying(_download_once, attached)
+    except BadRequest as error:
+        raise BotError(
+            f"Telegram does not give me that file ({error.message}). Please send it again."
+        ) from error
+    except NetworkError as error:
+        raise BotError(
+            "I could not fetch that file from Telegram. Please send it again."
+        ) from error
+
+
+async def _download_once(attached: Attached) -> bytes:
+    file = await attached.get_file()
+    return bytes(await file.download_as_bytearray(read_timeout=DOWNLOAD_SECONDS))
+
+
+def _log_failure(state: RetryCallState) -> None:
+    assert state.outcome is not None
+    logger.warning("a download failed: %s", state.outcome.exception())
 
 
 def _name_of(attached: Attached) -> str:

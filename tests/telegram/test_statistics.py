@@ -1,6 +1,7 @@
 """`/stats`: a picture, and the same in a few words."""
 
 import io
+import sys
 
 import pytest
 from PIL import Image
@@ -107,3 +108,14 @@ async def test_the_picture_shows_training_curves(
     image = picture(await stats(bot, office, grace))
 
     assert image.tobytes() != empty.tobytes()
+
+
+async def test_without_matplotlib_the_figures_come_as_text(
+    bot: RunningBot, office: Chat, grace: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+
+    assert await bot.say(office, grace, "/stats") == (
+        "Nobody has rated anything yet.\n\n"
+        "I cannot draw charts: please install matplotlib (the extra `charts`)."
+    )

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from bot.engine.local import Weights
 from trainer.passes import activation_cache
-from trainer.passes.activation_cache import frozen_layers_once
+from trainer.passes.activation_cache import cached_frozen_layers
 
 IDS = torch.tensor([[5, 6, 7, 8], [5, 6, 7, 2]])
 OTHERS = torch.tensor([[5, 6, 7, 8], [5, 6, 8, 2]])
@@ -42,7 +42,7 @@ def counted(tiny_weights: Weights) -> Counted:
 
 @pytest.fixture
 def remembering(counted: Counted) -> Iterator[PreTrainedModel]:
-    with frozen_layers_once(counted.model, FROZEN):
+    with cached_frozen_layers(counted.model, FROZEN):
         yield counted.model
 
 
@@ -65,13 +65,13 @@ def test_other_tokens_or_another_mask_are_another_batch(counted: Counted) -> Non
 
 def test_what_is_remembered_is_what_the_layers_say(counted: Counted) -> None:
     expected = counted.logits(mask=MASK)
-    with frozen_layers_once(counted.model, FROZEN):
+    with cached_frozen_layers(counted.model, FROZEN):
         counted.logits(mask=MASK)
         assert torch.equal(counted.logits(mask=MASK), expected)
 
 
 def test_afterwards_everything_is_computed_again(counted: Counted) -> None:
-    with frozen_layers_once(counted.model, FROZEN):
+    with cached_frozen_layers(counted.model, FROZEN):
         counted.logits()
     counted.logits()
 
@@ -114,8 +114,8 @@ def test_replies_are_written_meanwhile_as_ever(counted: Counted) -> None:
 def test_beyond_the_room_a_batch_is_computed_each_time(
     counted: Counted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(activation_cache, "ROOM_BYTES", 0)
-    with frozen_layers_once(counted.model, FROZEN):
+    monkeypatch.setattr(activation_cache, "CACHE_BYTES", 0)
+    with cached_frozen_layers(counted.model, FROZEN):
         assert torch.equal(counted.logits(), counted.logits())
 
     assert counted.passes == 2

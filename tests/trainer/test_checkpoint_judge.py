@@ -13,8 +13,8 @@ from tests.fakes import FakeEmbedder
 from tests.trainer.examples import demonstration, settings
 from trainer.passes.scoring import merged
 from trainer.proving.predictor import RatingPredictor
-from trainer.tuning.checkpoint_judge import CheckpointJudge, _strain, spread
-from trainer.tuning.distillation import SHARPER
+from trainer.tuning.checkpoint_judge import CheckpointJudge, budget_used, spread
+from trainer.tuning.distillation import SHARPENING
 
 IDS = torch.tensor([[5, 6, 7, 8]])
 
@@ -72,7 +72,7 @@ def test_afterwards_it_can_be_trained_on(adapted: PeftModel) -> None:
     assert all(each.grad is not None for each in trained)
 
 
-def test_a_checkpoint_whose_scores_are_no_numbers_is_over_the_cliff(
+def test_a_checkpoint_whose_logits_are_no_numbers_cannot_be_used(
     judge: CheckpointJudge, adapted: PeftModel
 ) -> None:
     with torch.no_grad():
@@ -80,7 +80,7 @@ def test_a_checkpoint_whose_scores_are_no_numbers_is_over_the_cliff(
             if "lora_B" in name:
                 each.fill_(math.nan)
 
-    assert judge(adapted).strain == math.inf
+    assert judge(adapted).budget_used == math.inf
 
 
 @pytest.fixture
@@ -102,30 +102,30 @@ def changed(model: PeftModel, *, by: float) -> PeftModel:
     return model
 
 
-def test_an_update_of_nothing_strains_nothing(
+def test_an_update_of_nothing_uses_no_budget(
     tiny_weights: Weights, judge: CheckpointJudge, adapted: PeftModel
 ) -> None:
-    assert judge(changed(adapted, by=0.0)).strain == pytest.approx(0.0, abs=1e-3)
+    assert judge(changed(adapted, by=0.0)).budget_used == pytest.approx(0.0, abs=1e-3)
 
 
-def test_odds_that_are_only_sharper_are_no_drift(
+def test_a_model_that_is_only_sharper_has_not_drifted(
     tiny_weights: Weights, judge: CheckpointJudge, adapted: PeftModel
 ) -> None:
     changed(adapted, by=0.0)
     sharpen = Sharpen()
     tiny_weights.model.lm_head.register_forward_hook(sharpen)
 
-    sharpen.power = SHARPER
-    within = judge(adapted).strain
+    sharpen.power = SHARPENING
+    within = judge(adapted).budget_used
     sharpen.power = 2.0
-    beyond = judge(adapted).strain
+    beyond = judge(adapted).budget_used
 
     assert within == pytest.approx(0.0, abs=1e-3)
     assert beyond > 1
 
 
 class Sharpen:
-    """Raises the odds of the tokens to a power."""
+    """Raises the probabilities of the tokens to a power."""
 
     power = 1.0
 
@@ -133,24 +133,24 @@ class Sharpen:
         return logits * self.power
 
 
-def test_the_further_an_update_goes_the_more_it_strains(
+def test_the_further_an_update_goes_the_more_budget_it_uses(
     judge: CheckpointJudge, adapted: PeftModel
 ) -> None:
-    half = judge(changed(adapted, by=0.5)).strain
-    whole = judge(changed(adapted, by=2.0)).strain
+    half = judge(changed(adapted, by=0.5)).budget_used
+    whole = judge(changed(adapted, by=2.0)).budget_used
 
     assert 1 < half < whole
     assert judge(adapted).score == -math.inf
 
 
-def test_strain_is_the_share_of_a_limit_that_is_used_up() -> None:
-    assert _strain(0.015, 0.03) == pytest.approx(0.5)
-    assert _strain(-0.01, 0.03) < 0
-    assert (_strain(0.01, 0.0), _strain(0.0, 0.0)) == (math.inf, 0.0)
+def test_budget_use_is_the_share_of_a_limit_that_is_used_up() -> None:
+    assert budget_used(0.015, 0.03) == pytest.approx(0.5)
+    assert budget_used(-0.01, 0.03) < 0
+    assert (budget_used(0.01, 0.0), budget_used(0.0, 0.0)) == (math.inf, 0.0)
 
 
 def test_a_checkpoint_that_says_nothing_is_over_every_limit() -> None:
-    assert _strain(math.nan, 0.15) == math.inf
+    assert budget_used(math.nan, 0.15) == math.inf
 
 
 def test_prompts_are_taken_evenly_from_first_to_last() -> None:

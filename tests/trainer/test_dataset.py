@@ -11,10 +11,10 @@ from store.domain import AnyExample, Demonstration, Example, ExampleSet, Message
 from tests.trainer.examples import asked, demonstration, pair, rated, recipe, thumbs
 from trainer.errors import NothingToLearn
 from trainer.examples.dataset import (
-    LEAST_EXAMPLES,
-    LEAST_OF_A_KIND,
-    MOST_HELD_OUT,
-    MOST_IMBALANCE,
+    MAX_HELD_OUT,
+    MAX_IMBALANCE,
+    MIN_EXAMPLES,
+    MIN_PER_LABEL,
     Snapshot,
     label_weights,
     take_snapshot,
@@ -197,7 +197,7 @@ def test_whatever_there_is_the_same_examples_and_seed_give_the_same_snapshot(
     assert take() == take()
 
 
-@given(some_examples, st.integers(LEAST_EXAMPLES, 60), st.floats(0, 1))
+@given(some_examples, st.integers(MIN_EXAMPLES, 60), st.floats(0, 1))
 def test_whatever_there_is_the_bound_is_kept_and_each_kind_is_oldest_first(
     examples: ExampleSet, most: int, replay: float
 ) -> None:
@@ -359,7 +359,7 @@ def test_of_a_label_that_outnumbers_the_other_only_some_are_kept(label: bool) ->
 
     kept = [each for each in taken.train.unpaired if each.label is label]
     assert ids(taken.train.unpaired)[: len(rare)] == ids(rare)
-    assert len(kept) == round(MOST_IMBALANCE * len(rare))
+    assert len(kept) == round(MAX_IMBALANCE * len(rare))
     assert kept[-1] == common[-1]
 
 
@@ -369,14 +369,14 @@ def test_ratings_of_one_kind_are_nothing_to_learn_from(label: bool, missing: str
     with pytest.raises(NothingToLearn, match=missing) as raised:
         snapshot(unpaired=tuple(rated(number, label) for number in range(100)))
 
-    assert "rate what is good and what is not." in str(raised.value)
+    assert "Please rate both good and bad replies." in str(raised.value)
 
 
 def test_too_few_of_a_kind_are_nothing_to_learn_from() -> None:
     many = tuple(rated(number) for number in range(40))
-    least = tuple(rated(number, False) for number in range(50, 50 + LEAST_OF_A_KIND))
+    least = tuple(rated(number, False) for number in range(50, 50 + MIN_PER_LABEL))
 
-    assert snapshot(unpaired=(*many, *least)).counts["negative"] == LEAST_OF_A_KIND
+    assert snapshot(unpaired=(*many, *least)).counts["negative"] == MIN_PER_LABEL
     with pytest.raises(NothingToLearn):
         snapshot(unpaired=(*many, *least[1:]))
 
@@ -392,7 +392,7 @@ def test_three_ratings_are_nothing_to_learn_from() -> None:
     with pytest.raises(NothingToLearn, match="There are 3 examples") as raised:
         snapshot(unpaired=thumbs(3))
 
-    assert str(raised.value).endswith("rate more replies.")
+    assert str(raised.value).endswith("Please rate more replies.")
 
 
 def test_no_ratings_at_all_are_nothing_to_learn_from() -> None:
@@ -440,6 +440,11 @@ def test_what_an_objective_does_not_learn_from_is_still_measured() -> None:
     assert ids(taken.held_out.unpaired) == ["t1"]
 
 
+def test_an_unknown_objective_is_an_error() -> None:
+    with pytest.raises(AssertionError, match="ppo"):
+        snapshot(unpaired=ENOUGH, pairs=PAIRS, demonstrations=SHOWN, objective="ppo")
+
+
 def test_dpo_without_a_pair_has_nothing_to_learn_from() -> None:
     with pytest.raises(NothingToLearn):
         snapshot(unpaired=thumbs(100), objective="dpo")
@@ -473,7 +478,7 @@ def test_an_empty_system_prompt_is_not_put_before_anything() -> None:
 
 
 def test_the_newest_held_out_are_measured_and_the_others_not_trained_on_either() -> None:
-    held_out = tuple(rated(number, held_out=True) for number in range(1000, 1000 + MOST_HELD_OUT))
+    held_out = tuple(rated(number, held_out=True) for number in range(1000, 1000 + MAX_HELD_OUT))
     older = tuple(rated(number, held_out=True) for number in range(200, 300))
     copies = tuple(
         replace(each, id=f"t{number}", held_out=False) for number, each in enumerate(older)

@@ -1,13 +1,13 @@
-"""An anchor is nothing to a model that is where it should be, and pulls back one that moves."""
+"""The penalty is 0 for a model that has not moved, and pulls back one that has."""
 
 import pytest
 import torch
 
 from bot.engine.local import Weights
 from tests.trainer.examples import asked
+from trainer.passes.reply import Reply
 from trainer.passes.scoring import reply_logits, tokens_of
-from trainer.proving.drift import Reply
-from trainer.tuning.distillation import LIKELIEST, SHARPER, DistillationPenalty
+from trainer.tuning.distillation import SHARPENING, TOP_TOKENS, DistillationPenalty
 
 REPLIES = [
     Reply(prompt=asked("Why?"), text="because it is so", finished=True),
@@ -17,7 +17,7 @@ REPLIES = [
 
 
 @pytest.fixture
-def anchor(tiny_weights: Weights) -> DistillationPenalty:
+def penalty(tiny_weights: Weights) -> DistillationPenalty:
     return DistillationPenalty(tiny_weights, REPLIES, batch_size=len(REPLIES), seed=0)
 
 
@@ -41,67 +41,67 @@ def rows(weights: Weights) -> list[tuple[list[int], list[int]]]:
     return sorted(found, key=lambda row: len(row[0]) + len(row[1]))
 
 
-def test_a_model_whose_odds_are_a_little_sharper_is_at_no_distance(
+def test_a_model_that_is_a_little_sharper_is_at_no_distance(
     tiny_weights: Weights,
 ) -> None:
     times = 20.0  # or it would think all tokens as good as alike
     tiny_weights.model.lm_head.register_forward_hook(lambda module, inputs, logits: logits * times)
-    anchor = DistillationPenalty(tiny_weights, REPLIES, batch_size=len(REPLIES), seed=0)
-    as_it_was = anchor.distance(tiny_weights.model).item()
+    penalty = DistillationPenalty(tiny_weights, REPLIES, batch_size=len(REPLIES), seed=0)
+    as_it_was = penalty.distance(tiny_weights.model).item()
 
-    times *= SHARPER
+    times *= SHARPENING
 
     assert as_it_was > 1e-4
-    assert anchor.distance(tiny_weights.model).item() == pytest.approx(0, abs=1e-5)
+    assert penalty.distance(tiny_weights.model).item() == pytest.approx(0, abs=1e-5)
 
 
 def test_the_further_a_model_moves_the_greater_the_distance(
-    anchor: DistillationPenalty, tiny_weights: Weights
+    penalty: DistillationPenalty, tiny_weights: Weights
 ) -> None:
     distances = []
     for _ in range(3):
         moved(tiny_weights, by=0.05)
-        distances.append(anchor.distance(tiny_weights.model).item())
+        distances.append(penalty.distance(tiny_weights.model).item())
 
     assert distances == sorted(distances)
     assert distances[0] > 0
 
 
 def test_it_is_a_lower_bound_of_the_whole_divergence(
-    anchor: DistillationPenalty, tiny_weights: Weights
+    penalty: DistillationPenalty, tiny_weights: Weights
 ) -> None:
     with torch.no_grad():
         logits, _ = reply_logits(tiny_weights.model, rows(tiny_weights))
-        before = (SHARPER * logits).log_softmax(dim=-1)
-    assert before.shape[-1] > LIKELIEST, "or nothing would be joined"
+        before = (SHARPENING * logits).log_softmax(dim=-1)
+    assert before.shape[-1] > TOP_TOKENS, "or nothing would be joined"
 
     moved(tiny_weights, by=0.1)
 
-    distance, whole = anchor.distance(tiny_weights.model).item(), exact(tiny_weights, before)
+    distance, whole = penalty.distance(tiny_weights.model).item(), exact(tiny_weights, before)
     assert 0 < distance <= whole + 1e-6
 
 
 def test_going_down_its_slope_leads_back(
-    anchor: DistillationPenalty, tiny_weights: Weights
+    penalty: DistillationPenalty, tiny_weights: Weights
 ) -> None:
     moved(tiny_weights, by=0.1)
     tiny_weights.model.requires_grad_(True)
     optimiser = torch.optim.Adam(tiny_weights.model.parameters(), lr=1e-3)
-    first = anchor.distance(tiny_weights.model).item()
+    first = penalty.distance(tiny_weights.model).item()
 
     for _ in range(10):
         optimiser.zero_grad()
-        anchor.distance(tiny_weights.model).backward()  # type: ignore[no-untyped-call]
+        penalty.distance(tiny_weights.model).backward()  # type: ignore[no-untyped-call]
         optimiser.step()
 
-    assert anchor.distance(tiny_weights.model).item() < first / 2
+    assert penalty.distance(tiny_weights.model).item() < first / 2
 
 
 def test_small_batches_take_turns(tiny_weights: Weights) -> None:
-    anchor = DistillationPenalty(tiny_weights, REPLIES, batch_size=1, seed=0)
+    penalty = DistillationPenalty(tiny_weights, REPLIES, batch_size=1, seed=0)
     moved(tiny_weights, by=0.1)
 
-    distances = [anchor.distance(tiny_weights.model).item() for _ in range(2 * len(REPLIES))]
+    distances = [penalty.distance(tiny_weights.model).item() for _ in range(2 * len(REPLIES))]
 
     assert len(set(distances)) == len(REPLIES)
     assert distances[: len(REPLIES)] == distances[len(REPLIES) :]

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.trainer.examples import asked
-from trainer.proving.drift import Reply, flips_language, is_degenerate, measure_drift, repetition
+from trainer.passes.reply import Reply
+from trainer.proving.drift import flips_language, is_degenerate, measure_drift, repetition
 
 ENGLISH = "Could you tell me how the weather is going to be in the mountains tomorrow?"
 ANSWERS = {

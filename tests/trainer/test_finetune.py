@@ -24,7 +24,16 @@ from store.domain import Example, ExampleSet
 from tests.trainer.examples import asked, candidate, demonstration, pair, rated, recipe
 from trainer.errors import RunCancelled, TrainingFailed
 from trainer.recipe import Recipe
-from trainer.tuning.finetune import CLIFF, ROOM, WALK_BACK, Judge, Point, Report, Verdict, finetune
+from trainer.tuning.checkpoints import (
+    SMALLER_SHARES,
+    STOP_ABOVE,
+    TARGET_BUDGET_USE,
+    Judge,
+    Point,
+    Report,
+    Verdict,
+)
+from trainer.tuning.finetune import finetune
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -32,8 +41,8 @@ QUICK = recipe(
     rank=4, alpha=8, learning_rate=1e-2, epochs=2, batch_size=4, max_length=128, checkpoints=2
 )
 
-ROOMY, WITHIN, BEYOND, OVER = 0.4, 0.9, 1.5, 2 * CLIFF
-"""Strains: one that leaves room, one that is fine, one beyond the limits, one over the cliff."""
+ROOMY, WITHIN, BEYOND, OVER = 0.4, 0.9, 1.5, 2 * STOP_ABOVE
+"""Budget uses: one that leaves room, one that is fine, one beyond the budget, one far beyond it."""
 
 LIKED, DISLIKED = "because", "no idea"
 
@@ -53,7 +62,7 @@ KINDS = {
 
 
 def content(_model: PeftModel) -> Verdict:
-    return Verdict(score=0.0, strain=WITHIN)
+    return Verdict(score=0.0, budget_used=WITHIN)
 
 
 def unheard(_point: Point) -> None:
@@ -121,9 +130,9 @@ class Judging:
         self.seen: list[dict[str, Tensor]] = []
 
     def __call__(self, model: PeftModel) -> Verdict:
-        score, strain = next(self._verdicts)
+        score, budget_used = next(self._verdicts)
         self.seen.append(learned(model))
-        return Verdict(score=score, strain=strain)
+        return Verdict(score=score, budget_used=budget_used)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -325,7 +334,7 @@ def test_an_update_that_is_walked_back_counts_less(tiny_weights: Weights, tmp_pa
 
     whole, less = judge.seen[1:]
     for name in whole:
-        share = WALK_BACK[0] if "lora_B" in name else 1.0
+        share = SMALLER_SHARES[0] if "lora_B" in name else 1.0
         torch.testing.assert_close(less[name], whole[name] * share)
 
 
@@ -336,7 +345,7 @@ def test_an_end_that_leaves_room_is_followed_further(tiny_weights: Weights, tmp_
 
     end, beyond = judge.seen[1:]
     for name in end:
-        share = math.sqrt(ROOM / ROOMY) if "lora_B" in name else 1.0
+        share = math.sqrt(TARGET_BUDGET_USE / ROOMY) if "lora_B" in name else 1.0
         torch.testing.assert_close(beyond[name], end[name] * share)
     assert is_as_written(beyond, folder)
 
@@ -370,7 +379,7 @@ def test_the_best_checkpoint_within_the_limits_wins(tiny_weights: Weights, tmp_p
     assert [is_as_written(seen, folder) for seen in judge.seen] == [False, True, False]
 
 
-def test_training_stops_at_a_checkpoint_over_the_cliff(
+def test_training_stops_at_a_checkpoint_far_beyond_the_budget(
     tiny_weights: Weights, tmp_path: Path
 ) -> None:
     judge = Judging([(1.0, WITHIN), (9.0, OVER), (0.5, WITHIN)])
@@ -424,16 +433,17 @@ def test_what_is_beyond_the_limits_is_walked_back_until_it_is_within(
 def test_of_what_no_way_back_brings_within_the_limits_the_least_is_left_to_the_gate(
     tiny_weights: Weights, tmp_path: Path
 ) -> None:
-    judge = Judging([(1.0, OVER)] * (1 + len(WALK_BACK)))
+    judge = Judging([(1.0, OVER)] * (1 + len(SMALLER_SHARES)))
 
     folder = finetuned(
         tiny_weights, KINDS["kto"], tmp_path, how=replace(QUICK, checkpoints=1), judge=judge
     )
 
-    assert [is_as_written(seen, folder) for seen in judge.seen] == [False] * len(WALK_BACK) + [True]
+    written = [is_as_written(seen, folder) for seen in judge.seen]
+    assert written == [False] * len(SMALLER_SHARES) + [True]
 
 
-def test_no_stage_follows_a_checkpoint_over_the_cliff(
+def test_no_stage_follows_a_checkpoint_far_beyond_the_budget(
     tiny_weights: Weights, tmp_path: Path
 ) -> None:
     points: list[Point] = []

@@ -10,7 +10,8 @@ import pytest
 
 from store.domain import Check, GateReport
 from tests.trainer.examples import settings
-from trainer.proving.evaluation import Drift, Evaluation
+from trainer.proving.drift import Drift
+from trainer.proving.evaluation import Evaluation
 from trainer.proving.gate import HeldOut, decide, went_too_far
 
 NAN = math.nan

@@ -26,7 +26,8 @@ from trainer.proving.evaluation import Evaluation
 from trainer.proving.evaluator import Evaluator
 from trainer.proving.gate import HeldOut, decide
 from trainer.recipe import Recipe
-from trainer.tuning.finetune import Verdict, finetune
+from trainer.tuning.checkpoints import Verdict
+from trainer.tuning.finetune import finetune
 from trainer.tuning.launch import Job, carry_out, predictor_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -102,7 +103,7 @@ class Trial:
 
 
 def _anything_goes(_model: PeftModel) -> Verdict:
-    return Verdict(score=0.0, strain=1.0)  # and leaves no room
+    return Verdict(score=0.0, budget_used=1.0)  # and leaves no room
 
 
 @pytest.fixture(scope="module")

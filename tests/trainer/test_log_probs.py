@@ -11,7 +11,7 @@ VOCABULARY = 31
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log_probs, "SCORES_AT_ONCE", 2 * VOCABULARY)  # two places at a time
+    monkeypatch.setattr(log_probs, "LOGITS_AT_ONCE", 2 * VOCABULARY)  # two places at a time
 
 
 def test_they_are_the_softmax_s_own_and_so_is_the_way_back() -> None:

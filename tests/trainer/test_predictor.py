@@ -5,7 +5,7 @@ import pytest
 from store.domain import Example
 from tests.fakes import FakeEmbedder
 from tests.trainer.examples import rated
-from trainer.proving.predictor import LEAST_TO_FIT, RatingPredictor
+from trainer.proving.predictor import MIN_RATINGS_TO_FIT, RatingPredictor
 
 KIND, RUDE = "gladly here is a kind and helpful answer", "go away you silly person"
 
@@ -40,7 +40,7 @@ def test_it_tells_nothing_from_ratings_without_a_pattern() -> None:
 
 
 def test_with_too_few_ratings_it_guesses_nothing() -> None:
-    fitted = predictor(ratings(LEAST_TO_FIT - 1), ratings(10, first=50))
+    fitted = predictor(ratings(MIN_RATINGS_TO_FIT - 1), ratings(10, first=50))
 
     assert fitted.auc is None
     assert fitted.predict([KIND]) == ()

@@ -11,7 +11,7 @@ from store.settings import load_settings
 from tests.trainer.examples import rated
 from trainer.examples.dataset import Snapshot
 from trainer.recipe import Recipe
-from trainer.tuning.finetune import Point
+from trainer.tuning.checkpoints import Point
 from trainer.tuning.launch import Job, predictor_for, train
 
 SNAPSHOT = Snapshot(

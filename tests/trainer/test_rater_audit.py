@@ -10,10 +10,10 @@ from store.domain import Example, ExampleSet, PreferencePair
 from tests.fakes import FakeEmbedder
 from tests.trainer.examples import pair, rated
 from trainer.examples.rater_audit import (
-    DOUBT,
-    FLOOD,
-    LEAST_OTHERS,
-    LEAST_RATINGS,
+    MIN_OTHER_RATINGS,
+    MIN_RATINGS,
+    MIN_REPEATS,
+    SIGNIFICANCE,
     Findings,
     examine,
 )
@@ -77,15 +77,15 @@ def test_who_presses_the_other_thumb_is() -> None:
 def test_who_presses_thumbs_by_lot_is_not() -> None:
     suspected = [seed for seed in range(50, 70) if found([*crowd(), *ratings(seed, 30, by_lot)])]
 
-    assert len(suspected) <= 1 + 20 * DOUBT
+    assert len(suspected) <= 1 + 20 * SIGNIFICANCE
 
 
 def test_a_few_ratings_show_nothing() -> None:
-    assert found([*crowd(), *ratings(50, LEAST_RATINGS - 1, inverted)]) == {}
+    assert found([*crowd(), *ratings(50, MIN_RATINGS - 1, inverted)]) == {}
 
 
 def test_where_others_gave_too_few_there_is_nothing_to_contradict() -> None:
-    others = crowd(people=6, each=(LEAST_OTHERS - 31) // 6)
+    others = crowd(people=6, each=(MIN_OTHER_RATINGS - 31) // 6)
 
     assert found([*others, *ratings(50, 30, inverted)]) == {}
 
@@ -95,7 +95,7 @@ def test_where_a_guess_cannot_tell_nobody_contradicts_it() -> None:
         others = [each for person in range(1, 9) for each in ratings(person, 15, by_lot)]
         same = [
             replace(rated(9000 + n, False, reply="rude rude rude"), raters=(50 + seed,))
-            for n in range(LEAST_RATINGS)
+            for n in range(MIN_RATINGS)
         ]
         assert found([*others, *same]) == {}
 
@@ -146,7 +146,7 @@ def test_who_does_not_look_does_not_agree(taste: Taste) -> None:
         seed for seed in range(50, 70) if agreeing(*praised, *ratings(seed, 40, taste, good=0.8))
     ]
 
-    assert len(found) <= 1 + 20 * DOUBT
+    assert len(found) <= 1 + 20 * SIGNIFICANCE
 
 
 def test_what_others_rated_too_is_no_agreement_of_ones_own() -> None:
@@ -159,7 +159,7 @@ def test_who_agrees_and_floods_is_suspected_all_the_same() -> None:
     given = (*crowd(), *ratings(50, 40, honest))
     spam = [
         replace(pair(number, chosen="Buy at Zorbo today!", rejected=f"no {number}"), raters=(50,))
-        for number in range(FLOOD)
+        for number in range(MIN_REPEATS)
     ]
 
     found = examine(ExampleSet(unpaired=given, pairs=tuple(spam)), FakeEmbedder(), trusted=())
@@ -177,17 +177,22 @@ def test_where_all_the_others_say_the_same_there_is_nothing_to_contradict() -> N
 def test_who_gives_the_same_text_over_and_over_is_suspected() -> None:
     spam = [
         replace(pair(number, chosen="Buy at Zorbo today!", rejected=f"no {number}"), raters=(50,))
-        for number in range(FLOOD)
+        for number in range(MIN_REPEATS)
     ]
 
-    assert found(crowd(), spam) == {50: f"{FLOOD} of {FLOOD} corrections say nearly the same"}
+    assert found(crowd(), spam) == {
+        50: f"{MIN_REPEATS} of {MIN_REPEATS} corrections say nearly the same"
+    }
 
 
 def test_a_few_alike_among_many_others_are_no_flood() -> None:
-    made = [replace(pair(number, chosen="I do not know."), raters=(50,)) for number in range(FLOOD)]
+    made = [
+        replace(pair(number, chosen="I do not know."), raters=(50,))
+        for number in range(MIN_REPEATS)
+    ]
     made += [
         replace(pair(number, chosen=f"word{number}"), raters=(50,))
-        for number in range(FLOOD, 2 * FLOOD)
+        for number in range(MIN_REPEATS, 2 * MIN_REPEATS)
     ]
 
     assert found(crowd(), made) == {}
@@ -196,7 +201,7 @@ def test_a_few_alike_among_many_others_are_no_flood() -> None:
 def test_what_the_bot_says_again_and_again_is_nobodys_flood() -> None:
     same = [
         replace(rated(9000 + number, False, reply="I cannot help."), raters=(50,))
-        for number in range(FLOOD)
+        for number in range(MIN_REPEATS)
     ]
 
     assert found([*crowd(), *same]) == {}

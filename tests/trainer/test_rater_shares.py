@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from store.domain import ExampleSet
 from tests.trainer.examples import demonstration, pair, rated
-from trainer.examples.rater_shares import RaterShares, shared_out
+from trainer.examples.rater_shares import RaterShares, limit_shares
 
 ADMIN = 99
 
@@ -33,12 +33,12 @@ def kept(
     person_share: float = 0.25,
     newcomer_share: float = 0.2,
     room: int = 10_000,
-    **voices: object,
+    **rater_shares: object,
 ) -> Counter[int]:
     """How many examples of each person remain."""
-    fair = shared_out(
+    fair = limit_shares(
         given,
-        RaterShares(**voices),  # type: ignore[arg-type]
+        RaterShares(**rater_shares),  # type: ignore[arg-type]
         person_share=person_share,
         newcomer_share=newcomer_share,
         room=room,
@@ -59,7 +59,7 @@ def test_one_person_gives_no_more_than_their_share() -> None:
 def test_it_is_their_newest_that_count() -> None:
     given = examples(*by(1, 10), *by(2, 3, first=100))
 
-    fair = shared_out(given, RaterShares(), person_share=0.25, newcomer_share=0.2, room=100)
+    fair = limit_shares(given, RaterShares(), person_share=0.25, newcomer_share=0.2, room=100)
 
     assert [each.id for each in fair.unpaired] == ["t8", "t9", "t10", "t100", "t101", "t102"]
 
@@ -113,7 +113,7 @@ def test_what_several_said_alike_counts_as_the_word_of_who_has_said_least() -> N
     group = tuple(replace(rated(number), raters=(1, 2, 3, 4)) for number in range(1, 41))
     alone = examples(*by(5, 50, first=100))
 
-    fair = shared_out(
+    fair = limit_shares(
         ExampleSet(unpaired=(*group, *alone.unpaired)),
         RaterShares(),
         person_share=0.25,
@@ -151,7 +151,7 @@ def test_nobody_alone_ever_has_more_than_their_share(
         unpaired=tuple(replace(rated(number), raters=tuple(raters)) for number, raters in given)
     )
 
-    fair = shared_out(said, RaterShares(), person_share=share, newcomer_share=0.2, room=1000)
+    fair = limit_shares(said, RaterShares(), person_share=share, newcomer_share=0.2, room=1000)
 
     people = {rater for _, raters in given for rater in raters}
     for person in people:

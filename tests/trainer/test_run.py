@@ -46,7 +46,7 @@ from trainer.examples.rater_shares import RaterShares
 from trainer.proving.gate import decide
 from trainer.proving.retention import RetentionCheck, RetentionKind
 from trainer.recipe import Recipe
-from trainer.run import MILDER, learn
+from trainer.run import SMALLER_SHARE, learn
 
 LIKED, DISLIKED = "yes of course", "no way"
 
@@ -158,7 +158,7 @@ def test_a_run_with_too_little_to_learn_from_is_skipped(learned: Learn, sqlite: 
 
     assert run.status is RunStatus.SKIPPED
     assert "examples to learn from" in run.outcome
-    assert run.outcome.endswith("rate more replies.")
+    assert run.outcome.endswith("Please rate more replies.")
 
 
 @pytest.mark.usefixtures("rated")
@@ -238,9 +238,12 @@ def lora_b(adapter: Adapter) -> Tensor:
 def refuse_the_first(monkeypatch: pytest.MonkeyPatch, *failed: str) -> None:
     """The gate, of which the first candidate of a run does not pass these checks."""
 
+    first: list[str] = []
+
     def decided(*arguments: Any, **evaluations: Any) -> GateReport:
         report = decide(*arguments, **evaluations)
-        if not evaluations["candidate"].adapter.startswith("a1-"):
+        first.append(evaluations["candidate"].adapter)
+        if first[0] != evaluations["candidate"].adapter:
             return report
         return GateReport(
             checks=tuple(replace(c, passed=c.name not in failed) for c in report.checks)
@@ -258,15 +261,34 @@ def test_of_an_update_that_goes_too_far_a_smaller_share_is_proven_in_its_place(
 
     run = learned()
 
-    whole, milder = adapters.all()
-    assert (whole.status, milder.status) == (AdapterStatus.REJECTED, AdapterStatus.ACTIVE)
-    assert torch.allclose(lora_b(milder), MILDER * lora_b(whole))
+    whole, smaller = adapters.all()
+    assert (whole.status, smaller.status) == (AdapterStatus.REJECTED, AdapterStatus.ACTIVE)
+    assert torch.allclose(lora_b(smaller), SMALLER_SHARE * lora_b(whole))
     assert run.outcome == (
-        f"{milder.name} (60% of {whole.name}, which went too far) passed the gate and is live."
+        f"{smaller.name} (60% of {whole.name}, which went too far) passed the gate and is live."
     )
-    reports = [adapters.report(each.name) for each in (whole, milder)]
+    reports = [adapters.report(each.name) for each in (whole, smaller)]
     assert [report and report.passed for report in reports] == [False, True]
-    assert adapters.of_run(run.id) == milder
+    assert adapters.of_run(run.id) == smaller
+
+
+@pytest.mark.usefixtures("rated")
+def test_a_smaller_share_is_shown_beside_the_active_version(
+    learned: Learn,
+    adapters: Adapters,
+    make_adapter: MakeAdapter,
+    tiny_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = adapters.add(Path(make_adapter("tiny").path), base_model=str(tiny_model))
+    adapters.promote(before.name, base_model=str(tiny_model), reason="before")
+    refuse_the_first(monkeypatch, "drift")
+
+    run = learned()
+
+    assert run.status is RunStatus.PROMOTED
+    assert "which went too far) passed the gate and is live." in run.outcome
+    assert len(run.metrics["samples"]) == 3
 
 
 @pytest.mark.usefixtures("rated")
@@ -320,9 +342,9 @@ def test_the_word_of_new_people_who_agree_counts_after_half_of_the_time(
         new.append(newcomers)
         return Findings(suspects={}, agreeing=frozenset({BOB, CLEO}))
 
-    def noticed(*args: Any, voices: RaterShares, **kwargs: Any) -> Snapshot:
-        new.append(voices.newcomers)
-        return take_snapshot(*args, voices=voices, **kwargs)
+    def noticed(*args: Any, rater_shares: RaterShares, **kwargs: Any) -> Snapshot:
+        new.append(rater_shares.newcomers)
+        return take_snapshot(*args, rater_shares=rater_shares, **kwargs)
 
     monkeypatch.setattr("trainer.run.examine", found)
     monkeypatch.setattr("trainer.run.take_snapshot", noticed)
@@ -417,7 +439,7 @@ def test_a_run_that_is_cancelled_says_so_and_nothing_goes_live(
     def step(*_: object, **__: object) -> None:
         raise RunCancelled
 
-    monkeypatch.setattr("trainer.progress.ProgressReporter.step", step)
+    monkeypatch.setattr("trainer.progress.ProgressReporter.report_step", step)
 
     run = learned()
 
@@ -454,7 +476,7 @@ def test_a_run_that_is_cancelled_too_late_does_not_say_that_nothing_of_it_is_in_
         promote(*arguments, **options)
         raise RunCancelled
 
-    monkeypatch.setattr("trainer.run.Comparison.of", proven)
+    monkeypatch.setattr("trainer.run.Comparison.gate_report", proven)
     monkeypatch.setattr(Adapters, "promote", promote_and_be_cancelled)
 
     run = learned()
@@ -469,7 +491,7 @@ def test_what_was_never_measured_cannot_be_promoted(
     def fail(*_: object) -> None:
         raise EngineError("the model failed: OutOfMemoryError")
 
-    monkeypatch.setattr("trainer.run.Comparison.of", fail)
+    monkeypatch.setattr("trainer.run.Comparison.gate_report", fail)
 
     run = learned()
 

@@ -72,7 +72,7 @@ def test_a_long_text_is_left_to_the_kernel_that_keeps_no_scores(
     tiny_weights: Weights, left_to_torch: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = there_and_back(tiny_weights, PADDED)
-    monkeypatch.setattr(training_attention, "MOST_SCORES", 10)
+    monkeypatch.setattr(training_attention, "MAX_SCORES", 10)
 
     attend_by_matrix_products(tiny_weights.model)
     found = there_and_back(tiny_weights, PADDED)

@@ -1,13 +1,13 @@
-"""Examples → what a run trains on and what it is measured with: filter, dedupe, balance, replay.
+"""Chooses a run's training and held-out examples: filters, merges copies, balances, replays.
 
-Pure. Invariant: nothing that is held out, nor a copy of it under another turn, is trained on.
+Pure. Invariant: no held-out example is trained on, nor a copy of one from another turn.
 """
 
 import random
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import TypeVar, assert_never
 
 from store.domain import (
     AnyExample,
@@ -23,20 +23,20 @@ from store.domain import (
 )
 from store.masking import mask
 from trainer.errors import NothingToLearn
-from trainer.examples.rater_shares import RaterShares, shared_out
+from trainer.examples.rater_shares import RaterShares, limit_shares
 from trainer.recipe import Recipe
 
-LEAST_EXAMPLES = 10
-"""Fewer teach nothing that could be measured."""
+MIN_EXAMPLES = 10
+"""Examples below which a run is skipped: the result could not be measured."""
 
-LEAST_OF_A_KIND = 4
-"""Of 👍 and of 👎 each, or KTO pushes in one direction only."""
+MIN_PER_LABEL = 4
+"""Least number of 👍, and of 👎: KTO on one label alone changes the model without end."""
 
-MOST_IMBALANCE = 4.0
-"""How many examples of one label go with one of the other; weights even out the rest."""
+MAX_IMBALANCE = 4.0
+"""Most examples of one label for each of the other; `label_weights` evens out the rest."""
 
-MOST_HELD_OUT = 160
-"""Held-out examples that are measured: their number drives the seconds of the gate."""
+MAX_HELD_OUT = 160
+"""Held-out examples that are measured: the gate's time grows with their number."""
 
 Kind = TypeVar("Kind", bound=AnyExample)
 
@@ -50,7 +50,7 @@ class Snapshot:
 
     @property
     def origins(self) -> dict[Split, list[Origin]]:
-        """The origins of its examples, by split."""
+        """Origins of the examples, by split, which are stored with the run."""
         return {
             Split.TRAIN: [each.origin for each in self.train.every],
             Split.HELD_OUT: [each.origin for each in self.held_out.every],
@@ -58,7 +58,7 @@ class Snapshot:
 
     @property
     def counts(self) -> ExampleCounts:
-        """The numbers that people are shown."""
+        """Numbers of examples by kind, which people are shown."""
         up = sum(each.label for each in self.train.unpaired)
         return ExampleCounts(
             train=len(self.train.every),
@@ -71,47 +71,74 @@ class Snapshot:
 
 
 def take_snapshot(
-    examples: ExampleSet, recipe: Recipe, *, system_prompt: str, voices: RaterShares | None = None
+    examples: ExampleSet,
+    recipe: Recipe,
+    *,
+    system_prompt: str,
+    rater_shares: RaterShares | None = None,
 ) -> Snapshot:
     """Choose the examples of a run. Raises `NothingToLearn`, with the reason.
 
-    `system_prompt` goes before imported prompts that have none, as it goes before every question.
+    `system_prompt` is put before imported prompts that have none, as it is before every question.
     """
-    voices = voices or RaterShares()
+    rater_shares = rater_shares or RaterShares()
     if recipe.mask:
         examples = _masked(examples)
-    unpaired = _settled([_served(each, system_prompt) for each in examples.unpaired])
-    pairs = _once([_served(each, system_prompt) for each in examples.pairs])
-    demonstrations = _once([_served(each, system_prompt) for each in examples.demonstrations])
-    hidden_ones = ExampleSet(
-        unpaired=tuple(each for each in unpaired if each.held_out),
-        pairs=tuple(each for each in pairs if each.held_out),
+    unpaired = _by_majority([_as_served(each, system_prompt) for each in examples.unpaired])
+    pairs = _without_copies([_as_served(each, system_prompt) for each in examples.pairs])
+    demonstrations = _without_copies(
+        [_as_served(each, system_prompt) for each in examples.demonstrations]
     )
-    fair = _fair(hidden_ones, voices, recipe, room=MOST_HELD_OUT)
-    newest = ExampleSet(unpaired=fair.unpaired[-MOST_HELD_OUT:], pairs=fair.pairs[-MOST_HELD_OUT:])
-    held_out = _fair(newest, voices, recipe, room=MOST_HELD_OUT)
+    held_out = _choose_held_out(unpaired, pairs, rater_shares, recipe)
     everything: list[AnyExample] = [*unpaired, *pairs, *demonstrations]
     hidden = {reply for each in everything if each.held_out for reply in _replies(each)}
-    train = _wanted(
-        ExampleSet(
-            unpaired=_visible(unpaired, hidden),
-            pairs=_visible(pairs, hidden),
-            demonstrations=_visible(demonstrations, hidden),
-        ),
-        recipe,
+    available = ExampleSet(
+        unpaired=_not_hidden(unpaired, hidden),
+        pairs=_not_hidden(pairs, hidden),
+        demonstrations=_not_hidden(demonstrations, hidden),
     )
-    fair = _fair(train, voices, recipe, room=recipe.max_examples)
-    left_out = len(train.every) - len(fair.every)
-    chosen = _fair(_bounded(fair, recipe), voices, recipe, room=recipe.max_examples)
-    train = _checked(chosen, left_out)
+    train = _choose_train(available, rater_shares, recipe)
     return Snapshot(train=train, held_out=held_out)
 
 
-def _fair(examples: ExampleSet, voices: RaterShares, recipe: Recipe, *, room: int) -> ExampleSet:
-    """Nobody has more than their share, of all there are nor of those that are chosen."""
-    return shared_out(
+def _choose_held_out(
+    unpaired: Sequence[Example],
+    pairs: Sequence[PreferencePair],
+    rater_shares: RaterShares,
+    recipe: Recipe,
+) -> ExampleSet:
+    """Choose the newest held-out examples; shares hold before the choice and after it."""
+    held_out = ExampleSet(
+        unpaired=tuple(each for each in unpaired if each.held_out),
+        pairs=tuple(each for each in pairs if each.held_out),
+    )
+    limited = _with_limited_shares(held_out, rater_shares, recipe, room=MAX_HELD_OUT)
+    newest = ExampleSet(
+        unpaired=limited.unpaired[-MAX_HELD_OUT:], pairs=limited.pairs[-MAX_HELD_OUT:]
+    )
+    return _with_limited_shares(newest, rater_shares, recipe, room=MAX_HELD_OUT)
+
+
+def _choose_train(available: ExampleSet, rater_shares: RaterShares, recipe: Recipe) -> ExampleSet:
+    """Choose the training examples; shares hold before the choice and after it.
+
+    Raises `NothingToLearn`.
+    """
+    usable = _for_objective(available, recipe)
+    limited = _with_limited_shares(usable, rater_shares, recipe, room=recipe.max_examples)
+    left_out = len(usable.every) - len(limited.every)
+    chosen = _with_limited_shares(
+        _at_most_max_examples(limited, recipe), rater_shares, recipe, room=recipe.max_examples
+    )
+    return _checked(chosen, left_out)
+
+
+def _with_limited_shares(
+    examples: ExampleSet, rater_shares: RaterShares, recipe: Recipe, *, room: int
+) -> ExampleSet:
+    return limit_shares(
         examples,
-        voices,
+        rater_shares,
         person_share=recipe.person_share,
         newcomer_share=recipe.newcomer_share,
         room=room,
@@ -119,7 +146,7 @@ def _fair(examples: ExampleSet, voices: RaterShares, recipe: Recipe, *, room: in
 
 
 def _masked(examples: ExampleSet) -> ExampleSet:
-    """The same without what is private."""
+    """Mask private data in all texts."""
     return ExampleSet(
         unpaired=tuple(
             replace(each, prompt=_masked_prompt(each), completion=mask(each.completion))
@@ -145,7 +172,8 @@ def _masked_prompt(each: AnyExample) -> tuple[Message, ...]:
     return tuple(replace(message, content=mask(message.content)) for message in each.prompt)
 
 
-def _served(each: Kind, system_prompt: str) -> Kind:
+def _as_served(each: Kind, system_prompt: str) -> Kind:
+    """Put the system prompt before an imported prompt that has none."""
     is_imported = each.origin.kind is OriginKind.IMPORTED
     imported_bare = is_imported and each.prompt[0].role != "system"
     if not imported_bare or not system_prompt:
@@ -153,53 +181,56 @@ def _served(each: Kind, system_prompt: str) -> Kind:
     return replace(each, prompt=(Message(role="system", content=system_prompt), *each.prompt))
 
 
-def _text(each: AnyExample) -> tuple[object, ...]:
+def _texts(each: AnyExample) -> tuple[object, ...]:
+    """Return all that two copies of an example have in common."""
     if isinstance(each, PreferencePair):
         return each.prompt, each.chosen.strip(), each.rejected.strip()
     return each.prompt, each.completion.strip()
 
 
 def _replies(each: AnyExample) -> list[tuple[object, str]]:
-    """Every reply that an example shows, with its prompt."""
+    """Return every reply of an example, with its prompt."""
     if isinstance(each, PreferencePair):
         return [(each.prompt, each.chosen.strip()), (each.prompt, each.rejected.strip())]
     return [(each.prompt, each.completion.strip())]
 
 
-def _once(examples: Sequence[Kind]) -> list[Kind]:
-    """Of copies, one, as the word of all who gave them: the held-out one, else the newest."""
+def _without_copies(examples: Sequence[Kind]) -> list[Kind]:
+    """Merge copies into one of them, the held-out one or else the newest, with all raters."""
     kept: dict[tuple[object, ...], Kind] = {}
     raters = defaultdict[tuple[object, ...], list[int]](list)
     for each in examples:
-        before = kept.get(_text(each))
-        raters[_text(each)] += each.raters
+        before = kept.get(_texts(each))
+        raters[_texts(each)] += each.raters
         if before is None or not before.held_out:
-            kept.pop(_text(each), None)
-            kept[_text(each)] = each
-    return [replace(each, raters=tuple(dict.fromkeys(raters[text]))) for text, each in kept.items()]
+            kept.pop(_texts(each), None)  # so that the newer one stands at the end
+            kept[_texts(each)] = each
+    return [
+        replace(each, raters=tuple(dict.fromkeys(raters[texts]))) for texts, each in kept.items()
+    ]
 
 
-def _settled(examples: Sequence[Example]) -> list[Example]:
-    """Copies become one with the label of the majority; where they are even, none.
+def _by_majority(examples: Sequence[Example]) -> list[Example]:
+    """Merge copies into one with the majority's label; drop those with a tie, and empty replies.
 
-    However often somebody rated the same, they have one vote: their last word. What nobody said, an
-    imported file did.
+    Each person has one vote, their latest rating; each imported example has a vote of its own.
     """
     votes = defaultdict[tuple[object, ...], dict[object, bool]](dict)
     for each in examples:
         for voter in each.raters or (each.origin,):
-            votes[_text(each)][voter] = each.label
-    settled = []
-    for each in _once(examples):
-        said = votes[_text(each)]
-        lead = 2 * sum(said.values()) - len(said)
+            votes[_texts(each)][voter] = each.label
+    merged = []
+    for each in _without_copies(examples):
+        labels = votes[_texts(each)]
+        lead = 2 * sum(labels.values()) - len(labels)
         if lead and each.completion.strip():
-            winners = tuple(rater for rater in each.raters if said[rater] == (lead > 0))
-            settled.append(replace(each, label=lead > 0, raters=winners))
-    return settled
+            winners = tuple(rater for rater in each.raters if labels[rater] == (lead > 0))
+            merged.append(replace(each, label=lead > 0, raters=winners))
+    return merged
 
 
-def _visible(examples: Sequence[Kind], hidden: set[tuple[object, str]]) -> tuple[Kind, ...]:
+def _not_hidden(examples: Sequence[Kind], hidden: set[tuple[object, str]]) -> tuple[Kind, ...]:
+    """Return the examples that are not held out and share no reply with one that is."""
     return tuple(
         each
         for each in examples
@@ -207,8 +238,8 @@ def _visible(examples: Sequence[Kind], hidden: set[tuple[object, str]]) -> tuple
     )
 
 
-def _wanted(train: ExampleSet, recipe: Recipe) -> ExampleSet:
-    """What the objective learns from. `sft` takes replies that were rated 👍 as demonstrations."""
+def _for_objective(train: ExampleSet, recipe: Recipe) -> ExampleSet:
+    """Return the kinds that the objective trains on; `sft` takes replies with 👍, too."""
     match recipe.objective:
         case "auto":
             return train
@@ -230,14 +261,16 @@ def _wanted(train: ExampleSet, recipe: Recipe) -> ExampleSet:
                 if each.label and each.finished
             )
             shown = sorted((*liked, *train.demonstrations), key=lambda each: each.created_at)
-            return ExampleSet(demonstrations=tuple(_once(shown)))
+            return ExampleSet(demonstrations=tuple(_without_copies(shown)))
+        case _:
+            assert_never(recipe.objective)
 
 
-def _bounded(train: ExampleSet, recipe: Recipe) -> ExampleSet:
-    """At most `max_examples`: pairs and demonstrations say more, so they go first."""
+def _at_most_max_examples(train: ExampleSet, recipe: Recipe) -> ExampleSet:
+    """Choose up to `max_examples`, pairs and demonstrations first: they say more than a thumb."""
     draw = random.Random(recipe.seed)
     room = recipe.max_examples
-    spare = room - len(train.demonstrations) - len(train.unpaired)  # what others leave
+    spare = room - len(train.demonstrations) - len(train.unpaired)  # left over by other kinds
     pairs = _recent_and_replayed(train.pairs, max(room // 2, spare), recipe.replay, draw)
     room -= len(pairs)
     spare = room - len(train.unpaired)
@@ -252,63 +285,66 @@ def _bounded(train: ExampleSet, recipe: Recipe) -> ExampleSet:
 def _recent_and_replayed(
     examples: Sequence[Kind], room: int, replay: float, draw: random.Random
 ) -> tuple[Kind, ...]:
-    """The newest, and a sample of what is older than those; oldest first."""
+    """Return up to `room` examples, oldest first: the newest, and a sample of all older ones.
+
+    `replay` is the share of the room that the sample takes.
+    """
     if len(examples) <= room:
         return tuple(examples)
     replayed = round(room * replay)
-    older: int = len(examples) - (room - replayed)  # so many are older than the newest
-    places: list[int] = sorted(draw.sample(range(older), replayed))
-    kept = [examples[place] for place in places]
-    return (*kept, *examples[older:])
+    older: int = len(examples) - (room - replayed)
+    sample: list[int] = sorted(draw.sample(range(older), replayed))
+    return (*(examples[number] for number in sample), *examples[older:])
 
 
 def _balanced(
     examples: Sequence[Example], room: int, replay: float, draw: random.Random
 ) -> tuple[Example, ...]:
-    """Half of the room for each label; what one leaves, the other may have, up to a limit."""
+    """Give each label half of the room, and what the other label leaves, up to `MAX_IMBALANCE`."""
     up = [each for each in examples if each.label]
     down = [each for each in examples if not each.label]
-    halves = (room - room // 2, room // 2)
-    rooms = [max(half, room - len(other)) for half, other in zip(halves, (down, up), strict=True)]
+    room_up = max(room - room // 2, room - len(down))
+    room_down = max(room // 2, room - len(up))
     if up and down:
-        most = [round(MOST_IMBALANCE * min(len(other), room // 2)) for other in (down, up)]
-        rooms = [min(pair) for pair in zip(rooms, most, strict=True)]
+        room_up = min(room_up, round(MAX_IMBALANCE * min(len(down), room // 2)))
+        room_down = min(room_down, round(MAX_IMBALANCE * min(len(up), room // 2)))
     kept = [
-        *_recent_and_replayed(up, rooms[0], replay, draw),
-        *_recent_and_replayed(down, rooms[1], replay, draw),
+        *_recent_and_replayed(up, room_up, replay, draw),
+        *_recent_and_replayed(down, room_down, replay, draw),
     ]
     return tuple(sorted(kept, key=lambda each: each.created_at))
 
 
 def _checked(train: ExampleSet, left_out: int) -> ExampleSet:
-    """The examples, without thumbs of one kind only: these push in one direction without end.
+    """Return the examples; without the ratings, if there are too few of one label.
 
-    Raises `NothingToLearn` for what would be a waste of time.
+    Raises `NothingToLearn` if too little is left. `left_out` examples exceeded somebody's share.
     """
     count = len(train.every)
-    if count < LEAST_EXAMPLES:
-        too_many = (
-            f"; {left_out} more are left out, because one person or new people gave too large a "
-            "share (RATCHET_TRAIN_PERSON_SHARE, RATCHET_TRAIN_NEWCOMER_SHARE)"
-        )
-        raise NothingToLearn(
-            f"There are {count} examples to learn from, and {LEAST_EXAMPLES} are the least"
-            f"{too_many if left_out else ''}: rate more replies."
-        )
+    if count < MIN_EXAMPLES:
+        reason = f"There are {count} examples to learn from; at least {MIN_EXAMPLES} are needed."
+        if left_out:
+            reason += (
+                f" {left_out} more were left out, because one person or new people gave too large "
+                "a share (RATCHET_TRAIN_PERSON_SHARE, RATCHET_TRAIN_NEWCOMER_SHARE)."
+            )
+        raise NothingToLearn(f"{reason} Please rate more replies.")
     up = sum(each.label for each in train.unpaired)
     down = len(train.unpaired) - up
     others = len(train.pairs) + len(train.demonstrations)
-    one_sided = bool(train.unpaired) and min(up, down) < LEAST_OF_A_KIND
-    if one_sided and others < LEAST_EXAMPLES:
+    one_sided = bool(train.unpaired) and min(up, down) < MIN_PER_LABEL
+    if one_sided and others < MIN_EXAMPLES:
         raise NothingToLearn(
-            f"There are {up} 👍 and {down} 👎 to learn from, and {LEAST_OF_A_KIND} of each are the "
-            "least: rate what is good and what is not."
+            f"There are {up} 👍 and {down} 👎 to learn from; at least {MIN_PER_LABEL} of each are "
+            "needed. Please rate both good and bad replies."
         )
     return replace(train, unpaired=()) if one_sided else train
 
 
 def label_weights(up: int, down: int) -> Mapping[bool, float]:
-    """Weights that make 👍 and 👎 count alike, the rarer label's above 1 (KTO paper, eq. 8)."""
+    """Return the weights that make 👍 and 👎 count alike: 1 for the more frequent label, more for
+    the other (KTO paper, eq. 8).
+    """
     if not up or not down:
         return {True: 1.0, False: 1.0}
     return {True: max(1.0, down / up), False: max(1.0, up / down)}

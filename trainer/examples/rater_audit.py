@@ -1,12 +1,11 @@
-"""Finds people whose ratings look like an attack, for an admin to look at, and those who agree.
+"""Audits raters: finds people whose ratings look like an attack, and people who agree with others.
 
-Two signs of an attack. Somebody disagrees with everybody else, as far as a guess fitted on others'
-ratings can tell; or most of their corrections are the same text over and over. Neither is proof:
-what is found is held back, never deleted (`/quarantine`). The same guess finds those who agree with
-the others, and are trusted the sooner for it.
+There are two signs of an attack: somebody's ratings contradict a model that is fitted on everybody
+else's, or most of somebody's corrections are nearly the same text. Neither is proof, so the ratings
+are held back for an admin to look at (`/quarantine`), and never deleted. People whose ratings agree
+with the model count as new for a shorter time.
 """
 
-import math
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,48 +13,50 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import binom
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 
 from store.domain import Example, ExampleSet, OriginKind, PreferencePair
 from store.embedder import Embedder
 
-LATEST = 40
-"""Ratings of one person that are looked at: nobody outweighs the others by their number."""
+LATEST_RATINGS = 40
+"""Latest ratings of a person that are audited; older ones are ignored."""
 
-LEAST_RATINGS = 20
-"""Of somebody who is judged: fewer show nothing."""
+MIN_RATINGS = 20
+"""Ratings below which a person is not judged."""
 
-LEAST_OTHERS = 60
-"""Ratings of others that a guess is fitted on."""
+MIN_OTHER_RATINGS = 60
+"""Ratings of all people below which no model is fitted."""
 
-TELLS = 0.6
-"""Of the middle one of all people so much has to be guessed right, or the guesses cannot tell."""
+MIN_MEDIAN_ACCURACY = 0.6
+"""Least accuracy of the model for the median person; below it nobody is judged."""
 
-DOUBT = 0.005
-"""How seldom somebody who does not look would differ, or agree, as much (one-sided binomial)."""
+SIGNIFICANCE = 0.005
+"""Significance level of the one-sided binomial tests."""
 
-PARTS = 5
-"""Everybody's ratings are guessed from those of other people (grouped cross-validation)."""
+FOLDS = 5
+"""Folds of the cross-validation, grouped by person: a person's ratings are predicted from other
+people's only."""
 
-ALIKE = 0.95
-"""Cosine similarity of two corrections that say the same."""
+SAME_TEXT_SIMILARITY = 0.95
+"""Cosine similarity from which two corrections count as the same text."""
 
-FLOOD = 8
-"""Corrections of one person that say the same, and are most of what they corrected."""
+MIN_REPEATS = 8
+"""Corrections with the same text from which a person is suspected, if they are the majority."""
 
 Vectors: TypeAlias = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """What people's ratings say of those who gave them."""
+    """The result of an audit."""
 
     suspects: Mapping[int, str]
-    """Who should be looked at, and why."""
+    """People whom an admin should look at, with the reason."""
     agreeing: frozenset[int]
-    """Who presses the thumb that one would guess from others', more often than somebody would who
-    does not look; nobody, while all who rated are new."""
+    """People who agree with the model more often than careless ratings would by chance; nobody, if
+    all raters are new."""
 
 
 def examine(
@@ -65,134 +66,134 @@ def examine(
     trusted: Collection[int],
     newcomers: Collection[int] = (),
 ) -> Findings:
-    """Who looks like an attacker, nobody of those who are `trusted`, and who agrees with others.
+    """Audit everybody's ratings and corrections. People who are `trusted` are never suspects.
 
-    What `newcomers` said is no measure for others, unless there is nobody else.
+    The model is not fitted on the ratings of `newcomers`, unless everybody is new.
     """
-    corrected = defaultdict[int, list[PreferencePair]](list)
+    corrections = defaultdict[int, list[PreferencePair]](list)
     for pair in examples.pairs:
-        if pair.origin.kind is OriginKind.CORRECTED:  # one text a correction, whatever it becomes
-            corrected[pair.raters[0]].append(pair)
-    found = {
-        person: reason
-        for person, pairs in corrected.items()
-        if person not in trusted and len(pairs) >= FLOOD and (reason := _floods(embedder, pairs))
-    }
-    compared = _compared(examples.unpaired, embedder, newcomers)
-    for person, each in compared.items():
-        if person not in trusted and person not in found and each.contrary:
-            found[person] = (
+        # A correction may also have become a demonstration; count it once.
+        if pair.origin.kind is OriginKind.CORRECTED:
+            corrections[pair.raters[0]].append(pair)
+    suspects = {}
+    for person, pairs in corrections.items():
+        if person not in trusted and len(pairs) >= MIN_REPEATS:
+            reason = _repeats_itself(embedder, pairs)
+            if reason:
+                suspects[person] = reason
+    agreements = _agreements(examples.unpaired, embedder, newcomers)
+    for person, each in agreements.items():
+        if person not in trusted and person not in suspects and each.is_contrary:
+            suspects[person] = (
                 f"{each.count - each.agreed} of {each.count} ratings are the opposite of what "
                 "others' say"
             )
-    all_new = set(compared) <= set(newcomers)
-    agreeing = {person for person, each in compared.items() if each.agrees and not all_new}
-    return Findings(suspects=found, agreeing=frozenset(agreeing - set(found)))
+    all_new = set(agreements) <= set(newcomers)
+    agreeing = {person for person, each in agreements.items() if each.is_agreeing and not all_new}
+    return Findings(suspects=suspects, agreeing=frozenset(agreeing - set(suspects)))
 
 
-def _floods(embedder: Embedder, pairs: Sequence[PreferencePair]) -> str:
-    vectors = _embedded(embedder, [each.chosen for each in pairs[-LATEST:]])
-    same = int((vectors @ vectors.T >= ALIKE).sum(axis=1).max())
-    if same >= FLOOD and same > len(vectors) / 2:
+def _repeats_itself(embedder: Embedder, corrections: Sequence[PreferencePair]) -> str:
+    """Return the reason for suspicion if most corrections are nearly the same text, or ""."""
+    vectors = _embed(embedder, [each.chosen for each in corrections[-LATEST_RATINGS:]])
+    same = int((vectors @ vectors.T >= SAME_TEXT_SIMILARITY).sum(axis=1).max())
+    if same >= MIN_REPEATS and same > len(vectors) / 2:
         return f"{same} of {len(vectors)} corrections say nearly the same"
     return ""
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Comparison:
-    """Somebody's latest ratings beside what one would guess from others'."""
+class _Agreement:
+    """A person's latest ratings beside the model's predictions; True is 👍."""
 
-    thumbs: NDArray[np.bool_]
-    guessed: NDArray[np.bool_]
-    alone: NDArray[np.bool_]
-    """Rated by nobody else: of what several rated only the majority is known."""
+    labels: NDArray[np.bool_]
+    predicted: NDArray[np.bool_]
+    rated_alone: NDArray[np.bool_]
+    """True if nobody else rated the reply; of other replies only the majority's label is known."""
 
     @property
     def count(self) -> int:
-        return len(self.thumbs)
+        return len(self.labels)
 
     @property
     def agreed(self) -> int:
-        return int((self.thumbs == self.guessed).sum())
+        return int((self.labels == self.predicted).sum())
 
     @property
-    def contrary(self) -> bool:
-        """Whether somebody who presses thumbs by lot would seldom agree so little."""
-        return self.count >= LEAST_RATINGS and _at_most(self.agreed, self.count, 0.5) < DOUBT
-
-    @property
-    def agrees(self) -> bool:
-        """Whether somebody who presses as many 👍 without looking would seldom agree so much."""
-        thumbs, guessed = self.thumbs[self.alone], self.guessed[self.alone]
-        if len(thumbs) < LEAST_RATINGS:
+    def is_contrary(self) -> bool:
+        """True if random ratings would seldom agree with the model so little."""
+        if self.count < MIN_RATINGS:
             return False
-        up, likely = thumbs.mean(), guessed.mean()
-        differs = float(up * (1 - likely) + (1 - up) * likely)
-        return _at_most(int((thumbs != guessed).sum()), len(thumbs), differs) < DOUBT
+        return bool(binom.cdf(self.agreed, self.count, 0.5) < SIGNIFICANCE)
+
+    @property
+    def is_agreeing(self) -> bool:
+        """True if random ratings with the same share of 👍 would seldom agree so much."""
+        labels, predicted = self.labels[self.rated_alone], self.predicted[self.rated_alone]
+        if len(labels) < MIN_RATINGS:
+            return False
+        up, predicted_up = labels.mean(), predicted.mean()
+        chance = up * (1 - predicted_up) + (1 - up) * predicted_up  # of a random disagreement
+        disagreed = int((labels != predicted).sum())
+        return bool(binom.cdf(disagreed, len(labels), chance) < SIGNIFICANCE)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Words:
-    """One row for each person and reply that they rated."""
+class _Ratings:
+    """The audited ratings as arrays, one row for each person and reply that they rated."""
 
     people: NDArray[np.int64]
     labels: NDArray[np.bool_]
-    alone: NDArray[np.bool_]
-    """Whether nobody else rated it."""
+    rated_alone: NDArray[np.bool_]
+    """True if nobody else rated the reply."""
     vectors: Vectors
+    """Embeddings of the replies."""
     weights: Vectors
-    """Each person's ratings weigh 1 together; those of whom is no measure, nothing."""
+    """Weights in the fit: each person's add up to 1, those of new people are 0."""
 
 
-def _compared(
+def _agreements(
     ratings: Sequence[Example], embedder: Embedder, newcomers: Collection[int]
-) -> Mapping[int, _Comparison]:
-    """Everybody's ratings, where others' can tell; nobody's, where they cannot."""
+) -> Mapping[int, _Agreement]:
+    """Compare everybody's ratings with the model; empty if no useful model can be fitted."""
     by_person = defaultdict[int, list[Example]](list)
     for each in ratings:
         for rater in each.raters:
             by_person[rater].append(each)
-    if max(map(len, by_person.values()), default=0) < LEAST_RATINGS:  # nothing to embed
+    if max(map(len, by_person.values()), default=0) < MIN_RATINGS:  # nobody could be judged
         return {}
-    words = _words(by_person, embedder, newcomers)
-    counted = words.weights > 0
-    people = np.unique(words.people[counted])
-    if counted.sum() < LEAST_OTHERS or len(people) < PARTS:
+    rows = _rows(by_person, embedder, newcomers)
+    fitted = rows.weights > 0
+    if fitted.sum() < MIN_OTHER_RATINGS or len(np.unique(rows.people[fitted])) < FOLDS:
         return {}
-    guessed = _guessed(words)
-    if guessed is None:
+    predicted = _predict(rows)
+    if predicted is None:
         return {}
     found = {}
-    for person in np.unique(words.people):
-        theirs = words.people == person
-        found[int(person)] = _Comparison(
-            thumbs=words.labels[theirs], guessed=guessed[theirs], alone=words.alone[theirs]
+    for person in np.unique(rows.people):
+        theirs = rows.people == person
+        found[int(person)] = _Agreement(
+            labels=rows.labels[theirs],
+            predicted=predicted[theirs],
+            rated_alone=rows.rated_alone[theirs],
         )
     return found
 
 
-def _at_most(most: int, count: int, chance: float) -> float:
-    """How likely it is that no more than `most` of `count` happen (binomial)."""
-    return sum(
-        math.comb(count, number) * chance**number * (1 - chance) ** (count - number)
-        for number in range(most + 1)
-    )
-
-
-def _words(
+def _rows(
     by_person: Mapping[int, Sequence[Example]], embedder: Embedder, newcomers: Collection[int]
-) -> _Words:
+) -> _Ratings:
     everybody_is_new = set(by_person) <= set(newcomers)
     rows = [
-        (person, each, 1 / len(given[-LATEST:]))
+        (person, each, 1 / len(given[-LATEST_RATINGS:]))
         for person, given in by_person.items()
-        for each in given[-LATEST:]
+        for each in given[-LATEST_RATINGS:]
     ]
-    return _Words(
+    return _Ratings(
         people=np.array([person for person, _, _ in rows]),
         labels=np.array([each.label for _, each, _ in rows], dtype=bool),
-        alone=np.array([len(each.raters) == 1 for _, each, _ in rows], dtype=bool),
-        vectors=_embedded(embedder, [each.completion for _, each, _ in rows]),
+        rated_alone=np.array([len(each.raters) == 1 for _, each, _ in rows], dtype=bool),
+        vectors=_embed(embedder, [each.completion for _, each, _ in rows]),
         weights=np.array(
             [
                 weight if everybody_is_new or person not in newcomers else 0.0
@@ -202,22 +203,23 @@ def _words(
     )
 
 
-def _guessed(words: _Words) -> NDArray[np.bool_] | None:
-    """Each rating as others' would have it; None if that cannot tell 👍 from 👎."""
-    likely = np.zeros(len(words.people))
-    for fitted, asked in GroupKFold(PARTS).split(words.vectors, groups=words.people):
-        fitted = fitted[words.weights[fitted] > 0]
-        if len(set(words.labels[fitted])) < 2:
+def _predict(rows: _Ratings) -> NDArray[np.bool_] | None:
+    """Predict each rating from other people's; None if that does not tell 👍 from 👎."""
+    probabilities = np.zeros(len(rows.people))
+    for fitted, predicted in GroupKFold(FOLDS).split(rows.vectors, groups=rows.people):
+        fitted = fitted[rows.weights[fitted] > 0]
+        if len(set(rows.labels[fitted])) < 2:
             return None
-        guess = LogisticRegression(max_iter=1000, class_weight="balanced")
-        guess.fit(words.vectors[fitted], words.labels[fitted], words.weights[fitted])
-        likely[asked] = guess.predict_proba(words.vectors[asked])[:, 1]
-    right = (likely > 0.5) == words.labels
-    counted = np.unique(words.people[words.weights > 0])
-    shares = [right[words.people == person].mean() for person in counted]
-    return likely > 0.5 if np.median(shares) >= TELLS else None
+        model = LogisticRegression(max_iter=1000, class_weight="balanced")
+        model.fit(rows.vectors[fitted], rows.labels[fitted], rows.weights[fitted])
+        probabilities[predicted] = model.predict_proba(rows.vectors[predicted])[:, 1]
+    labels = probabilities > 0.5
+    right = labels == rows.labels
+    people = np.unique(rows.people[rows.weights > 0])
+    accuracies = [right[rows.people == person].mean() for person in people]
+    return labels if np.median(accuracies) >= MIN_MEDIAN_ACCURACY else None
 
 
-def _embedded(embedder: Embedder, texts: Sequence[str]) -> Vectors:
-    """One row a text, of length 1."""
+def _embed(embedder: Embedder, texts: Sequence[str]) -> Vectors:
+    """Return one row a text, of length 1; an empty text is embedded as a full stop."""
     return np.array(embedder.embed([text.strip() or "." for text in texts]))

@@ -1,6 +1,6 @@
-"""How much each person's word counts in a run: nobody moves the weights alone.
+"""Limits how many examples each person gives to a run, so that nobody alone moves the weights.
 
-Pure. Admins are trusted, and so are imported examples: whoever puts them in runs the bot.
+Pure. Admins and imported examples are not limited: whoever puts them in runs the bot.
 """
 
 import math
@@ -10,84 +10,97 @@ from dataclasses import dataclass
 
 from store.domain import AnyExample, ExampleSet
 
+ROUNDING = 1e-9
+"""Added before a share is rounded down, so that 0.1 · 30 is 3 in floating point, too."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RaterShares:
-    """What is known of those who rate."""
+    """The people to whom the limits on shares do not apply alike."""
 
     trusted: frozenset[int] = frozenset()
+    """People who may give any number of examples."""
     newcomers: frozenset[int] = frozenset()
+    """People who are new, and whose examples have a limit together, too."""
 
 
-def shared_out(
+def limit_shares(
     examples: ExampleSet,
-    voices: RaterShares,
+    rater_shares: RaterShares,
     *,
     person_share: float,
     newcomer_share: float,
     room: int,
 ) -> ExampleSet:
-    """The newest examples of each person, as far as their share of what is kept allows.
+    """Return each person's newest examples, up to their share of what is returned.
 
-    `room` is what a run has room for: a share is never of more than that. What several people said
-    alike counts as the word of the one who has said least. Where there are few people, each may
-    give as much as any other; where everybody is new, nobody is.
+    `person_share` is the largest share of one person; with fewer than 1 / `person_share` people,
+    each may give as many as any other. `newcomer_share` is the largest share of all new people
+    together, unless everybody is new. Shares are of at most `room` examples, as many as a run
+    takes. An example of several raters counts for the one of them who has fewest so far.
     """
-    free = [each for each in examples.every if _is_free(each, voices)]
-    bound = _newest_first([each for each in examples.every if not _is_free(each, voices)])
-    people = {rater for each in bound for rater in each.raters}
+    unlimited = [each for each in examples.every if _is_unlimited(each, rater_shares)]
+    limited = _newest_first(
+        [each for each in examples.every if not _is_unlimited(each, rater_shares)]
+    )
+    people = {rater for each in limited for rater in each.raters}
     share = max(person_share, 1 / max(1, len(people)))
-    kept = _within(bound, share, len(free), room)
-    if not people <= voices.newcomers:
-        kept = _without_a_crowd(kept, voices.newcomers, newcomer_share, len(free), room)
-    wanted = {each.origin for each in (*free, *kept)}
+    kept = _limit_each_person(limited, share, len(unlimited), room)
+    if not people <= rater_shares.newcomers:
+        kept = _limit_newcomers(kept, rater_shares.newcomers, newcomer_share, len(unlimited), room)
+    origins = {each.origin for each in (*unlimited, *kept)}
     return ExampleSet(
-        unpaired=tuple(each for each in examples.unpaired if each.origin in wanted),
-        pairs=tuple(each for each in examples.pairs if each.origin in wanted),
-        demonstrations=tuple(each for each in examples.demonstrations if each.origin in wanted),
+        unpaired=tuple(each for each in examples.unpaired if each.origin in origins),
+        pairs=tuple(each for each in examples.pairs if each.origin in origins),
+        demonstrations=tuple(each for each in examples.demonstrations if each.origin in origins),
     )
 
 
-def _within(
-    bound: Sequence[AnyExample], share: float, free: int, room: int
+def _limit_each_person(
+    limited: Sequence[AnyExample], share: float, unlimited: int, room: int
 ) -> Sequence[AnyExample]:
-    """What remains when nobody gives more than that share of what remains.
+    """Keep as many examples as possible such that nobody's exceed `share` of those kept.
 
-    The fewer one person may give, the less remains in all: from the most that they could give it
-    goes down to the first number that holds.
+    A lower number per person leaves fewer examples in all, so the number is lowered from the
+    largest possible one until it satisfies the share of what it leaves.
     """
-    most = len(bound)
+    most = len(limited)
     while True:
-        kept = _most_of_each(bound, most)
-        allowed = math.floor(share * min(room, free + len(kept)) + 1e-9)
+        kept = _newest_of_each(limited, most)
+        allowed = math.floor(share * min(room, unlimited + len(kept)) + ROUNDING)
         if most <= allowed:
             return kept
         most = allowed
 
 
-def _most_of_each(bound: Sequence[AnyExample], most: int) -> list[AnyExample]:
+def _newest_of_each(newest_first: Sequence[AnyExample], most: int) -> list[AnyExample]:
+    """Keep each person's first `most` examples."""
     given = Counter[int]()
     kept = []
-    for each in bound:
-        least = min(each.raters, key=lambda rater: (given[rater], rater))
-        if given[least] < most:
-            given[least] += 1
+    for each in newest_first:
+        rater = min(each.raters, key=lambda rater: (given[rater], rater))
+        if given[rater] < most:
+            given[rater] += 1
             kept.append(each)
     return kept
 
 
-def _without_a_crowd(
-    kept: Sequence[AnyExample], newcomers: Collection[int], share: float, free: int, room: int
+def _limit_newcomers(
+    kept: Sequence[AnyExample],
+    newcomers: Collection[int],
+    share: float,
+    unlimited: int,
+    room: int,
 ) -> list[AnyExample]:
-    """The same with no more of what only new people said than their share, all together."""
+    """Limit the examples that only new people gave to `share` of the result."""
     new = [each for each in kept if set(each.raters) <= set(newcomers)]
-    old = [each for each in kept if not set(each.raters) <= set(newcomers)]
-    most = math.floor(share * min(room, (free + len(old)) / (1 - share)) + 1e-9)
-    return [*old, *new[:most]]
+    others = [each for each in kept if not set(each.raters) <= set(newcomers)]
+    most = math.floor(share * min(room, (unlimited + len(others)) / (1 - share)) + ROUNDING)
+    return [*others, *new[:most]]
 
 
-def _is_free(each: AnyExample, voices: RaterShares) -> bool:
-    return not each.raters or not voices.trusted.isdisjoint(each.raters)
+def _is_unlimited(each: AnyExample, rater_shares: RaterShares) -> bool:
+    return not each.raters or not rater_shares.trusted.isdisjoint(each.raters)
 
 
 def _newest_first(examples: Iterable[AnyExample]) -> list[AnyExample]:

@@ -1,13 +1,13 @@
-"""What the layers below an adapter make of a batch, worked out once.
+"""A cache of the activations below an adapter: the frozen layers compute each batch once.
 
-Only the last layers learn (`Recipe.layers`), so what comes before them is the same whenever
-a batch is seen: by the reference, by the base that is held on to, and in every epoch.
+Only the last layers are trained (`Recipe.layers`), so the layers before them return the
+same for a batch every time: for the reference model, for the distillation penalty, in every epoch.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -15,76 +15,81 @@ from transformers import PreTrainedModel
 
 from bot.engine.local import LLAMA_SHAPED, has_full_attention
 
-ROOM_BYTES = 2**30
-"""Kept at most; what comes later is worked out each time."""
+CACHE_BYTES = 2**30
+"""Size limit of the cache; batches beyond it are computed each time."""
 
-Forward = Callable[..., Any]
+Forward: TypeAlias = Callable[..., Any]
 
 
 @contextmanager
-def frozen_layers_once(model: PreTrainedModel, count: int) -> Iterator[None]:
-    """Meanwhile the first `count` layers compute a batch only when they see it first.
+def cached_frozen_layers(model: PreTrainedModel, count: int) -> Iterator[None]:
+    """Cache the output of the first `count` layers for the block.
 
-    For models in the shape of Llama, whose layers are all given the same; others compute as ever.
+    Has no effect on models that are not Llama-shaped, whose layers may take different inputs.
     """
     if count == 0 or type(model) not in LLAMA_SHAPED or not has_full_attention(model):
         yield
         return
-    inside: Any = model.model
-    layers: Sequence[nn.Module] = inside.layers[:count]
-    memory = _Memory()
+    decoder: Any = model.model
+    layers: Sequence[nn.Module] = decoder.layers[:count]
+    cache = _ActivationCache()
     forwards = [layer.forward for layer in layers]
     for number, (layer, forward) in enumerate(zip(layers, forwards, strict=True)):
-        layer.forward = memory.around(forward, first=number == 0, last=number == count - 1)
+        layer.forward = cache.around(forward, first=number == 0, last=number == count - 1)
     try:
         yield
     finally:
         for layer in layers:
-            del layer.forward  # the class's own comes back
+            del layer.forward  # uncovers the method of the class
 
 
-class _Memory:
-    """One pass after another goes through the layers, from the first to the last."""
+class _ActivationCache:
+    """Outputs of the last frozen layer by batch.
+
+    Passes must not overlap: the first layer sets the key that the later layers use.
+    """
 
     def __init__(self) -> None:
-        self._kept: dict[bytes, Tensor] = {}
-        self._room = ROOM_BYTES
+        self._outputs: dict[bytes, Tensor] = {}
+        self._free_bytes = CACHE_BYTES
         self._key: bytes | None = None
 
     def around(self, forward: Forward, *, first: bool, last: bool) -> Forward:
-        """A layer's forward pass; with what is known, nothing happens until the last layer."""
+        """Wrap a layer's forward pass; on a cache hit only the last layer does anything."""
 
-        def remembering(hidden: Tensor, *inputs: Any, **named: Any) -> Any:
+        def cached(hidden: Tensor, *inputs: Any, **options: Any) -> Any:
             if first:
-                self._key = _key(hidden, named)
+                self._key = _key(hidden, options)
             if self._key is None:
-                return forward(hidden, *inputs, **named)
-            if self._key in self._kept:
-                return self._kept[self._key] if last else hidden
-            found = forward(hidden, *inputs, **named)
-            if last and found.nbytes <= self._room:
-                self._kept[self._key] = found
-                self._room -= found.nbytes
+                return forward(hidden, *inputs, **options)
+            if self._key in self._outputs:
+                return self._outputs[self._key] if last else hidden
+            found = forward(hidden, *inputs, **options)
+            if last and found.nbytes <= self._free_bytes:
+                self._outputs[self._key] = found
+                self._free_bytes -= found.nbytes
             return found
 
-        return remembering
+        return cached
 
 
-def _key(hidden: Tensor, named: dict[str, Any]) -> bytes | None:
-    """All that the layers' answer depends on; None for a pass that has to be gone through.
+def _key(hidden: Tensor, options: dict[str, Any]) -> bytes | None:
+    """Return a digest of all inputs that the layers' output depends on; None for "do not cache".
 
-    That is one that goes on from a cache, or that a gradient flows through, or in which nothing
-    can be made that a gradient will need.
+    Not cached are passes with a KV cache, passes that need a gradient of the input, and passes in
+    inference mode, whose tensors autograd cannot use later.
     """
     if (
-        named.get("past_key_values") is not None
+        options.get("past_key_values") is not None
         or hidden.requires_grad
         or torch.is_inference_mode_enabled()
     ):
         return None
+    inputs = [hidden, options["position_ids"]]
+    if options.get("attention_mask") is not None:
+        inputs.append(options["attention_mask"])
     digest = blake2b()
-    mask = named.get("attention_mask")
-    for each in (hidden, named["position_ids"], *(() if mask is None else (mask,))):
+    for each in inputs:
         digest.update(f"{each.dtype}{tuple(each.shape)}".encode())
         digest.update(each.detach().contiguous().view(torch.uint8).cpu().numpy())
     return digest.digest()

@@ -1,7 +1,7 @@
-"""Log-probabilities of a few tokens at each place, of a vocabulary that is many times as large.
+"""Log-probabilities of a few tokens at each position, out of a vocabulary of many thousands.
 
-`log_softmax` or `cross_entropy` would make several copies of a batch's scores in fp32, larger than
-all else that training keeps; here they are made of some places at a time.
+`log_softmax` and `cross_entropy` copy a batch's logits to fp32 several times, which takes more
+memory than everything else that training keeps. Here only some positions are copied at a time.
 """
 
 from collections.abc import Iterator
@@ -11,44 +11,44 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-SCORES_AT_ONCE = 2**22
-"""A copy of so many, 16 MiB, is made at a time."""
+LOGITS_AT_ONCE = 2**22
+"""Number of logits that are copied to fp32 at a time: 16 MiB."""
 
 
 def log_probs_of(tokens: Tensor, logits: Tensor) -> Tensor:
-    """log softmax(logits) of some tokens, in fp32, shape (…, tokens).
+    """Return log softmax(logits) of the given tokens, in fp32, shape (…, tokens).
 
-    `tokens` are ids, shape (…, tokens); `logits` are (…, vocabulary), in whatever precision.
+    `tokens` are ids, shape (…, tokens); `logits` are (…, vocabulary), in any precision.
     """
-    places = logits.flatten(0, -2)
-    found: Tensor = _LogProbs.apply(places, tokens.flatten(0, -2))  # type: ignore[no-untyped-call]
+    positions = logits.flatten(0, -2)
+    found: Tensor = _LogProbs.apply(positions, tokens.flatten(0, -2))  # type: ignore[no-untyped-call]
     return found.view(tokens.shape)
 
 
 class _LogProbs(torch.autograd.Function):
-    """Keeps the scores as they are; on the way back d log pᵢ / d zⱼ = [i = j] − pⱼ."""
+    """Saves the logits as they are; the gradient is d log pᵢ / d zⱼ = [i = j] − pⱼ."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, tokens: Tensor) -> Tensor:
-        whole = logits.new_empty((len(logits), 1), dtype=torch.float32)
+        log_totals = logits.new_empty((len(logits), 1), dtype=torch.float32)
         for part in _parts(logits):
-            whole[part] = logits[part].float().logsumexp(dim=-1, keepdim=True)
-        ctx.save_for_backward(logits, tokens, whole)
-        return logits.gather(-1, tokens) - whole
+            log_totals[part] = logits[part].float().logsumexp(dim=-1, keepdim=True)
+        ctx.save_for_backward(logits, tokens, log_totals)
+        return logits.gather(-1, tokens) - log_totals
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None]:
-        logits, tokens, whole = ctx.saved_tensors
-        whole_slope = -slope.sum(dim=-1, keepdim=True)
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        logits, tokens, log_totals = ctx.saved_tensors
+        of_totals = -gradient.sum(dim=-1, keepdim=True)
         found = torch.empty_like(logits)
         for part in _parts(logits):
-            p = (logits[part] - whole[part]).exp_()
-            found[part] = p.mul_(whole_slope[part]).scatter_add_(-1, tokens[part], slope[part])
+            p = (logits[part] - log_totals[part]).exp_()
+            found[part] = p.mul_(of_totals[part]).scatter_add_(-1, tokens[part], gradient[part])
         return found, None
 
 
 def _parts(logits: Tensor) -> Iterator[slice]:
-    places, vocabulary = logits.shape
-    size = max(1, SCORES_AT_ONCE // vocabulary)
-    return (slice(start, start + size) for start in range(0, places, size))
+    positions, vocabulary = logits.shape
+    size = max(1, LOGITS_AT_ONCE // vocabulary)
+    return (slice(start, start + size) for start in range(0, positions, size))

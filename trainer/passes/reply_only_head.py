@@ -1,8 +1,8 @@
-"""The log-probabilities of replies, as TRL's trainers ask a model for them.
+"""A language-model head for TRL's trainers that scores only the tokens of replies.
 
-Where there is no Triton, TRL's own head scores every place of a batch, the prompts' too, a part of
-the vocabulary at a time, and measures what is only logged: a third of a CPU's time
-(docs/experiments.md). Here the model's own head looks at the places of replies alone.
+On machines without Triton, TRL's own head scores every position of a batch, prompts included, one
+part of the vocabulary at a time, and computes statistics that are only logged. That takes a third
+of the training time on a CPU (docs/experiments.md).
 """
 
 from types import MethodType
@@ -15,42 +15,43 @@ from trl.trainer.utils import FusedCausalLMOutput
 from trainer.passes.log_probs import log_probs_of
 
 IGNORED = -100
-"""The label of a token that is not to be scored."""
+"""Label of a token that is not scored."""
 
 
 def score_replies_only(model: Any) -> None:
-    """Give a `PreTrainedModel` that TRL has prepared a head that leaves prompts alone.
+    """Replace the head of a `PreTrainedModel` that TRL has prepared.
 
-    What TRL only logs (entropy, mean logits, hits) comes back as zeros.
+    The statistics that TRL only logs (entropy, mean logits, top-1 hits) are returned as zeros.
     """
     forward = type(model).forward
 
-    def spared(
+    def forward_replies_only(
         self: PreTrainedModel,
         *inputs: Any,
         fused_lm_head: bool = False,
         labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
-        **named: Any,
+        **options: Any,
     ) -> Any:
         if not fused_lm_head or labels is None:
-            return forward(self, *inputs, **named)
-        mask = labels[:, 1:] != IGNORED  # (rows, tokens - 1): whether a place has to predict
-        places = mask.any(dim=0).nonzero()[:, 0]
-        outputs = forward(self, *inputs, **{**named, "logits_to_keep": places, "use_cache": False})
-        scored = mask[:, places]
-        tokens = labels[:, places + 1].where(scored, 0)[..., None]
-        at_places = log_probs_of(tokens, outputs.logits)[..., 0].where(scored, 0)
-        log_probs = at_places.new_zeros(mask.shape).index_copy(1, places, at_places)
+            return forward(self, *inputs, **options)
+        mask = labels[:, 1:] != IGNORED  # (rows, tokens - 1): True where the next token is scored
+        positions = mask.any(dim=0).nonzero()[:, 0]
+        options |= {"logits_to_keep": positions, "use_cache": False}
+        outputs = forward(self, *inputs, **options)
+        scored = mask[:, positions]
+        tokens = labels[:, positions + 1].where(scored, 0)[..., None]
+        kept = log_probs_of(tokens, outputs.logits)[..., 0].where(scored, 0)
+        log_probs = kept.new_zeros(mask.shape).index_copy(1, positions, kept)
         count = mask.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
-        unasked = log_probs.new_zeros(log_probs.shape)
+        zeros = log_probs.new_zeros(log_probs.shape)
         return FusedCausalLMOutput(
             loss=-log_probs.sum() / count,
             log_probs=log_probs,
-            entropy=unasked,
-            mean_logits=unasked,
-            is_top1=unasked.bool(),
+            entropy=zeros,
+            mean_logits=zeros,
+            is_top1=zeros.bool(),
             label_mask=mask,
         )
 
-    model.forward = MethodType(spared, model)
+    model.forward = MethodType(forward_replies_only, model)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from peft.tuners.lora import LoraLayer
@@ -12,21 +12,21 @@ from torch import Tensor, nn
 from bot.engine.local import Weights, last_positions
 from store.domain import Message
 from trainer.passes.log_probs import log_probs_of
-from trainer.proving.drift import Reply
+from trainer.passes.reply import Reply
 
-SCORED_TOKENS = 1024
-"""Tokens, padding included, of one forward pass."""
+TOKENS_PER_PASS = 1024
+"""Largest number of tokens in one forward pass, padding included."""
 
-Scored = tuple[list[int], list[int]]
-"""Ids of a prompt and of the reply to it."""
+TokenRow: TypeAlias = tuple[list[int], list[int]]
+"""Token ids of a prompt, and of the reply to it."""
 
 
 @contextmanager
 def merged(model: nn.Module) -> Iterator[None]:
-    """The adapter added to the weights, to write faster; afterwards they are what they were.
+    """Merge the adapter into the weights for the block, which makes generation faster.
 
-    Taking it off again would leave rounding behind, so they are copied. Weights in four bits would
-    lose by it and stay as they are.
+    The weights are copied first and copied back afterwards, because subtracting the adapter again
+    would leave rounding errors. Four-bit weights would lose precision and are not merged.
     """
     adapted: list[Any] = [each for each in model.modules() if isinstance(each, LoraLayer)]
     layers = [each.get_base_layer() for each in adapted]
@@ -45,19 +45,19 @@ def merged(model: nn.Module) -> Iterator[None]:
             layer.weight.detach().copy_(weight)
 
 
-def tokens_of(weights: Weights, prompt: Sequence[Message], reply: str, finished: bool) -> Scored:
-    """A prompt and a reply as the engine reads and writes them, cut to the context."""
+def tokens_of(weights: Weights, prompt: Sequence[Message], reply: str, finished: bool) -> TokenRow:
+    """Encode a prompt and its reply as the engine does, cut to the context length."""
     ids = weights.template.encode(prompt)[-(weights.context_tokens - 1) :]
     room = weights.context_tokens - len(ids)
     return ids, weights.template.encode_reply(reply, finished=finished)[:room]
 
 
-def batches(rows: Sequence[Scored]) -> Iterator[list[Scored]]:
-    """Rows of similar length, `SCORED_TOKENS` at a time; not in their order."""
-    batch: list[Scored] = []
+def batches(rows: Sequence[TokenRow]) -> Iterator[list[TokenRow]]:
+    """Group rows of similar length into batches of up to `TOKENS_PER_PASS`; order is not kept."""
+    batch: list[TokenRow] = []
     for row in sorted(rows, key=lambda each: len(each[0]) + len(each[1])):
         width = len(row[0]) + len(row[1])
-        if batch and width * (len(batch) + 1) > SCORED_TOKENS:
+        if batch and width * (len(batch) + 1) > TOKENS_PER_PASS:
             yield batch
             batch = []
         batch.append(row)
@@ -65,19 +65,19 @@ def batches(rows: Sequence[Scored]) -> Iterator[list[Scored]]:
         yield batch
 
 
-def reply_logits(model: Any, rows: Sequence[Scored]) -> tuple[Tensor, Tensor]:
-    """A model's scores of every token at every place of the replies, and which places count.
+def reply_logits(model: Any, rows: Sequence[TokenRow]) -> tuple[Tensor, Tensor]:
+    """Return a model's logits at every reply position, and a mask of the positions that are real.
 
-    Shapes (rows, tokens, vocabulary) and (rows, tokens), where tokens is the longest reply's; the
-    replies are flush to the right.
+    Shapes (rows, tokens, vocabulary) and (rows, tokens), where tokens is the length of the longest
+    reply; shorter replies are padded on the left.
     """
     width = max(len(prompt) + len(reply) for prompt, reply in rows)
     longest = max(len(reply) for _, reply in rows)
     ids = [[0] * (width - len(p) - len(r)) + p + r for p, r in rows]
-    mask = [[0] * (width - len(p) - len(r)) + [1] * (len(p) + len(r)) for p, r in rows]
-    counts = [[0] * (longest - len(r)) + [1] * len(r) for _, r in rows]
+    attended = [[0] * (width - len(p) - len(r)) + [1] * (len(p) + len(r)) for p, r in rows]
+    real = [[0] * (longest - len(r)) + [1] * len(r) for _, r in rows]
     device = model.device
-    attention = torch.tensor(mask, device=device)
+    attention = torch.tensor(attended, device=device)
     logits: Tensor = model(
         input_ids=torch.tensor(ids, device=device),
         attention_mask=attention,
@@ -85,12 +85,12 @@ def reply_logits(model: Any, rows: Sequence[Scored]) -> tuple[Tensor, Tensor]:
         logits_to_keep=last_positions(width, longest + 1, device)[:-1],
         use_cache=False,
     ).logits
-    return logits, torch.tensor(counts, device=device)
+    return logits, torch.tensor(real, device=device)
 
 
 @torch.inference_mode()
-def log_probabilities(weights: Weights, rows: Sequence[Scored]) -> list[float]:
-    """log p(reply | prompt) of each row, in their order; 0 for an empty reply."""
+def log_probabilities(weights: Weights, rows: Sequence[TokenRow]) -> list[float]:
+    """Return log p(reply | prompt) of each row, in their order; 0 for an empty reply."""
     found: dict[int, float] = {}
     for batch in batches([row for row in rows if row[1]]):
         logits, mask = reply_logits(weights.model, batch)
@@ -105,7 +105,10 @@ def log_probabilities(weights: Weights, rows: Sequence[Scored]) -> list[float]:
 
 
 def mean_nll(weights: Weights, replies: Sequence[Reply]) -> float:
-    """Nats a token of the replies' text, under the model as it is now; NaN if there is none."""
+    """Return the replies' negative log-likelihood in nats a token; NaN if they have no tokens.
+
+    It is measured under the model's current weights, and without the end token.
+    """
     rows = [tokens_of(weights, reply.prompt, reply.text, False) for reply in replies]
     count = sum(len(reply) for _, reply in rows)
     return -sum(log_probabilities(weights, rows)) / count if count else math.nan

@@ -1,4 +1,4 @@
-"""Proves what a run has made, against base and active version, on the engine that serves."""
+"""Compares a run's candidate with the base model and the active version, on the serving engine."""
 
 import asyncio
 
@@ -6,21 +6,22 @@ from bot.engine.local import LocalEngine, load_weights
 from store.domain import Adapter, GateReport, Origin, Sample
 from store.settings import Settings
 from trainer.examples.dataset import Snapshot
-from trainer.progress import ProgressReporter
+from trainer.progress import ProgressReporter, RunStage
 from trainer.proving.evaluation import Evaluation
 from trainer.proving.evaluator import Evaluator
 from trainer.proving.gate import HeldOut, decide
 from trainer.proving.predictor import RatingPredictor
 
-TRAINED, BASE_MEASURED, MEASURED, COMPARED = 0.6, 0.8, 0.9, 0.97
-"""Shares of a run's time, as a rule: until training ends, and then the gate's."""
+SAMPLES = 3
+"""Prompts whose replies before and after training are shown to admins."""
 
-SHOWN = 3
-"""Prompts whose replies before and after are shown to admins."""
+QUEUE_SIZE = 10_000
+MIN_BATCH_SIZE = 64
+"""The engine has no other users, so it takes all prompts at once and in large batches."""
 
 
 class Comparison:
-    """Measures a run's candidates alike and lets the gate decide.
+    """Measures a run's candidates under the same conditions and asks the gate about each.
 
     The base and the active version are measured once, however many candidates there are.
     """
@@ -31,29 +32,31 @@ class Comparison:
         snapshot: Snapshot,
         predictor: RatingPredictor,
         active: Adapter | None,
-        tell: ProgressReporter,
+        progress: ProgressReporter,
     ) -> None:
         self._settings = settings
         self._held_out = snapshot.held_out
         self._predictor = predictor
         self._active = active
-        self._tell = tell
-        self._known: dict[str | None, Evaluation] = {}
+        self._progress = progress
+        self._evaluations: dict[str | None, Evaluation] = {}
 
-    def of(self, candidate: Adapter) -> GateReport:
-        """What the gate says of a candidate. Raises `EngineError`."""
-        return asyncio.run(self._of(candidate))
+    def gate_report(self, candidate: Adapter) -> GateReport:
+        """Measure a candidate and return the gate's report on it. Raises `EngineError`."""
+        return asyncio.run(self._gate_report(candidate))
 
-    async def _of(self, candidate: Adapter) -> GateReport:
-        settings, tell = self._settings, self._tell
-        again = bool(self._known)
+    async def _gate_report(self, candidate: Adapter) -> GateReport:
+        settings = self._settings
         weights = load_weights(
             settings.engine.model,
             models_folder=settings.storage.models_path,
             device=settings.engine.device,
         )
-        batch_size = max(64, settings.engine.batch_size)
-        engine = LocalEngine(weights, queue_size=10_000, batch_size=batch_size)
+        engine = LocalEngine(
+            weights,
+            queue_size=QUEUE_SIZE,
+            batch_size=max(MIN_BATCH_SIZE, settings.engine.batch_size),
+        )
         try:
             evaluator = Evaluator(
                 weights=weights,
@@ -62,20 +65,7 @@ class Comparison:
                 held_out=self._held_out,
                 system_prompt=settings.reply.system_prompt,
             )
-            if not again:
-                tell.stage("measuring the base model", TRAINED)
-            base = await self._once(evaluator, None)
-            tell.stage("measuring the candidate", MEASURED if again else BASE_MEASURED)
-            measured = await self._once(evaluator, candidate)
-            before, in_use = base, None
-            if self._active is not None and self._active.base_model == candidate.base_model:
-                if not again:
-                    tell.stage("measuring the active version", MEASURED)
-                theirs = await self._once(evaluator, self._active)
-                before, in_use = (theirs, self._active) if theirs.sound else (base, None)
-            if measured.sound:
-                tell.stage("before and after", COMPARED)
-                tell.samples(await self._samples(evaluator, in_use, candidate))
+            base, active, measured = await self._measure(evaluator, candidate)
         finally:
             await engine.close()
         held_out = HeldOut(
@@ -84,26 +74,51 @@ class Comparison:
             pair_raters=tuple(each.raters for each in self._held_out.pairs),
             trusted=settings.admission.admins,
         )
-        return decide(settings.gate, held_out, candidate=measured, active=before, base=base)
+        return decide(settings.gate, held_out, candidate=measured, active=active, base=base)
 
-    async def _once(self, evaluator: Evaluator, adapter: Adapter | None) -> Evaluation:
+    async def _measure(
+        self, evaluator: Evaluator, candidate: Adapter
+    ) -> tuple[Evaluation, Evaluation, Evaluation]:
+        """Return the evaluations of base, active version and candidate.
+
+        The base stands in for an active version that there is not, or that cannot be measured.
+        """
+        first = not self._evaluations
+        if first:
+            self._progress.start_stage(RunStage.MEASURE_BASE)
+        base = await self._evaluate_once(evaluator, None)
+        self._progress.start_stage(
+            RunStage.MEASURE_CANDIDATE if first else RunStage.MEASURE_SMALLER_CANDIDATE
+        )
+        measured = await self._evaluate_once(evaluator, candidate)
+        active, active_adapter = base, None
+        if self._active is not None and self._active.base_model == candidate.base_model:
+            if first:
+                self._progress.start_stage(RunStage.MEASURE_ACTIVE)
+            evaluation = await self._evaluate_once(evaluator, self._active)
+            if evaluation.sound:
+                active, active_adapter = evaluation, self._active
+        if measured.sound:
+            self._progress.start_stage(RunStage.COMPARE_REPLIES)
+            samples = await self._samples(evaluator, active_adapter, candidate)
+            self._progress.record_samples(samples)
+        return base, active, measured
+
+    async def _evaluate_once(self, evaluator: Evaluator, adapter: Adapter | None) -> Evaluation:
         name = adapter.name if adapter else None
-        if name not in self._known:
-            self._known[name], _ = await evaluator.evaluate(adapter)
-        return self._known[name]
+        if name not in self._evaluations:
+            self._evaluations[name], _ = await evaluator.evaluate(adapter)
+        return self._evaluations[name]
 
     async def _samples(
         self, evaluator: Evaluator, active: Adapter | None, candidate: Adapter
     ) -> list[tuple[Origin | None, Sample]]:
-        """The same few prompts, answered by the version in use and by the candidate."""
+        """Return the replies of the active version and of the candidate to the same few prompts."""
         origins = {each.prompt: each.origin for each in self._held_out.every}
-        prompts = evaluator.prompts[:SHOWN]
-        before = await evaluator.say(prompts, active)
-        after = await evaluator.say(prompts, candidate)
+        prompts = evaluator.prompts[:SAMPLES]
+        before = await evaluator.greedy_replies(prompts, active)
+        after = await evaluator.greedy_replies(prompts, candidate)
         return [
-            (
-                origins.get(tuple(prompt)),
-                Sample(question=prompt[-1].content, before=old, after=new),
-            )
+            (origins.get(prompt), Sample(question=prompt[-1].content, before=old, after=new))
             for prompt, old, new in zip(prompts, before, after, strict=True)
         ]

@@ -1,4 +1,4 @@
-"""What is wrong with replies that nobody has rated yet: pure measures over their texts."""
+"""Measures over the texts of fresh replies that show what a version lost; pure."""
 
 import re
 from collections.abc import Sequence
@@ -7,36 +7,40 @@ from math import nan
 
 from py3langid import classify
 
-from store.domain import Message
-from trainer.proving.evaluation import Drift
+from trainer.passes.reply import Reply
 
 NGRAM = 4
-LETTERS_FOR_A_LANGUAGE = 40
-"""Shorter texts are not told apart reliably."""
+MIN_LETTERS = 40
+"""Letters below which the language of a reply cannot be told reliably."""
 
 _WORD = re.compile(r"\w+")
-_RUN = re.compile(r"(\w)\1{15,}")
+_ONE_CHARACTER = re.compile(r"(\w)\1{15,}")
+"""The same character at least 16 times in a row."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reply:
-    """A fresh reply."""
+class Drift:
+    """Properties of a version's fresh replies, each a mean over the replies."""
 
-    prompt: tuple[Message, ...]
-    text: str
-    finished: bool
-    """Whether the model ended it by itself."""
+    nll: float
+    """Negative log-likelihood under the base model, in nats a token: high for babble."""
+    repetition: float
+    """Share of 4-grams of words that repeat an earlier one of the same reply."""
+    degenerate: float
+    """Share of replies that are empty or garbled."""
+    runaway: float
+    """Share of replies that were cut at the token limit."""
+    flips: float
+    """Share of replies in another language than the question."""
 
 
 def measure_drift(replies: Sequence[Reply], nll: float) -> Drift:
-    """The means over replies; `nll` is measured by whoever has the base model.
+    """Return the means over replies; `nll` is measured by the caller, who has the base model.
 
-    Of no replies nothing is known: NaN, which passes no check.
+    Without replies every mean is NaN, which passes no check.
     """
     if not replies:
-        return Drift(
-            nll=nll, **dict.fromkeys(("repetition", "degenerate", "runaway", "flips"), nan)
-        )
+        return Drift(nll=nll, repetition=nan, degenerate=nan, runaway=nan, flips=nan)
     count = len(replies)
     return Drift(
         nll=nll,
@@ -48,26 +52,26 @@ def measure_drift(replies: Sequence[Reply], nll: float) -> Drift:
 
 
 def repetition(text: str) -> float:
-    """Share of 4-grams of words that stood in the text before; 0 for a text of fewer words."""
+    """Return the share of 4-grams of words that occurred before; 0 for fewer than four words."""
     words = _WORD.findall(text.lower())
     grams = [tuple(words[start : start + NGRAM]) for start in range(len(words) - NGRAM + 1)]
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
 def is_degenerate(text: str) -> bool:
-    """Empty, mostly no letters, or one character over and over."""
+    """Return whether a text is empty, mostly not letters or digits, or one repeated character."""
     dense = "".join(text.split())
-    if not dense or "\ufffd" in dense or _RUN.search(text):
+    if not dense or "\ufffd" in dense or _ONE_CHARACTER.search(text):
         return True
     return sum(each.isalnum() for each in dense) < len(dense) / 2
 
 
 def flips_language(reply: Reply) -> bool:
-    """Whether a reply is in another language than its question."""
+    """Return whether a reply is in another language than its question; False if unclear."""
     question = reply.prompt[-1].content if reply.prompt else ""
-    if min(_letters(question), _letters(reply.text)) < LETTERS_FOR_A_LANGUAGE / 2:
+    if min(_letters(question), _letters(reply.text)) < MIN_LETTERS / 2:
         return False
-    if _letters(reply.text) < LETTERS_FOR_A_LANGUAGE:
+    if _letters(reply.text) < MIN_LETTERS:
         return False
     return _language(question) != _language(reply.text)
 

@@ -1,51 +1,37 @@
-"""What was measured of one version, the base model included; plain numbers."""
+"""The measurements of one version, or of the base model: plain numbers for the gate."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-
-@dataclass(frozen=True, kw_only=True)
-class Drift:
-    """How far replies have gone from the base model's, each a mean over sampled replies."""
-
-    nll: float
-    """Negative log-likelihood under the base model, nats a token: babble is expensive."""
-    repetition: float
-    """Share of 4-grams of words that repeat an earlier one of the same reply."""
-    degenerate: float
-    """Share of replies that are empty or garbled."""
-    runaway: float
-    """Share of replies that did not end by themselves."""
-    flips: float
-    """Share of replies in another language than the question."""
+from trainer.proving.drift import Drift
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """One version, measured by the engine that serves it."""
+    """Measurements of one version on the engine that serves it."""
 
     adapter: str | None
-    """None is the base model."""
+    """Name of the adapter; None for the base model."""
     log_ratios: tuple[float, ...]
     """log p(reply) − log p_base(reply) of every held-out rated reply, in their order."""
     margins: tuple[float, ...]
-    """Log-ratio of the better reply minus that of the worse, of every held-out pair."""
+    """Log-ratio of the better reply minus that of the worse one, for every held-out pair."""
     predicted: tuple[float, ...]
-    """Probability of 👍 of fresh replies to held-out prompts; empty if nothing can predict it."""
+    """Predicted probability of 👍 of fresh replies to held-out prompts; empty without predictor."""
     predictor_auc: float | None
-    """How well the predictor tells held-out 👍 from 👎; None if it could not be fitted."""
+    """AUC of the predictor on held-out ratings; None if it could not be fitted or measured."""
     retention: Mapping[str, bool]
-    """Check id → passed."""
+    """Id of a retention check → True if it was passed."""
     kl: float
-    """KL divergence to the base over its replies to retention prompts, nats a token."""
+    """KL(version ‖ base) over its own replies to retention questions, in nats a token."""
     drift: Drift
     sound: bool
-    """Files as hashed, weights finite, loads, and the smoke prompt gets a reply."""
+    """True if the hash matches, finite weights load, and the smoke prompt is answered."""
     detail: str = ""
-    """What is wrong, if it is not sound."""
+    """The reason, if the version is not sound."""
 
     @property
     def retention_rate(self) -> float:
-        """Share of the retention suite that is passed; NaN if nothing was asked."""
+        """Share of the retention suite that is passed; NaN for an empty suite."""
         return sum(self.retention.values()) / len(self.retention) if self.retention else math.nan

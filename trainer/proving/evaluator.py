@@ -1,7 +1,8 @@
-"""Measures versions: what they say, what they think of what was rated, what they forgot.
+"""Measures versions: how they reply, how they rate held-out replies, what they forgot.
 
-Fresh replies come from the engine that serves, with the adapter loaded as it will be. The retention
-suite and probabilities are passes over the same weights, while the engine has nothing to write.
+Fresh replies come from the serving engine, with the adapter loaded as it will be served. The
+retention suite and the log-probabilities are forward passes over the same weights, made while the
+engine is idle.
 """
 
 import asyncio
@@ -17,27 +18,35 @@ from bot.engine.base import SMOKE_PROMPT, Completion, SamplingParams
 from bot.engine.errors import EngineError
 from bot.engine.local import LocalEngine, Weights
 from store.domain import Adapter, ExampleSet, FinishReason, Message
-from trainer.passes.generation import SAMPLING, answer, asked, seeded
+from trainer.passes.generation import SAMPLING, prompt_for, with_seeds
+from trainer.passes.reply import Reply
 from trainer.passes.scoring import batches, log_probabilities, mean_nll, reply_logits, tokens_of
-from trainer.proving.drift import Reply, measure_drift
-from trainer.proving.evaluation import Drift, Evaluation
+from trainer.proving.drift import Drift, measure_drift
+from trainer.proving.evaluation import Evaluation
 from trainer.proving.predictor import RatingPredictor
-from trainer.proving.retention import RetentionCheck, load_retention_suite
+from trainer.proving.retention import answer_checks, load_retention_suite
 
 SAMPLED_PROMPTS = 96
 """Held-out prompts that get fresh replies."""
 
 SAMPLED_REPLIES = 96
-"""Fresh replies; few prompts get several. Of half as many, the mean NLL wavers by a tenth."""
+"""Fresh replies; with few prompts, each gets several. With half as many replies the mean NLL
+varies by a tenth between runs."""
 
 SMOKE_SAMPLING = replace(SAMPLING, max_new_tokens=8, seed=0)
+
+COMPARED_SAMPLING = SamplingParams(max_new_tokens=80)
+"""Greedy replies that people are shown to compare versions."""
+
+KL_EVERY = 8
+"""The divergence is measured over every eighth reply to the suite, since each is read twice."""
 
 
 class Evaluator:
     """Measures one version after another on the same held-out examples.
 
-    `engine` serves `weights` and has nothing else to do meanwhile. With `system_prompt`, the
-    retention suite is asked as people's questions are.
+    `engine` serves `weights` and gets requests only from this evaluator. `system_prompt` is put
+    before the questions of the retention suite.
     """
 
     def __init__(
@@ -48,51 +57,63 @@ class Evaluator:
         predictor: RatingPredictor,
         held_out: ExampleSet,
         system_prompt: str,
-        checks: Sequence[RetentionCheck] | None = None,
     ) -> None:
         self._weights = weights
         self._engine = engine
         self._predictor = predictor
         self._held_out = held_out
-        self._checks = load_retention_suite() if checks is None else tuple(checks)
+        self._checks = load_retention_suite()
         self._system_prompt = system_prompt
-        questions = [asked(system_prompt, check.question) for check in self._checks]
-        room = engine.context_tokens - SAMPLING.max_new_tokens
-        held_out_prompts, others = (
-            [prompt for prompt in prompts if engine.count_tokens(prompt) < room]
-            for prompts in (sampled_prompts(held_out), questions[:SAMPLED_PROMPTS])
+        questions = [prompt_for(system_prompt, check.question) for check in self._checks]
+        self.prompts = self._fitting(sampled_prompts(held_out)) or self._fitting(
+            questions[:SAMPLED_PROMPTS]
         )
-        self.prompts = held_out_prompts or others
-        """What fresh replies are given to."""
-        self._base: dict[str, list[float]] = {}
+        """Prompts that get fresh replies."""
+        self._base_log_probs: dict[str, list[float]] = {}
+        self._weights_lock = asyncio.Lock()
+        """Held while a version is measured, because the engine's thread and the forward passes
+        switch adapters on the same weights."""
 
     async def evaluate(self, adapter: Adapter | None) -> tuple[Evaluation, tuple[Reply, ...]]:
-        """Everything about a version, None being the base; and the fresh replies it gave."""
-        if adapter is not None:
-            try:
+        """Measure a version, or the base model for None; also return its fresh replies."""
+        async with self._weights_lock:
+            if adapter is not None:
+                try:
+                    await self._engine.load_adapter(adapter)
+                    smoke = await self._generate(SMOKE_PROMPT, SMOKE_SAMPLING, adapter)
+                    if not smoke.text.strip():
+                        raise EngineError("the smoke prompt got no reply")
+                except EngineError as error:
+                    return _unsound(adapter.name, str(error)), ()
+            suite = await asyncio.to_thread(self._answer_suite, adapter)
+            prompts = list(islice(cycle(self.prompts), SAMPLED_REPLIES))
+            samplings = with_seeds(SAMPLING, len(prompts))
+            fresh = await self._generate_all(prompts, samplings, adapter)
+            return await asyncio.to_thread(self._measure, adapter, suite, fresh), fresh
+
+    async def greedy_replies(
+        self, prompts: Sequence[Sequence[Message]], adapter: Adapter | None
+    ) -> list[str]:
+        """Return a version's greedy replies to a few prompts, for people to compare."""
+        async with self._weights_lock:
+            if adapter is not None:
                 await self._engine.load_adapter(adapter)
-                smoke = await self._ask(SMOKE_PROMPT, SMOKE_SAMPLING, adapter)
-                if not smoke.text.strip():
-                    raise EngineError("the smoke prompt got no reply")
-            except EngineError as error:
-                return _unsound(adapter.name, str(error)), ()
-        kept = await asyncio.to_thread(self._kept, adapter)
-        drawn = list(islice(cycle(self.prompts), SAMPLED_REPLIES))
-        fresh = await self._ask_all(drawn, seeded(SAMPLING, len(drawn)), adapter)
-        return await asyncio.to_thread(self._measured, adapter, kept, fresh), fresh
+            samplings = [COMPARED_SAMPLING] * len(prompts)
+            replies = await self._generate_all(prompts, samplings, adapter)
+            return [reply.text for reply in replies]
 
-    async def say(self, prompts: Sequence[Sequence[Message]], adapter: Adapter | None) -> list[str]:
-        """Greedy replies to a few prompts, for people to compare."""
-        samplings = [SamplingParams(max_new_tokens=80)] * len(prompts)
-        return [reply.text for reply in await self._ask_all(prompts, samplings, adapter)]
+    def _fitting(self, prompts: Sequence[tuple[Message, ...]]) -> list[tuple[Message, ...]]:
+        """Return the prompts that leave room for a reply in the context."""
+        room = self._engine.context_tokens - SAMPLING.max_new_tokens
+        return [prompt for prompt in prompts if self._engine.count_tokens(prompt) < room]
 
-    def _kept(self, adapter: Adapter | None) -> list[Reply]:
-        """Replies to the suite, in the company that the checkpoint judge's had."""
+    def _answer_suite(self, adapter: Adapter | None) -> list[Reply]:
+        """Generate without the engine, as the checkpoint judge does, so that batches are alike."""
         self._weights.merged.switch_to(adapter.name if adapter else None)
-        return answer(self._weights, self._checks, self._system_prompt)
+        return answer_checks(self._weights, self._checks, self._system_prompt)
 
-    def _measured(
-        self, adapter: Adapter | None, kept: Sequence[Reply], fresh: Sequence[Reply]
+    def _measure(
+        self, adapter: Adapter | None, suite: Sequence[Reply], fresh: Sequence[Reply]
     ) -> Evaluation:
         name = adapter.name if adapter else None
         rated = self._log_ratios(
@@ -114,10 +135,10 @@ class Evaluator:
             predictor_auc=self._predictor.auc,
             retention={
                 check.id: check.passed_by(reply.text)
-                for check, reply in zip(self._checks, kept, strict=True)
+                for check, reply in zip(self._checks, suite, strict=True)
             },
-            kl=self._kl(name, kept[::8]),  # an eighth of them: each is read twice
-            drift=measure_drift(fresh, self._nll(fresh)),
+            kl=self._kl(name, suite[::KL_EVERY]),
+            drift=measure_drift(fresh, self._base_nll(fresh)),
             sound=True,
         )
 
@@ -127,48 +148,52 @@ class Evaluator:
         kind: str,
         replies: Sequence[tuple[Sequence[Message], str, bool]],
     ) -> list[float]:
+        """Return log p − log p_base of each reply; the base's part is computed once a kind."""
         rows = [tokens_of(self._weights, *each) for each in replies]
-        if kind not in self._base:
+        if kind not in self._base_log_probs:
             self._weights.merged.switch_to(None)
-            self._base[kind] = log_probabilities(self._weights, rows)
+            self._base_log_probs[kind] = log_probabilities(self._weights, rows)
         if adapter is None:
             return [0.0] * len(rows)
         self._weights.merged.switch_to(adapter)
-        ours = log_probabilities(self._weights, rows)
-        return [a - b for a, b in zip(ours, self._base[kind], strict=True)]
+        log_probs = log_probabilities(self._weights, rows)
+        return [a - b for a, b in zip(log_probs, self._base_log_probs[kind], strict=True)]
 
-    def _nll(self, replies: Sequence[Reply]) -> float:
+    def _base_nll(self, replies: Sequence[Reply]) -> float:
         self._weights.merged.switch_to(None)
         return mean_nll(self._weights, replies)
 
     @torch.inference_mode()
     def _kl(self, adapter: str | None, replies: Sequence[Reply]) -> float:
-        """KL(adapter ‖ base) a token, over the adapter's own replies."""
+        """Return KL(adapter ‖ base) in nats a token, over the adapter's own replies."""
         if adapter is None:
             return 0.0
         rows = [tokens_of(self._weights, r.prompt, r.text, r.finished) for r in replies]
         total, count = 0.0, 0
         for batch in batches([row for row in rows if row[1]]):
             self._weights.merged.switch_to(adapter)
-            scores, mask = reply_logits(self._weights.model, batch)
+            logits, mask = reply_logits(self._weights.model, batch)
             self._weights.merged.switch_to(None)
-            base_scores, _ = reply_logits(self._weights.model, batch)
-            ours, theirs = (each.float().log_softmax(dim=-1) for each in (scores, base_scores))
-            divergence = (ours.exp() * (ours - theirs)).sum(dim=-1)  # (rows, tokens)
+            base_logits, _ = reply_logits(self._weights.model, batch)
+            log_p, log_q = (each.float().log_softmax(dim=-1) for each in (logits, base_logits))
+            divergence = (log_p.exp() * (log_p - log_q)).sum(dim=-1)  # (rows, tokens)
             total += float((divergence * mask).sum())
             count += int(mask.sum())
         return total / count if count else math.nan
 
-    async def _ask_all(
+    async def _generate_all(
         self,
         prompts: Sequence[Sequence[Message]],
         samplings: Sequence[SamplingParams],
         adapter: Adapter | None,
     ) -> tuple[Reply, ...]:
-        asked = [self._ask(*each, adapter) for each in zip(prompts, samplings, strict=True)]
-        return tuple(await asyncio.gather(*asked))
+        replies = [
+            self._generate(prompt, sampling, adapter)
+            for prompt, sampling in zip(prompts, samplings, strict=True)
+        ]
+        return tuple(await asyncio.gather(*replies))
 
-    async def _ask(
+    async def _generate(
         self, prompt: Sequence[Message], sampling: SamplingParams, adapter: Adapter | None
     ) -> Reply:
         name = adapter.name if adapter else None
@@ -181,14 +206,13 @@ class Evaluator:
 
 
 def sampled_prompts(held_out: ExampleSet) -> list[tuple[Message, ...]]:
-    """The newest held-out prompts, each once."""
+    """Return the newest held-out prompts, each once."""
     prompts = [each.prompt for each in held_out.every]
     return list(dict.fromkeys(reversed(prompts)))[:SAMPLED_PROMPTS]
 
 
 def _unsound(adapter: str, reason: str) -> Evaluation:
-    nowhere = math.nan
-    drift = Drift(nll=nowhere, repetition=1.0, degenerate=1.0, runaway=1.0, flips=1.0)
+    """Return the evaluation of a version that could not be measured: it passes no check."""
     return Evaluation(
         adapter=adapter,
         log_ratios=(),
@@ -196,8 +220,8 @@ def _unsound(adapter: str, reason: str) -> Evaluation:
         predicted=(),
         predictor_auc=None,
         retention={},
-        kl=nowhere,
-        drift=drift,
+        kl=math.nan,
+        drift=Drift(nll=math.nan, repetition=1.0, degenerate=1.0, runaway=1.0, flips=1.0),
         sound=False,
         detail=reason,
     )

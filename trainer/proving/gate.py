@@ -1,61 +1,76 @@
-"""The gate: evaluations of candidate, active version and base → a report with every reason.
+"""The gate: compares evaluations of candidate, active version and base, and reports every reason.
 
-Pure. A candidate passes if every check does; what could not be measured is no pass, except where
-a check says that it was not asked.
+Pure. A candidate passes if it passes every check. A value that could not be measured fails its
+check, except where the check's detail says "not asked".
 """
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import bootstrap
 from sklearn.metrics import roc_auc_score
 
 from store.domain import Check, GateReport
 from store.settings_slices import GateSettings
 from trainer.proving.evaluation import Evaluation
-from trainer.proving.predictor import LEAST_AUC
+from trainer.proving.predictor import MIN_AUC
 
-RESAMPLES = 1000
+RESAMPLES = 10_000
+"""Bootstrap resamples: enough for a bound that is right to about 0.002, whatever the seed."""
+
+RESAMPLES_AT_ONCE = 100
+"""Resamples that are held in memory together."""
+
 CONFIDENCE = 0.9
-"""Of the interval: its lower bound alone decides, so that chance passes one time in twenty."""
+"""Coverage of the two-sided interval. Only its lower bound decides, so chance passes once in 20."""
 
 SEED = 0
 
 REPETITION_RISE = 0.05
-"""Rise of the share of repeated 4-grams in sampled replies over the base's, at most."""
+"""Largest rise of the share of repeated 4-grams in fresh replies over the base's."""
 
 DEGENERATE_RISE = 0.05
-"""Rise of the share of empty or garbled replies, at most."""
+"""Largest rise of the share of empty or garbled replies."""
 
 RUNAWAY_RISE = 0.2
-"""Rise of the share of replies that do not end, at most."""
+"""Largest rise of the share of replies that are cut at the token limit."""
 
 LANGUAGE_FLIPS_RISE = 0.05
-"""Rise of the share of replies in another script or language, at most."""
+"""Largest rise of the share of replies in another language than the question."""
 
-_WANTED = ("integrity", "preference", "preference gain", "without one person", "fresh replies")
-"""Checks that a smaller update would pass no more easily; the others are about what was lost."""
+_UNRELATED_TO_SIZE = (
+    "integrity",
+    "preference",
+    "preference gain",
+    "without one person",
+    "fresh replies",
+)
+"""Checks that a smaller update would not pass more easily; the others measure what was lost."""
+
+Values: TypeAlias = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOut:
-    """What people said of the held-out replies, in the order of the evaluations."""
+    """Held-out ratings and pairs, in the order of the evaluations."""
 
     labels: tuple[bool, ...]
-    """Of rated replies: was it 👍?"""
+    """Ratings: True for 👍."""
     raters: tuple[tuple[int, ...], ...]
-    """Of rated replies: whose word that is."""
+    """Ratings: the people who gave each."""
     pair_raters: tuple[tuple[int, ...], ...]
-    """Of pairs: whose word that is."""
+    """Pairs: the people who gave each."""
     trusted: frozenset[int] = frozenset()
-    """Admins, whose word needs nobody else's."""
+    """Admins, whose ratings count without anybody else's."""
 
     @property
     def pairs(self) -> int:
-        """How many there are."""
+        """Number of held-out pairs."""
         return len(self.pair_raters)
 
 
@@ -76,26 +91,26 @@ def decide(
     active: Evaluation,
     base: Evaluation,
 ) -> GateReport:
-    """Whether the candidate may go live, and why. `active` is the base if no adapter is active."""
-    if not candidate.sound:  # nothing of it could be measured
+    """Return the gate's report on the candidate. `active` is the base if no adapter is active."""
+    if not candidate.sound:  # nothing else could be measured
         return GateReport(checks=(_integrity(candidate),))
     return GateReport(
         checks=(
             _integrity(candidate),
             *_preference(limits, held_out, candidate, active),
-            *_without_one(limits, held_out, candidate),
-            _on_policy(limits, candidate, active),
+            *_without_one_person(limits, held_out, candidate),
+            _fresh_replies(limits, candidate, active),
             *_retention(limits, candidate, active, base),
             _at_most("drift", candidate.kl, limits.drift_kl, "nats a token to the base"),
-            *_degeneration(limits, candidate, base),
+            *_reply_quality(limits, candidate, base),
         )
     )
 
 
 def went_too_far(report: GateReport) -> bool:
-    """Whether a candidate is liked, and only drifted further than it may: less of it may do."""
+    """Return whether a candidate failed only checks that a smaller update might pass."""
     failed = {check.name for check in report.checks if not check.passed}
-    return bool(failed) and failed.isdisjoint(_WANTED)
+    return bool(failed) and failed.isdisjoint(_UNRELATED_TO_SIZE)
 
 
 def _integrity(candidate: Evaluation) -> Check:
@@ -111,19 +126,20 @@ def _integrity(candidate: Evaluation) -> Check:
 def _preference(
     limits: GateSettings, held_out: HeldOut, candidate: Evaluation, active: Evaluation
 ) -> tuple[Check, ...]:
-    """Does the log-ratio to the base tell what people liked, and better than the active one's?"""
+    """Check that log-ratios to the base tell 👍 from 👎, at least as well as the active version's.
+
+    Uses held-out ratings, or pairs where there are too few ratings.
+    """
     least = limits.min_ratings
     up = sum(held_out.labels)
     down = len(held_out.labels) - up
     if len(held_out.labels) >= least and min(up, down) >= least // 4:
         labels = np.array(held_out.labels)
-        ours = np.array(candidate.log_ratios)
-        theirs = np.array(active.log_ratios)
-        found = _bootstrap_auc(labels, ours)
-        gain = found.value - _auc(labels, theirs)
+        found = _auc_interval(labels, np.array(candidate.log_ratios))
+        gain = found.value - _auc(labels, np.array(active.log_ratios))
         what = f"AUC over {up} 👍 and {down} 👎 held out"
     elif held_out.pairs >= least:
-        found = _bootstrap_mean(np.array(candidate.margins))
+        found = _win_rate_interval(np.array(candidate.margins))
         gain = found.value - float(np.mean(_wins(active.margins)))
         what = f"right of {held_out.pairs} held-out pairs"
     else:
@@ -134,7 +150,7 @@ def _preference(
                 limit=f"≥ {least} held-out ratings",
                 passed=False,
                 detail=f"only {up} 👍, {down} 👎 and {held_out.pairs} pairs are held out: "
-                "too few to prove anything",
+                "too few to tell",
             ),
         )
     return (
@@ -149,12 +165,12 @@ def _preference(
     )
 
 
-def _without_one(
+def _without_one_person(
     limits: GateSettings, held_out: HeldOut, candidate: Evaluation
 ) -> tuple[Check, ...]:
-    """Does it tell 👍 from 👎 without the one person whose ratings speak for it most?
+    """Check that the candidate tells 👍 from 👎 without the person whose ratings favour it most.
 
-    Asked of people who are not trusted, wherever the others gave enough to tell.
+    Leaves out each person who is not trusted, if the others gave enough ratings.
     """
     name, limit = "without one person", f"> {limits.preference}"
     least = limits.min_ratings
@@ -166,8 +182,8 @@ def _without_one(
         raters, labels = held_out.pair_raters, np.array([True] * held_out.pairs)
         scores = np.array(_wins(candidate.margins))
         enough = 0
-    else:  # there is too little to tell anything
-        return ()
+    else:
+        return ()  # the preference check reports that there is too little
     found = []
     for rater in {rater for each in raters for rater in each} - held_out.trusted:
         others = np.array([rater not in each for each in raters])
@@ -176,7 +192,7 @@ def _without_one(
             auc = _auc(labels[others], scores[others]) if enough else float(scores[others].mean())
             found.append(auc)
     if not found:
-        detail = "not asked: without any one of them, too few others are left to tell"
+        detail = "not asked: without any one person, too few ratings are left to tell"
         return (Check(name=name, value=None, limit=limit, passed=True, detail=detail),)
     worst = min(found) if np.isfinite(found).all() else math.nan
     return (
@@ -190,8 +206,8 @@ def _without_one(
     )
 
 
-def _on_policy(limits: GateSettings, candidate: Evaluation, active: Evaluation) -> Check:
-    """Would people like its fresh replies better than the active version's?"""
+def _fresh_replies(limits: GateSettings, candidate: Evaluation, active: Evaluation) -> Check:
+    """Check that the predictor likes its fresh replies at least as well as the active version's."""
     name, least = "fresh replies", limits.preference_gain
     limit = f"≥ {least:+.2f}"
     auc = candidate.predictor_auc
@@ -200,7 +216,7 @@ def _on_policy(limits: GateSettings, candidate: Evaluation, active: Evaluation) 
             name=name, value=None, limit=limit, passed=True, detail="not asked: no predictor"
         )
     gain = float(np.mean(candidate.predicted) - np.mean(active.predicted))
-    if auc < LEAST_AUC:
+    if auc < MIN_AUC:
         return Check(
             name=name,
             value=_shown(gain),
@@ -221,7 +237,7 @@ def _on_policy(limits: GateSettings, candidate: Evaluation, active: Evaluation) 
 def _retention(
     limits: GateSettings, candidate: Evaluation, active: Evaluation, base: Evaluation
 ) -> tuple[Check, ...]:
-    """Can it still do what the base, and the active version, can?"""
+    """Check that little is forgotten of what the base and the active version can do."""
     checks = []
     for name, other in (("base", base), ("active", active)):
         if name == "active" and other.adapter is None:
@@ -240,26 +256,26 @@ def _retention(
 
 
 def _worse_at(candidate: Evaluation, other: Evaluation) -> str:
-    """The kinds of checks of which fewer are passed: an id is a kind and a number."""
+    """Name the kinds of checks of which fewer are passed; an id is a kind and a number."""
     passed = Counter(id.rsplit("-", 1)[0] for id, fine in candidate.retention.items() if fine)
     before = Counter(id.rsplit("-", 1)[0] for id, fine in other.retention.items() if fine)
     lost = [f"{kind} {before[kind]} → {passed[kind]}" for kind in before - passed]
     return f"; {', '.join(lost)}" if lost else ""
 
 
-def _degeneration(
+def _reply_quality(
     limits: GateSettings, candidate: Evaluation, base: Evaluation
 ) -> tuple[Check, ...]:
-    """How its sampled replies differ from the base's, in what nobody wants."""
-    ours, theirs, factor = candidate.drift, base.drift, limits.degeneration_factor
+    """Check that faults of fresh replies are hardly more frequent than in the base's."""
+    new, old, factor = candidate.drift, base.drift, limits.degeneration_factor
     return tuple(
-        _at_most(f"{name} rise", mine - before, limit, f"{mine:.2f}, base {before:.2f}")
-        for name, mine, before, limit in (
-            ("NLL", ours.nll, theirs.nll, limits.nll_rise),
-            ("repetition", ours.repetition, theirs.repetition, REPETITION_RISE * factor),
-            ("degenerate", ours.degenerate, theirs.degenerate, DEGENERATE_RISE * factor),
-            ("runaway", ours.runaway, theirs.runaway, RUNAWAY_RISE * factor),
-            ("language flips", ours.flips, theirs.flips, LANGUAGE_FLIPS_RISE * factor),
+        _at_most(f"{name} rise", value - before, limit, f"{value:.2f}, base {before:.2f}")
+        for name, value, before, limit in (
+            ("NLL", new.nll, old.nll, limits.nll_rise),
+            ("repetition", new.repetition, old.repetition, REPETITION_RISE * factor),
+            ("degenerate", new.degenerate, old.degenerate, DEGENERATE_RISE * factor),
+            ("runaway", new.runaway, old.runaway, RUNAWAY_RISE * factor),
+            ("language flips", new.flips, old.flips, LANGUAGE_FLIPS_RISE * factor),
         )
     )
 
@@ -277,43 +293,50 @@ def _at_least(name: str, value: float, limit: float, detail: str) -> Check:
 
 
 def _shown(value: float) -> float | None:
-    """None for what could not be measured."""
+    """Round a value for the report; None if it could not be measured."""
     return round(float(value), 3) if np.isfinite(value) else None
 
 
 def _wins(margins: Sequence[float]) -> list[float]:
-    """1 for a pair told right, ½ where there is no difference (the base against itself)."""
+    """Return 1 for a pair that is told right, ½ for a margin of 0 (as the base's are), else 0."""
     return [float(np.sign(margin)) / 2 + 0.5 for margin in margins]
 
 
-def _auc(labels: NDArray[np.bool_], scores: NDArray[np.float64]) -> float:
-    return float(roc_auc_score(labels, scores)) if np.isfinite(scores).all() else float("nan")
+def _auc(labels: NDArray[np.bool_], scores: Values) -> float:
+    return float(roc_auc_score(labels, scores)) if np.isfinite(scores).all() else math.nan
 
 
-def _bootstrap_auc(labels: NDArray[np.bool_], scores: NDArray[np.float64]) -> Interval:
-    value = _auc(labels, scores)
-    if not np.isfinite(value):
+def _auc_interval(labels: NDArray[np.bool_], scores: Values) -> Interval:
+    """Resample within each label, so that every resample has both."""
+    return _bootstrapped(_auc(labels, scores), _win_share, scores[labels], scores[~labels])
+
+
+def _win_share(up: Values, down: Values, axis: int = -1) -> Values:
+    """Return the AUC as the share of (👍, 👎) that are in the right order; ties count half."""
+    wins = np.sign(up[..., :, None] - down[..., None, :]) / 2 + 0.5
+    return np.asarray(wins.mean(axis=(axis - 1, axis)))
+
+
+def _win_rate_interval(margins: Values) -> Interval:
+    """Return the share of pairs that are told right."""
+    right = (margins > 0).astype(np.float64)
+    value = float(right.mean()) if np.isfinite(margins).all() else math.nan
+    return _bootstrapped(value, np.mean, right)
+
+
+def _bootstrapped(value: float, statistic: Callable[..., Any], *samples: Values) -> Interval:
+    if not math.isfinite(value):
         return Interval(value=value, low=value, high=value)
-    draw = np.random.default_rng(SEED)
-    ups, downs = scores[labels], scores[~labels]
-    values = []
-    for _ in range(RESAMPLES):  # within each label, so that every resample has both
-        up, down = draw.choice(ups, len(ups)), draw.choice(downs, len(downs))
-        wins = np.sign(up[:, None] - down[None, :]) / 2 + 0.5
-        values.append(float(wins.mean()))
-    return _interval(value, values)
-
-
-def _bootstrap_mean(margins: NDArray[np.float64]) -> Interval:
-    if not np.isfinite(margins).all():
-        return Interval(value=math.nan, low=math.nan, high=math.nan)
-    outcomes = margins > 0
-    draw = np.random.default_rng(SEED)
-    values = [float(draw.choice(outcomes, len(outcomes)).mean()) for _ in range(RESAMPLES)]
-    return _interval(float(outcomes.mean()), values)
-
-
-def _interval(value: float, resampled: Sequence[float]) -> Interval:
-    outside = (1 - CONFIDENCE) / 2 * 100
-    low, high = np.percentile(resampled, [outside, 100 - outside])
-    return Interval(value=value, low=float(low), high=float(high))
+    # SciPy refuses a sample of one observation; twice the same one resamples to itself, too.
+    usable = [np.repeat(sample, 2) if len(sample) == 1 else sample for sample in samples]
+    interval = bootstrap(
+        usable,
+        statistic,
+        n_resamples=RESAMPLES,
+        batch=RESAMPLES_AT_ONCE,
+        confidence_level=CONFIDENCE,
+        method="percentile",
+        vectorized=True,
+        rng=SEED,
+    ).confidence_interval
+    return Interval(value=value, low=float(interval.low), high=float(interval.high))

@@ -1,9 +1,9 @@
-"""Judges an adapter while it is trained, so that training can walk back from a cliff.
+"""Judges checkpoints during training, so that training can stop or scale its update in time.
 
-Looks at how far it has gone from the base on questions of its own, and at fresh replies to prompts
-that are trained on: what is held out, and the gate's suite, are left to the gate, or it would prove
-nothing. What the gate will find forgotten follows from that divergence; how many of the judge's
-questions are still answered well tells next to nothing of it (docs/experiments.md).
+It measures the divergence from the base on development questions, and fresh replies to prompts of
+the training examples. It sees neither the held-out examples nor the gate's retention suite, or the
+gate would prove nothing. The divergence predicts what the gate will find forgotten; the number of
+development questions that are still answered well predicts next to nothing (docs/experiments.md).
 """
 
 import logging
@@ -17,31 +17,36 @@ from peft import PeftModel
 from bot.engine.errors import NonFiniteLogits
 from bot.engine.local import Weights
 from store.domain import ExampleSet
-from trainer.passes.generation import SAMPLING, answer, seeded, write
+from trainer.passes.generation import SAMPLING, generate_replies, with_seeds
+from trainer.passes.reply import Reply
 from trainer.passes.scoring import batches, mean_nll, merged, tokens_of
-from trainer.proving.drift import Reply
-from trainer.proving.predictor import LEAST_AUC, RatingPredictor
-from trainer.proving.retention import load_development_checks
-from trainer.tuning.distillation import SHARPER, divergence, hold
-from trainer.tuning.finetune import Verdict
+from trainer.proving.predictor import MIN_AUC, RatingPredictor
+from trainer.proving.retention import answer_checks, load_development_checks
+from trainer.tuning.checkpoints import Verdict
+from trainer.tuning.distillation import SHARPENING, divergence, make_target
 
 logger = logging.getLogger(__name__)
 
 JUDGED_PROMPTS = 128
-"""The mean NLL of half as many wavers by 0.05 between two versions (docs/experiments.md)."""
+"""Prompts that get fresh replies. With half as many, the mean NLL of one version varies by 0.05
+(docs/experiments.md)."""
 
 DRIFT_CHECKS = 96
-"""Questions over which the divergence is taken; of twice as many it is the same within a few %."""
+"""Development questions for the divergence; with twice as many it differs by a few percent."""
 
-POWERS = (1.0, SHARPER, SHARPER**2)
-"""To which an update may have raised the base's odds, as it is told to; the last, if it counts for
-more."""
+EXPONENTS = (1.0, SHARPENING, SHARPENING**2)
+"""Sharpening exponents of the base; the smallest divergence of the three counts, so that a model
+that is only sharper does not count as drift."""
 
 T = TypeVar("T")
 
 
 class CheckpointJudge:
-    """Scores by the predicted share of 👍 where something can predict it, else by progress."""
+    """Judges a checkpoint by its replies and its divergence from the base.
+
+    The score is the predicted share of 👍. Without a usable predictor it is the number of the
+    checkpoint, so that the last one within the budget wins.
+    """
 
     def __init__(
         self,
@@ -63,64 +68,73 @@ class CheckpointJudge:
         fitting = [each for each in prompts if len(weights.template.encode(each)) < room]
         self._prompts = spread(fitting, JUDGED_PROMPTS)
         checks = spread(load_development_checks(), DRIFT_CHECKS)
-        answers = answer(weights, checks, system_prompt)
+        answers = answer_checks(weights, checks, system_prompt)
         rows = [tokens_of(weights, each.prompt, each.text, each.finished) for each in answers]
-        self._held = [
-            hold(weights.model, batch, powers=POWERS)
+        self._targets = [
+            make_target(weights.model, batch, exponents=EXPONENTS)
             for batch in batches([row for row in rows if row[1]])
         ]
-        self._seen = 0
-        self._base_nll = mean_nll(weights, self._replies())
+        self._judged = 0
+        self._base_nll = mean_nll(weights, self._generate_replies())
 
     def __call__(self, model: PeftModel) -> Verdict:
-        """Judge the checkpoint that the weights are at."""
-        self._seen += 1
+        """Judge the model's current weights."""
+        self._judged += 1
         try:
             with merged(model):
                 drift = self._drift(model)
-                strain = _strain(drift, self._drift_kl)
-                logger.info("%.4f nats a token from the base", drift)
-                if strain > 1:  # whatever it says, it cannot be used
-                    return Verdict(score=-math.inf, strain=strain)
-                replies = self._replies()
+                drift_used = budget_used(drift, self._drift_kl)
+                logger.info("KL to the base: %.4f nats a token", drift)
+                if drift_used > 1:  # unusable, whatever it replies
+                    return Verdict(score=-math.inf, budget_used=drift_used)
+                replies = self._generate_replies()
         except NonFiniteLogits as error:
-            logger.warning("a checkpoint is over the cliff: %s", error)
-            return Verdict(score=-math.inf, strain=math.inf)
+            logger.warning("a checkpoint cannot be used: %s", error)
+            return Verdict(score=-math.inf, budget_used=math.inf)
         with model.disable_adapter():
             nll_rise = mean_nll(self._weights, replies) - self._base_nll
-        logger.info("NLL %+.2f against the base", nll_rise)
-        able = (self._predictor.auc or 0.0) >= LEAST_AUC
-        guesses = self._predictor.predict([reply.text for reply in replies]) if able else ()
-        return Verdict(
-            score=sum(guesses) / len(guesses) if guesses else float(self._seen),
-            strain=max(strain, _strain(nll_rise, self._nll_rise)),
-        )
+        logger.info("NLL under the base: %+.2f against the base's own replies", nll_rise)
+        nll_used = budget_used(nll_rise, self._nll_rise)
+        return Verdict(score=self._score(replies), budget_used=max(drift_used, nll_used))
 
-    def _replies(self) -> list[Reply]:
-        return write(self._weights, self._prompts, seeded(SAMPLING, len(self._prompts)))
+    def _score(self, replies: Sequence[Reply]) -> float:
+        predicted: tuple[float, ...] = ()
+        if (self._predictor.auc or 0.0) >= MIN_AUC:
+            predicted = self._predictor.predict([reply.text for reply in replies])
+        return sum(predicted) / len(predicted) if predicted else float(self._judged)
+
+    def _generate_replies(self) -> list[Reply]:
+        return generate_replies(
+            self._weights, self._prompts, with_seeds(SAMPLING, len(self._prompts))
+        )
 
     @torch.no_grad()
     def _drift(self, model: PeftModel) -> float:
-        """KL(base ‖ model) in nats a token, over the base's answers; 0 if it has none.
+        """Return KL(base ‖ model) in nats a token over the base's answers; 0 if it has none.
 
-        Odds that are only sharper are no drift: the power that explains most is taken out.
+        The base is taken with the sharpening exponent that makes the divergence smallest.
         """
-        if not self._held:
+        if not self._targets:
             return 0.0
-        found = [divergence(model, each) for each in self._held]
+        found = [divergence(model, target) for target in self._targets]
         totals = torch.stack([total for total, _ in found]).sum(dim=0)
         return float(totals.min()) / sum(int(tokens) for _, tokens in found)
 
 
-def _strain(lost: float, limit: float) -> float:
-    """The share of a limit that is used up; without a limit to speak of, any loss is too much."""
-    if math.isnan(lost):  # it says nothing at all
+def budget_used(loss: float, limit: float) -> float:
+    """Return the share of a limit that is used up.
+
+    It is infinite for a loss that could not be measured, and for any loss under a limit of 0.
+    """
+    if math.isnan(loss):
         return math.inf
-    return lost / limit if limit else math.inf if lost > 0 else 0.0
+    if limit:
+        return loss / limit
+    return math.inf if loss > 0 else 0.0
 
 
 def spread(items: Sequence[T], count: int) -> list[T]:
-    """So many of them, evenly from first to last."""
+    """Return `count` of the items, evenly spaced from first to last; all, if there are fewer."""
     if len(items) <= count:
         return list(items)
-    return [items[place * len(items) // count] for place in range(count)]
+    return [items[number * len(items) // count] for number in range(count)]

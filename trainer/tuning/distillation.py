@@ -1,11 +1,12 @@
-"""What holds a model in place while it learns: the base's answers to everyday questions.
+"""The distillation penalty: keeps a model close to the base's answers to everyday questions.
 
-What is never trained on is forgotten first (Robins 1995, "Catastrophic forgetting, rehearsal and
-pseudorehearsal"). Showing the base's answers as good ones is not enough; matching its whole
-distribution over them is (Li & Hoiem 2016, "Learning without forgetting"): docs/experiments.md.
+Abilities that are never trained on are forgotten first (Robins 1995, "Catastrophic forgetting,
+rehearsal and pseudorehearsal"). Training on the base's answers as demonstrations is not enough;
+matching the base's whole distribution over them is (Li & Hoiem 2016, "Learning without
+forgetting"): docs/experiments.md.
 
-What is held on to are the base's odds made a little sharper: what 👎 pushes down makes room for
-replies that are unlikely to the base model, and that takes some of it back (docs/experiments.md).
+The target is the base's distribution made slightly sharper. Pushing replies down, as 👎 does, moves
+probability to replies that are unlikely under the base; the sharpening takes some of it back.
 """
 
 import random
@@ -19,83 +20,85 @@ from torch import Tensor
 
 from bot.engine.local import Weights
 from trainer.passes.log_probs import log_probs_of
-from trainer.passes.scoring import Scored, reply_logits, tokens_of
-from trainer.proving.drift import Reply
+from trainer.passes.reply import Reply
+from trainer.passes.scoring import TokenRow, reply_logits, tokens_of
 
-LIKELIEST = 64
-"""Tokens that are told apart at each place; all others count as one."""
+TOP_TOKENS = 64
+"""Tokens that are compared at each position; the rest of the vocabulary is summed into one."""
 
-SHARPER = 1.05
-"""Power to which the base's odds are raised to be held on to; what the model answers greedily stays
-the same."""
+SHARPENING = 1.05
+"""Exponent that the base's probabilities are raised to; greedy replies stay the same."""
 
-LEAST_PROBABILITY = 1e-6
-"""Of all others together, or the logarithm of nothing would be asked for."""
+MIN_PROBABILITY = 1e-6
+"""Least probability of the rest of the vocabulary, whose logarithm is taken."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Held:
-    """A batch of answers, and the odds that a model should have at each place of them."""
+class DistillationTarget:
+    """A batch of the base's answers, and the log-probabilities to match at each position."""
 
-    rows: Sequence[Scored]
+    rows: Sequence[TokenRow]
     tokens: Tensor
-    """The likeliest, shape (rows, tokens, likeliest)."""
+    """Ids of the likeliest tokens, shape (rows, tokens, likeliest)."""
     log_probs: Tensor
-    """Of these, the base's odds raised to each power: (powers, rows, tokens, likeliest)."""
+    """The base's, raised to each exponent, shape (exponents, rows, tokens, likeliest)."""
 
 
 class DistillationPenalty:
-    """The distance of a model from the base, over a few of the base's answers at a time.
+    """The divergence of a model from the base, over one batch of the base's answers at a time.
 
-    Made while the weights are still the base's. Of several processes each takes its own order, by
-    the `seed`. A model with the base's odds raised to the power of `SHARPER` is at no distance.
+    To be made before the weights are trained. `seed` shuffles the batches; each process takes its
+    own. A model that equals the base raised to `SHARPENING` has no penalty.
     """
 
     def __init__(
         self, weights: Weights, replies: Sequence[Reply], *, batch_size: int, seed: int
     ) -> None:
-        assert replies, "an anchor needs something to hold on to"
+        assert replies, "a penalty needs at least one reply"
         rows = [tokens_of(weights, each.prompt, each.text, each.finished) for each in replies]
         rows.sort(key=lambda row: len(row[0]) + len(row[1]))
-        batches = [
-            hold(weights.model, rows[start : start + batch_size], powers=[SHARPER])
+        targets = [
+            make_target(weights.model, rows[start : start + batch_size], exponents=[SHARPENING])
             for start in range(0, len(rows), batch_size)
         ]
-        random.Random(seed).shuffle(batches)
-        self._batches = cycle(batches)
+        random.Random(seed).shuffle(targets)
+        self._targets = cycle(targets)
 
     def distance(self, model: Any) -> Tensor:
-        """The divergence a token, in nats, over the next batch: a lower bound, a scalar."""
-        totals, count = divergence(model, next(self._batches))
+        """Return the divergence over the next batch in nats a token: a lower bound, a scalar."""
+        totals, count = divergence(model, next(self._targets))
         return totals.sum() / count
 
 
 @torch.no_grad()
-def hold(model: Any, rows: Sequence[Scored], *, powers: Sequence[float]) -> Held:
-    """What a model, the base, thinks of a batch of answers, its odds raised to each power."""
+def make_target(
+    model: Any, rows: Sequence[TokenRow], *, exponents: Sequence[float]
+) -> DistillationTarget:
+    """Compute a batch's target from the base model, for each sharpening exponent."""
     logits, _ = reply_logits(model, rows)
-    tokens = logits.topk(min(LIKELIEST, logits.shape[-1]), dim=-1).indices
-    raised = [log_probs_of(tokens, power * logits.float()) for power in powers]
-    return Held(rows=rows, tokens=tokens, log_probs=torch.stack(raised))
+    tokens = logits.topk(min(TOP_TOKENS, logits.shape[-1]), dim=-1).indices
+    sharpened = [log_probs_of(tokens, exponent * logits.float()) for exponent in exponents]
+    return DistillationTarget(rows=rows, tokens=tokens, log_probs=torch.stack(sharpened))
 
 
-def divergence(model: Any, held: Held) -> tuple[Tensor, Tensor]:
-    """KL(base's odds, raised ‖ model's) in nats over all tokens, shape (powers,); and their count.
+def divergence(model: Any, target: DistillationTarget) -> tuple[Tensor, Tensor]:
+    """Return KL(target ‖ model) in nats over all tokens, shape (exponents,), and their number.
 
-    Lower bounds: joining the unlikely tokens into one can only lower a divergence (data
-    processing).
+    The values are lower bounds: summing the unlikely tokens into one can only lower a divergence
+    (data processing inequality).
     """
-    logits, counts = reply_logits(model, held.rows)
-    divergences = _divergences(held.log_probs, log_probs_of(held.tokens, logits))
-    return (divergences * counts).sum(dim=(1, 2)), counts.sum()
+    logits, mask = reply_logits(model, target.rows)
+    divergences = _divergences(target.log_probs, log_probs_of(target.tokens, logits))
+    return (divergences * mask).sum(dim=(1, 2)), mask.sum()
 
 
 def _divergences(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """KL at each place, shape (powers, rows, tokens)."""
+    """Return KL(p ‖ q) at each position, shape (exponents, rows, tokens)."""
     p = log_p.exp()
-    others_p, others_q = _others(p), _others(log_q.exp())
-    return (p * (log_p - log_q)).sum(dim=-1) + others_p * (others_p / others_q).log()
+    rest_p, rest_q = _rest(p), _rest(log_q.exp())
+    return (p * (log_p - log_q)).sum(dim=-1) + rest_p * (rest_p / rest_q).log()
 
 
-def _others(likeliest: Tensor) -> Tensor:
-    return (1 - likeliest.sum(dim=-1)).clamp(min=LEAST_PROBABILITY)
+def _rest(likeliest: Tensor) -> Tensor:
+    """Return the probability of all other tokens together."""
+    return (1 - likeliest.sum(dim=-1)).clamp(min=MIN_PROBABILITY)

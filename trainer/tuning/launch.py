@@ -1,21 +1,19 @@
-"""The training of one run: a folder with a job goes in, an adapter in that folder comes out.
+"""Starts the training of a run: a job goes in, an adapter in the job's folder comes out.
 
-With one process it happens in this one; with several, `accelerate launch` runs this module, and
-what they report comes back as lines of JSON on their standard output.
+With one process, the training happens in the calling process. With several, `accelerate launch`
+runs this module, and they report each step as a line of JSON on their standard output.
 """
 
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from pathlib import Path
-from typing import Any
+
+from pydantic import TypeAdapter
 
 from bot.engine.local import choose_device, load_weights
-from store.domain import Demonstration, Example, ExampleSet, Message, PreferencePair
 from store.embedder import SentenceEmbedder
 from store.settings import Settings, load_settings
 from trainer.errors import TrainingFailed
@@ -24,7 +22,8 @@ from trainer.passes.training_attention import attend_by_matrix_products
 from trainer.proving.predictor import RatingPredictor
 from trainer.recipe import Recipe
 from trainer.tuning.checkpoint_judge import CheckpointJudge
-from trainer.tuning.finetune import ADAPTER_FOLDER, Point, Report, finetune
+from trainer.tuning.checkpoints import Point, Report
+from trainer.tuning.finetune import ADAPTER_FOLDER, finetune
 from trainer.tuning.rehearsal import rehearse
 
 JOB_FILE = "job.json"
@@ -32,51 +31,42 @@ JOB_FILE = "job.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What is trained on, how, and in which folder."""
+    """The training of one run: its examples, its recipe, and the folder that it works in."""
 
     snapshot: Snapshot
     recipe: Recipe
     folder: Path
 
     def write(self) -> None:
-        """Leave it in its folder for the processes that `accelerate launch` starts."""
-        job = {
-            "recipe": self.recipe.as_dict(),
-            "train": asdict(self.snapshot.train),
-            "held_out": asdict(self.snapshot.held_out),
-        }
-        text = json.dumps(job, default=lambda value: value.isoformat(), ensure_ascii=False)
-        (self.folder / JOB_FILE).write_text(text, encoding="utf-8")
+        """Write the job into its folder, for the processes that `accelerate launch` starts."""
+        (self.folder / JOB_FILE).write_bytes(TypeAdapter(Job).dump_json(self))
 
     @classmethod
     def read(cls, folder: Path) -> "Job":
-        """What `write` wrote."""
-        job = json.loads((folder / JOB_FILE).read_text(encoding="utf-8"))
-        snapshot = Snapshot(train=_examples(job["train"]), held_out=_examples(job["held_out"]))
-        return cls(snapshot=snapshot, recipe=Recipe(**job["recipe"]), folder=folder)
+        """Read the job that `write` wrote into a folder."""
+        return TypeAdapter(cls).validate_json((folder / JOB_FILE).read_bytes())
 
 
 def train(settings: Settings, job: Job, predictor: RatingPredictor, report: Report) -> Path:
-    """Train an adapter; the folder that it is in. Raises `TrainingFailed` or `EngineError`."""
+    """Train an adapter and return its folder. Raises `TrainingFailed` or `EngineError`."""
     if settings.train.processes == 1:
         return carry_out(settings, job, predictor, report)
     job.write()
-    command = [
-        *(sys.executable, "-m", "accelerate.commands.launch"),
-        *("--multi_gpu", "--num_processes", str(settings.train.processes)),
-        *("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"),
-        *("--module", "trainer.tuning.launch", str(job.folder)),
-    ]
-    on_cpu = choose_device(settings.engine.device).type == "cpu"
-    # With --cpu it would start one process only: several are for GPUs, or so it thinks.
-    environment = os.environ | ({"ACCELERATE_USE_CPU": "true"} if on_cpu else {})
+    command = [sys.executable, "-m", "accelerate.commands.launch"]
+    command += ["--multi_gpu", "--num_processes", str(settings.train.processes)]
+    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    command += ["--module", "trainer.tuning.launch", str(job.folder)]
+    environment = dict(os.environ)
+    if choose_device(settings.engine.device).type == "cpu":
+        # The option --cpu would not do: with it, accelerate starts one process only.
+        environment["ACCELERATE_USE_CPU"] = "true"
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as processes:
         assert processes.stdout is not None
         try:
             for line in processes.stdout:
                 if line.startswith("{"):
                     report(Point(**json.loads(line)))
-        except BaseException:  # cancelled: they must not go on without us
+        except BaseException:  # cancelled: the processes must not train on
             processes.terminate()
             raise
     if processes.returncode != 0:
@@ -85,7 +75,7 @@ def train(settings: Settings, job: Job, predictor: RatingPredictor, report: Repo
 
 
 def carry_out(settings: Settings, job: Job, predictor: RatingPredictor, report: Report) -> Path:
-    """The training itself, in this process."""
+    """Train in this process and return the adapter's folder."""
     weights = load_weights(
         settings.engine.model,
         models_folder=settings.storage.models_path,
@@ -113,31 +103,18 @@ def carry_out(settings: Settings, job: Job, predictor: RatingPredictor, report: 
 
 
 def predictor_for(embedder: str, snapshot: Snapshot) -> RatingPredictor:
-    """Return a predictor of ratings over a named embedder, fitted on what is trained on."""
+    """Return a predictor over a named embedder, fitted on the ratings of the training examples."""
     return RatingPredictor(
         SentenceEmbedder(embedder), snapshot.train.unpaired, snapshot.held_out.unpaired
     )
 
 
-def _examples(kinds: Mapping[str, list[dict[str, Any]]]) -> ExampleSet:
-    return ExampleSet(
-        unpaired=tuple(Example(**_values(row)) for row in kinds["unpaired"]),
-        pairs=tuple(PreferencePair(**_values(row)) for row in kinds["pairs"]),
-        demonstrations=tuple(Demonstration(**_values(row)) for row in kinds["demonstrations"]),
-    )
-
-
-def _values(row: Mapping[str, Any]) -> dict[str, Any]:
-    prompt = tuple(Message(**message) for message in row["prompt"])
-    return {**row, "prompt": prompt, "created_at": datetime.fromisoformat(row["created_at"])}
-
-
 def main() -> None:
-    """One of the processes of `accelerate launch`."""
+    """Train as one of the processes of `accelerate launch`."""
     settings, job = load_settings(), Job.read(Path(sys.argv[1]))
 
     def report(point: Point) -> None:
-        print(json.dumps(asdict(point)), flush=True)  # noqa: T201  # to the parent
+        print(json.dumps(asdict(point)), flush=True)  # noqa: T201  # read by the parent process
 
     predictor = predictor_for(settings.retrieval.embedder, job.snapshot)
     carry_out(settings, job, predictor, report)

@@ -1,4 +1,4 @@
-"""Rehearsal: the base model's own answers to everyday questions, which training holds on to.
+"""Rehearsal: the base model's own answers to everyday questions, for the distillation penalty.
 
 None of the questions is in the retention suite.
 """
@@ -9,24 +9,24 @@ from importlib.resources import files
 
 from bot.engine.base import SamplingParams
 from bot.engine.local import Weights
-from trainer.passes.generation import asked, write
-from trainer.proving.drift import Reply
+from trainer.passes.generation import generate_replies, prompt_for
+from trainer.passes.reply import Reply
 
 REHEARSAL_FILE = "rehearsal.jsonl"
-REHEARSED_TOKENS = 32
-"""Of each answer; the answers are short."""
+ANSWER_TOKENS = 32
+"""Token limit of an answer."""
 
 
 @cache
 def load_rehearsal() -> tuple[str, ...]:
-    """The questions, in the order in which the first so many are used."""
+    """Return the questions in their order; a recipe uses the first of them."""
     text = files("trainer.tuning").joinpath(REHEARSAL_FILE).read_text(encoding="utf-8")
     return tuple(json.loads(line)["question"] for line in text.splitlines())
 
 
 def rehearse(weights: Weights, count: int, system_prompt: str) -> list[Reply]:
-    """What the model as it is now answers to the first `count` questions, silence left out."""
-    prompts = [asked(system_prompt, question) for question in load_rehearsal()[:count]]
-    greedy = SamplingParams(max_new_tokens=REHEARSED_TOKENS)
-    replies = write(weights, prompts, [greedy] * len(prompts))
+    """Answer the first `count` questions greedily with the current weights; drop empty answers."""
+    prompts = [prompt_for(system_prompt, question) for question in load_rehearsal()[:count]]
+    greedy = SamplingParams(max_new_tokens=ANSWER_TOKENS)
+    replies = generate_replies(weights, prompts, [greedy] * len(prompts))
     return [reply for reply in replies if reply.text.strip()]

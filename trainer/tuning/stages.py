@@ -1,7 +1,7 @@
-"""Examples → rows of tokens → TRL's trainers: one stage for each kind of example.
+"""The stages of a training: one of TRL's trainers for each kind of example.
 
-Rows are tokens as the engine makes them, so the model is trained on exactly what is served.
-An example that is too long is left out, never cut.
+Examples become rows of tokens in the way the engine encodes them, so the model is trained on
+exactly what is served. An example that is too long is left out, never cut.
 """
 
 import logging
@@ -11,14 +11,14 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias, assert_never
 
 import torch
 from accelerate import Accelerator, PartialState
 from datasets import Dataset
 from peft import PeftModel
 from peft.helpers import disable_input_dtype_casting
-from transformers import PrinterCallback, TrainerCallback
+from transformers import PrinterCallback
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, SFTConfig, SFTTrainer
 
 from bot.engine.local import Weights
@@ -27,36 +27,44 @@ from trainer.errors import TrainingFailed
 from trainer.examples.dataset import label_weights
 from trainer.passes.reply_only_head import score_replies_only
 from trainer.recipe import Recipe
+from trainer.tuning.checkpoints import CheckpointSearch
 from trainer.tuning.distillation import DistillationPenalty
 
 logger = logging.getLogger(__name__)
 
 WARMUP_SHARE = 0.1
+"""Share of the steps over which the learning rate rises."""
 
-Row = dict[str, Any]
+Row: TypeAlias = dict[str, Any]
+
+StageName: TypeAlias = Literal["sft", "dpo", "kto"]
 
 _REPLIES = ("completion_ids", "chosen_ids", "rejected_ids")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """What each stage learns from, in the order in which it is learned."""
+    """The rows of each stage, in the order in which they are trained on."""
 
     sft: tuple[Row, ...]
     dpo: tuple[Row, ...]
     kto: tuple[Row, ...]
 
     @property
-    def stages(self) -> dict[str, tuple[Row, ...]]:
-        """Those that have something to learn, by name."""
-        every = {"sft": self.sft, "dpo": self.dpo, "kto": self.kto}
-        return {name: rows for name, rows in every.items() if rows}
+    def stages(self) -> dict[StageName, tuple[Row, ...]]:
+        """The stages that have rows, in their order."""
+        stages: dict[StageName, tuple[Row, ...]] = {
+            "sft": self.sft,
+            "dpo": self.dpo,
+            "kto": self.kto,
+        }
+        return {name: rows for name, rows in stages.items() if rows}
 
 
 def make_rows(weights: Weights, train: ExampleSet, recipe: Recipe) -> Rows:
-    """The examples that `max_length` and the model's context let in, those of a length together.
+    """Encode the examples that fit `max_length` and the model's context, grouped by length.
 
-    Raises `TrainingFailed` if there are none.
+    Raises `TrainingFailed` if none does, or if only thumbs of one kind do.
     """
     recipe = replace(recipe, max_length=min(recipe.max_length, weights.context_tokens))
     rows = Rows(
@@ -64,16 +72,18 @@ def make_rows(weights: Weights, train: ExampleSet, recipe: Recipe) -> Rows:
         dpo=_bucketed([_pair_row(weights, each) for each in train.pairs], recipe),
         kto=_bucketed([_rated_row(weights, each) for each in train.unpaired], recipe),
     )
-    given = len(train.every)
-    left_out = given - len(rows.sft) - len(rows.dpo) - len(rows.kto)
-    if left_out:
+    count = len(train.every)
+    too_long = count - len(rows.sft) - len(rows.dpo) - len(rows.kto)
+    if too_long:
         logger.warning(
-            "%d of %d examples are longer than %d tokens and left out",
-            *(left_out, given, recipe.max_length),
+            "left out %d of %d examples: they are longer than %d tokens",
+            too_long,
+            count,
+            recipe.max_length,
         )
     one_sided = len({row["label"] for row in rows.kto}) == 1
     if one_sided and (rows.sft or rows.dpo):
-        logger.warning("thumbs are left out: those of the other kind are too long")
+        logger.warning("left out the ratings: every 👍, or every 👎, is too long")
         return replace(rows, kto=())
     if not rows.stages or one_sided:
         what = "example" if not rows.stages else "👍, or every 👎,"
@@ -85,49 +95,51 @@ def make_rows(weights: Weights, train: ExampleSet, recipe: Recipe) -> Rows:
 
 
 def count_steps(rows: Sequence[Row], recipe: Recipe) -> int:
-    """Steps of a stage; each of several processes takes a batch of its own a step."""
+    """Return the steps of a stage; in a step, each process takes a batch of its own."""
     batches = math.ceil(len(rows) / recipe.batch_size / int(os.environ.get("WORLD_SIZE", "1")))
     return max(1, round(batches * recipe.epochs))
 
 
 class Stage:
-    """One of TRL's trainers, on rows as they are, that holds on to the base model.
+    """Mixin for TRL's trainers: takes rows as they are, and adds the distillation penalty.
 
-    The reference is the model with the adapter switched off; the anchor pulls besides.
+    The reference model is the model with its adapter switched off.
     """
 
     accelerator: Accelerator
     model: PeftModel
-    anchor: DistillationPenalty | None = None
-    anchor_weight = 0.0
+    penalty: DistillationPenalty | None = None
+    penalty_weight = 0.0
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, **options: Any
     ) -> Any:
-        """What TRL makes of a batch, and the weighted distance from the base."""
+        """Return TRL's loss plus the weighted penalty."""
         found = super().compute_loss(model, inputs, return_outputs, **options)  # type: ignore[misc]
-        if self.anchor is None:
+        if self.penalty is None:
             return found
-        with self.accelerator.autocast():  # as `model` does, which makes all scores fp32 besides
-            pull = self.anchor_weight * self.anchor.distance(self.model.get_base_model())
-        return (found[0] + pull, found[1]) if return_outputs else found + pull
+        # As Accelerate's wrapper of the model does, which also converts all logits to fp32.
+        with self.accelerator.autocast():
+            penalty = self.penalty_weight * self.penalty.distance(self.model.get_base_model())
+        return (found[0] + penalty, found[1]) if return_outputs else found + penalty
 
     def train(self, *arguments: Any, **options: Any) -> Any:
-        """As TRL does, but for the head."""
-        self._spare_prompts()
+        """Train as TRL does, but score replies only."""
+        self._score_replies_only()
         return super().train(*arguments, **options)  # type: ignore[misc]
 
     def _prepare_dataset(self, dataset: Dataset, *_: object) -> Dataset:
         return dataset
 
-    def _spare_prompts(self) -> None:
+    def _score_replies_only(self) -> None:
         if self.model.device.type == "cpu":
             score_replies_only(self.model.get_base_model())
 
     def _precompute_ref_logps(self, *arguments: Any) -> Any:
-        if "ref" in self.model.peft_config:  # TRL's copy of the adapter as it came in
+        # Without TRL's copy of the incoming adapter, the base model is the reference.
+        if "ref" in self.model.peft_config:
             self.model.delete_adapter("ref")
-        self._spare_prompts()
+        self._score_replies_only()
         return super()._precompute_ref_logps(*arguments)  # type: ignore[misc]
 
 
@@ -144,31 +156,47 @@ class _KTO(Stage, KTOTrainer):  # type: ignore[misc]
 
 
 def train_stage(
-    name: str,
+    name: StageName,
     rows: Sequence[Row],
     model: PeftModel,
     weights: Weights,
     recipe: Recipe,
     folder: Path,
     *,
-    anchor: DistillationPenalty | None,
-    watch: TrainerCallback,
+    penalty: DistillationPenalty | None,
+    search: CheckpointSearch,
 ) -> None:
-    """Train one stage to its end, or until `watch` stops it."""
+    """Train one stage to its end, or until `search` stops it."""
     common = _arguments(rows, recipe, folder, model.device)
-    kind: Any
-    arguments: Any
+    trainer, arguments = _trainer(name, rows, recipe, common)
+    stage = trainer(
+        model=model,
+        args=arguments,
+        train_dataset=_on_disk(rows, folder / name),
+        processing_class=weights.tokenizer,
+        callbacks=[search],
+    )
+    stage.remove_callback(PrinterCallback)  # `search` reports the loss
+    stage.penalty, stage.penalty_weight = penalty, recipe.rehearsal_weight
+    # PEFT would convert LoRA's inputs to fp32, and autocast back to bf16. On a GPU the conversion
+    # stays: some GPUs have no autocast, and four-bit weights are judged without it.
+    with disable_input_dtype_casting(model, active=model.device.type == "cpu"):
+        stage.train()
+
+
+def _trainer(
+    name: StageName, rows: Sequence[Row], recipe: Recipe, common: Mapping[str, Any]
+) -> tuple[Any, Any]:
+    """Return the class of a stage's trainer, and its arguments."""
     match name:
         case "sft":
-            kind, arguments = _SFT, SFTConfig(**common, packing=False)
+            return _SFT, SFTConfig(**common, packing=False)
         case "dpo":
-            kind = _DPO
-            arguments = DPOConfig(**common, beta=recipe.beta, precompute_ref_log_probs=True)
-        case _:
-            kind = _KTO
+            return _DPO, DPOConfig(**common, beta=recipe.beta, precompute_ref_log_probs=True)
+        case "kto":
             up = sum(row["label"] for row in rows)
             balance = label_weights(up, len(rows) - up)
-            arguments = KTOConfig(
+            return _KTO, KTOConfig(
                 **common,
                 beta=recipe.beta,
                 loss_type="apo_zero_unpaired",
@@ -176,23 +204,12 @@ def train_stage(
                 undesirable_weight=balance[False],
                 precompute_ref_log_probs=True,
             )
-    stage = kind(
-        model=model,
-        args=arguments,
-        train_dataset=_on_disk(rows, folder / name),
-        processing_class=weights.tokenizer,
-        callbacks=[watch],
-    )
-    stage.remove_callback(PrinterCallback)  # `watch` reports
-    stage.anchor, stage.anchor_weight = anchor, recipe.rehearsal_weight
-    # Under autocast LoRA's inputs would be made fp32, and bf16 again. Not every GPU has autocast,
-    # and weights in four bits are judged without it.
-    with disable_input_dtype_casting(model, active=model.device.type == "cpu"):
-        stage.train()
+        case _:
+            assert_never(name)
 
 
 def _on_disk(rows: Sequence[Row], folder: Path) -> Dataset:
-    """Rows in a folder that several processes share, with what TRL computes of them once."""
+    """Save the rows in a folder, so that all processes share what TRL computes from them once."""
     state = PartialState()
     with state.main_process_first():
         if state.is_main_process:
@@ -225,26 +242,29 @@ def _demonstration_row(weights: Weights, each: Demonstration) -> Row:
 
 
 def _length(row: Mapping[str, Any]) -> int:
-    """The longest sequence of a row."""
+    """Return the length of a row's longest sequence."""
     prompt = len(row.get("prompt_ids", row.get("input_ids", ())))
     replies = [len(row[name]) for name in row if name in _REPLIES]
     return prompt + max(replies, default=0)
 
 
 def _bucketed(every: Sequence[Row], recipe: Recipe) -> tuple[Row, ...]:
-    """Rows that fit, in batches of similar length, the batches shuffled; the odd one goes last."""
+    """Return the rows that fit, in batches of similar length.
+
+    The batches are shuffled, but for a smaller one, which comes last.
+    """
     rows = sorted((row for row in every if _length(row) <= recipe.max_length), key=_length)
     size = recipe.batch_size
-    whole = [rows[start : start + size] for start in range(0, len(rows), size)]
-    odd = whole.pop() if whole and len(whole[-1]) < size else []
-    random.Random(recipe.seed).shuffle(whole)
-    return tuple(row for batch in (*whole, odd) for row in batch)
+    batches = [rows[start : start + size] for start in range(0, len(rows), size)]
+    smaller = batches.pop() if batches and len(batches[-1]) < size else []
+    random.Random(recipe.seed).shuffle(batches)
+    return tuple(row for batch in (*batches, smaller) for row in batch)
 
 
 def _arguments(
     rows: Sequence[Row], recipe: Recipe, folder: Path, device: torch.device
 ) -> dict[str, Any]:
-    """What all three trainers are told."""
+    """Return the arguments that all three trainers have in common."""
     bf16 = device.type == "cpu" or (device.type == "cuda" and torch.cuda.is_bf16_supported())
     steps = count_steps(rows, recipe)
     return {
@@ -267,5 +287,5 @@ def _arguments(
         "seed": recipe.seed,
         "dataloader_pin_memory": device.type == "cuda",
         "remove_unused_columns": False,
-        "train_sampling_strategy": "sequential",  # the rows are in order already
+        "train_sampling_strategy": "sequential",  # the rows are shuffled already
     }
