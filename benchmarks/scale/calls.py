@@ -1,23 +1,15 @@
-"""The calls of the store that `benchmarks.scale` measures, and nothing of how they are measured.
+"""The calls of the store that are measured, and nothing of how they are measured.
 
-Neither the index of memories nor the embedder is real: the index gives its neighbours at once, so
-that what is measured is SQL. As a process of its own (`python -m benchmarks.scale_calls URL`) it
-chooses a run's examples and prints what that takes.
+The index and the embedder are stubs, so that it is SQL that takes its time.
 """
 
-import json
-import random
-import sys
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, cast
 
-import psutil
-
-from benchmarks.filled_store import SMALL_GROUPS
+from benchmarks.scale.drawing import SMALL_GROUPS
+from benchmarks.scale.stubs import StubEmbedder, StubIndex
 from bot.quotas import Quotas
 from bot.reports.metrics import StoreFigures
 from bot.reports.stats import read_statistics
@@ -35,18 +27,13 @@ from store.domain import (
     Turn,
     TurnState,
 )
-from store.embedder import Vector
-from store.examples import Examples
 from store.groups import Groups
 from store.index import ChromaIndex
 from store.memories import Memories
 from store.people import People
 from store.ratings import Ratings
 from store.runs import Runs
-from store.settings import DEFAULT_SYSTEM_PROMPT, Settings, load_settings
-from trainer.examples.dataset import take_snapshot
-from trainer.examples.rater_shares import RaterShares
-from trainer.recipe import Recipe
+from store.settings import DEFAULT_SYSTEM_PROMPT, Settings
 
 HISTORY = 8
 """Exchanges that find room in a prompt."""
@@ -54,11 +41,11 @@ HISTORY = 8
 COMPLETION = "ba be bi bo bu " * 20
 
 Lap = Callable[[str], AbstractContextManager[None]]
-"""Times the block under a name."""
+"""Times a block, under a name."""
 
 
 class StoreCalls:
-    """What a question, a rating, a command or a night's work asks of the store."""
+    """The calls that a question, a rating, a command or the nightly clean-up makes."""
 
     def __init__(self, database: Database, settings: Settings) -> None:
         index, embedder = cast("ChromaIndex", StubIndex()), StubEmbedder()
@@ -153,7 +140,7 @@ class StoreCalls:
         """Read the store's part of `/metrics`."""
         list(StoreFigures(self._database).collect())
 
-    def waiting(self) -> None:
+    def proposals(self) -> None:
         """Read what `/approve` lists."""
         self._memories.waiting()
 
@@ -168,82 +155,3 @@ class StoreCalls:
     def write_a_row(self) -> None:
         """Write as little as there is to write."""
         self._groups.decide(SMALL_GROUPS[0], answers=True)
-
-
-class StubEmbedder:
-    """Gives every text the same vector."""
-
-    name = "stub"
-
-    def embed(self, texts: Sequence[str]) -> list[Vector]:
-        """One vector a text."""
-        return [(1.0,)] * len(texts)
-
-
-class StubIndex:
-    """Ids without vectors: some of them are the nearest to anything."""
-
-    absent = False
-    identity = where = "stub"
-
-    def __init__(self) -> None:
-        self._ids: set[int] = set()
-        self._draw = random.Random(0)
-
-    def open(self) -> None:
-        """Nothing is to be opened."""
-
-    def upsert(self, ids: Iterable[int], vectors: Sequence[Vector]) -> None:
-        """Keep the ids."""
-        self._ids.update(ids)
-
-    def delete(self, ids: Iterable[int]) -> None:
-        """Drop the ids."""
-        self._ids.difference_update(ids)
-
-    def nearest(self, vector: Vector, count: int) -> list[tuple[int, float]]:
-        """Draw so many ids."""
-        drawn = self._draw.sample(sorted(self._ids), min(count, len(self._ids)))
-        return [(id, 0.9) for id in drawn]
-
-    def ids(self) -> set[int]:
-        """Every id."""
-        return set(self._ids)
-
-    def count(self) -> int:
-        """How many ids there are."""
-        return len(self._ids)
-
-
-def choose_examples(url: str) -> None:
-    """Choose a run's examples, and print the seconds and the megabytes of each part."""
-    database, settings = Database(url), load_settings()
-    before = psutil.Process().memory_info().rss
-    started = time.perf_counter()
-    examples = Examples.of(settings, database).collect()
-    _say("collect", time.perf_counter() - started, before, len(examples.every))
-    started = time.perf_counter()
-    new = People(database).newcomers(timedelta(days=settings.train_newcomer_days))
-    snapshot = take_snapshot(
-        examples,
-        Recipe.of(settings),
-        system_prompt=settings.system_prompt,
-        voices=RaterShares(trusted=settings.admins, newcomers=new),
-    )
-    _say("take_snapshot", time.perf_counter() - started, before, len(snapshot.train.every))
-
-
-def _say(part: str, seconds: float, before: int, examples: int) -> None:
-    megabytes = (_peak() - before) / 1e6
-    said = {"part": part, "seconds": seconds, "megabytes": megabytes, "examples": examples}
-    print(json.dumps(said), flush=True)
-
-
-def _peak() -> int:
-    """Most memory that this process has held, bytes (`ru_maxrss` would count the parent's)."""
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
-
-
-if __name__ == "__main__":
-    choose_examples(sys.argv[1])
