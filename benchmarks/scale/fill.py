@@ -1,0 +1,91 @@
+"""Inserts drawn rows into an empty store, a batch at a time."""
+
+from typing import Any
+
+from sqlalchemy import Engine, event, insert, text
+
+from benchmarks.scale.background import background
+from benchmarks.scale.drawing import Drawing, Rows
+from benchmarks.scale.talk import Talk
+from store.database import Database, create_database_engine
+from store.tables import (
+    AdapterRow,
+    ApprovalRow,
+    Base,
+    ChunkRow,
+    ConversationRow,
+    CorrectionRow,
+    DocumentRow,
+    FeedbackRow,
+    GroupRulesRow,
+    PersonRow,
+    QuarantineRow,
+    RunRow,
+    SentMessageRow,
+    TurnRow,
+    UpdateRow,
+)
+
+ORDER: tuple[type[Base], ...] = (
+    PersonRow,
+    QuarantineRow,
+    GroupRulesRow,
+    DocumentRow,
+    ChunkRow,
+    RunRow,
+    AdapterRow,
+    ConversationRow,
+    TurnRow,
+    SentMessageRow,
+    FeedbackRow,
+    CorrectionRow,
+    ApprovalRow,
+    UpdateRow,
+)
+"""Tables that are filled; what a row refers to comes before it."""
+
+COUNTED: tuple[type[Base], ...] = (
+    ConversationRow,
+    TurnRow,
+    DocumentRow,
+    ChunkRow,
+    RunRow,
+    AdapterRow,
+)
+"""Tables whose ids are inserted with their rows."""
+
+
+def fill(database: Database, turns: int) -> None:
+    """Fill a store that is empty and at head; its last turn is asked now."""
+    drawing = Drawing(turns, database.now())
+    engine = create_database_engine(database.url)
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _do_not_wait_for_the_disk)
+    _insert(engine, background(drawing))
+    for rows in Talk(drawing).batches():
+        _insert(engine, rows)
+    if engine.dialect.name == "postgresql":
+        _settle(engine)
+    engine.dispose()
+
+
+def _insert(engine: Engine, rows: Rows) -> None:
+    with engine.begin() as connection:
+        for table in ORDER:
+            if rows.get(table):
+                connection.execute(insert(Base.metadata.tables[table.__tablename__]), rows[table])
+
+
+def _do_not_wait_for_the_disk(connection: Any, _record: object) -> None:
+    connection.execute("PRAGMA synchronous=OFF")
+
+
+def _settle(engine: Engine) -> None:
+    """Set sequences after the inserted ids, and do what autovacuum would have done."""
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        for table in COUNTED:
+            name = table.__tablename__
+            connection.execute(
+                text(f"SELECT setval(pg_get_serial_sequence('{name}', 'id'), max(id)) FROM {name}")
+            )
+        connection.execute(text("VACUUM ANALYZE"))
