@@ -1,8 +1,8 @@
-"""How calls to Telegram wait: room under the rate limits, 429, and a network that comes and goes.
+"""Repeats calls to Telegram after rate limits (429) and network failures.
 
-Calls that matter are tried again. A call that is lost after Telegram acted on it cannot be told
-from one that never arrived, so a message may in that rare case be sent twice, but none is lost.
-Calls that show passing things (a draft, "typing…") are made once and at once.
+If the connection breaks after Telegram has acted on a call, the call is repeated all the same: in
+that rare case a message is sent twice, but none is lost. Calls whose effect is gone in a moment (a
+draft, "typing…") are made once and do not wait.
 """
 
 import asyncio
@@ -17,15 +17,16 @@ from telegram.ext import AIORateLimiter
 logger = logging.getLogger(__name__)
 
 TRIES = 10
-"""With the pauses between them some three minutes: a router that restarts, a short outage."""
+"""About three minutes with the pauses between, enough for a router to restart."""
 
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 30.0
 PASSING = frozenset({"sendMessageDraft", "sendChatAction"})
+"""Calls that are not repeated."""
 
 
 class RetryingRateLimiter(AIORateLimiter):
-    """python-telegram-bot's rate limiter, which also tries again when the network fails."""
+    """python-telegram-bot's rate limiter, which also repeats calls when the network fails."""
 
     def __init__(self) -> None:
         super().__init__(max_retries=TRIES)
