@@ -1,22 +1,16 @@
-"""The composition root: the only place in `bot/` that builds things."""
+"""The composition root: the only place in `bot/` that builds repositories, engines and handlers.
+
+A test keeps it so. `bot/serving.py` runs what is built here.
+"""
 
 import asyncio
 import hashlib
-import logging
 import shutil
-import signal
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import (
-    AbstractAsyncContextManager,
-    asynccontextmanager,
-    contextmanager,
-    nullcontext,
-    suppress,
-)
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bot.active_adapter import ActiveAdapter
 from bot.chat import Chat
@@ -42,6 +36,8 @@ from store.people import People
 from store.ratings import Ratings
 from store.runs import Runs
 from store.settings import Settings
+from store.settings_slices import StorageSettings
+from store.statistics import Statistics
 from store.suspects import Suspects
 from store.teaching import Teaching, TeachingRule
 from store.updates import Updates
@@ -49,20 +45,17 @@ from store.updates import Updates
 if TYPE_CHECKING:  # the terminal needs none of it
     from telegram.request import HTTPXRequest
 
+    from bot.reports.health import Health
     from bot.telegram.announcements import Announcements
     from bot.telegram.application import App
+    from bot.telegram.handlers import Handlers
     from bot.telegram.inbox import InboxQueue
     from bot.telegram.timing import Timing
-
-logger = logging.getLogger(__name__)
-
-WAITING_THREADS = 32
-"""Threads for SQL, Chroma and the embedder; most of them wait, so the cores do not bound them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Store:
-    """Everything that keeps; enough for commands that need no model."""
+    """Every repository of one database; enough for commands that need no model."""
 
     settings: Settings
     database: Database
@@ -82,10 +75,11 @@ class Store:
     teaching: Teaching
     runs: Runs
     quarantine: Suspects
+    statistics: Statistics
 
     @property
     def status(self) -> StatusReader:
-        """Reads how things are."""
+        """The reader of what `ratchet status` and /status show."""
         return StatusReader(
             engine=self.settings.engine,
             storage=self.settings.storage,
@@ -96,14 +90,30 @@ class Store:
             knowledge=self.knowledge,
             adapters=self.adapters,
             runs=self.runs,
+            statistics=self.statistics,
         )
 
 
 @contextmanager
-def open_store(settings: Settings) -> Iterator[Store]:
-    """The store, its schema checked. Raises `SchemaNotAtHead` or `DatabaseUnavailable`."""
-    database = Database(settings.storage.database)
+def open_database(storage: StorageSettings) -> Iterator[Database]:
+    """Open the database, whatever its schema, and close it at the end of the block.
+
+    Raises `DatabaseUnavailable`.
+    """
+    database = Database(storage.database)
     try:
+        yield database
+    finally:
+        database.close()
+
+
+@contextmanager
+def open_store(settings: Settings) -> Iterator[Store]:
+    """Open the store for the length of the block.
+
+    Raises `SchemaNotAtHead` or `DatabaseUnavailable`.
+    """
+    with open_database(settings.storage) as database:
         database.check_at_head()
         shutil.rmtree(settings.storage.memory_path, ignore_errors=True)  # vectors are in SQL now
         store = make_store(settings, database, SentenceEmbedder(settings.retrieval.embedder))
@@ -111,8 +121,6 @@ def open_store(settings: Settings) -> Iterator[Store]:
             yield store
         finally:
             store.knowledge.close()
-    finally:
-        database.close()
 
 
 def make_store(settings: Settings, database: Database, embedder: Embedder) -> Store:
@@ -132,18 +140,24 @@ def make_store(settings: Settings, database: Database, embedder: Embedder) -> St
             database, make_index(settings), embedder, chunk_chars=settings.retrieval.chunk_chars
         ),
         memories=Memories(database, embedder, rule),
-        adapters=Adapters(database, settings.storage.adapters_path),
+        adapters=make_adapters(settings.storage, database),
         examples=Examples(database, rule),
         eraser=Eraser(database),
         exports=Exports(database),
         teaching=Teaching(database, rule),
         runs=Runs(database),
         quarantine=Suspects(database),
+        statistics=Statistics(database),
     )
 
 
+def make_adapters(storage: StorageSettings, database: Database) -> Adapters:
+    """Return the repository of adapters, whose files lie in the data folder."""
+    return Adapters(database, storage.adapters_path)
+
+
 def make_index(settings: Settings) -> ChromaIndex:
-    """The index of documents that the settings ask for, not yet opened."""
+    """Return the index of documents, not yet opened."""
     return ChromaIndex(
         path=settings.storage.chroma_path,
         url=settings.storage.chroma_url,
@@ -156,7 +170,7 @@ def _digest(settings: Settings) -> str:
 
 
 async def open_engine(settings: Settings) -> Engine:
-    """The engine that the settings ask for, its model loaded. Raises `EngineError`."""
+    """Return the engine that the settings ask for, its model loaded. Raises `EngineError`."""
     chosen, models_folder = settings.engine, settings.storage.models_path
 
     def load() -> Engine:
@@ -186,7 +200,7 @@ async def open_engine(settings: Settings) -> Engine:
 
 @asynccontextmanager
 async def opened_engine(settings: Settings) -> AsyncIterator[Engine]:
-    """The engine, closed at the end of the block."""
+    """Open the engine and close it at the end of the block. Raises `EngineError`."""
     engine = await open_engine(settings)
     try:
         yield engine
@@ -198,20 +212,22 @@ async def opened_engine(settings: Settings) -> AsyncIterator[Engine]:
 async def open_chat(
     store: Store, choose_adapter: Callable[[], Adapter | None] | None = None
 ) -> AsyncIterator[Chat]:
-    """A chat over a loaded model.
+    """Open a chat over a loaded model for the length of the block.
 
-    `choose_adapter` says what each reply is written with; by default the active adapter.
+    `choose_adapter` returns the adapter of each reply; by default it is the active one.
     """
     async with opened_engine(store.settings) as engine:
         if choose_adapter is not None and (chosen := choose_adapter()) is not None:
-            await engine.load_adapter(chosen)  # asked for by name: not to be had is an error
+            await engine.load_adapter(
+                chosen
+            )  # it was asked for by name, so an error ends the command
         yield make_chat(store, engine, choose_adapter)
 
 
 def make_chat(
     store: Store, engine: Engine, choose_adapter: Callable[[], Adapter | None] | None = None
 ) -> Chat:
-    """A chat over an engine."""
+    """Return a chat over an engine."""
     return Chat(
         reply=store.settings.reply,
         retrieval=store.settings.retrieval,
@@ -223,49 +239,24 @@ def make_chat(
     )
 
 
-def indexing(store: Store) -> AbstractAsyncContextManager[None]:
-    """Documents are indexed in the background, whoever adds them."""
-    return in_background(Indexer(store.knowledge).run(), name="indexer")
+def make_indexer(store: Store) -> Indexer:
+    """Return what indexes documents in the background, whoever adds them."""
+    return Indexer(store.knowledge)
 
 
-@asynccontextmanager
-async def in_background(work: Coroutine[Any, Any, None], *, name: str) -> AsyncIterator[None]:
-    """Something goes on for as long as the block."""
-    task = asyncio.create_task(work, name=name)
-    try:
-        yield
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
-
-
-async def serve_telegram(store: Store) -> None:
-    """Talk in Telegram until SIGTERM or SIGINT. Raises `BotError` for a token nobody knows."""
+def make_health(store: Store) -> "Health":
+    """Return the endpoints for monitoring, not yet served."""
     from bot.reports.health import Health  # the terminal needs neither
-    from bot.reports.metrics import Metered, Metrics, StoreFigures
+    from bot.reports.metrics import Metrics, StoreFigures
 
-    settings, stop, main = store.settings, asyncio.Event(), asyncio.current_task()
-    assert main is not None
-    threads = ThreadPoolExecutor(WAITING_THREADS, thread_name_prefix="ratchet")
-    asyncio.get_running_loop().set_default_executor(threads)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, _stop_or_quit, stop, main)
     metrics = Metrics()
-    metrics.registry.register(StoreFigures(store.database))
-    health = Health(store.database, metrics)
-    listen = settings.monitoring.health_listen
-    watched = health.serve(listen) if listen else nullcontext()
-    logger.info("loading the model %s", settings.engine.model)
-    async with watched, opened_engine(settings) as engine, indexing(store):
-        telegram = make_telegram(store, Metered(engine, metrics))
-        health.is_talking = lambda: telegram.is_listening and not stop.is_set()
-        await talk(telegram, store, stop)
+    metrics.registry.register(StoreFigures(store.statistics))
+    return Health(store.database, metrics)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TelegramBot:
-    """An application, and what goes on beside it."""
+    """An application and the tasks that run beside it."""
 
     application: "App"
     inbox: "InboxQueue"
@@ -274,7 +265,7 @@ class TelegramBot:
 
     @property
     def is_listening(self) -> bool:
-        """Whether messages come in."""
+        """Whether updates are received."""
         updater = self.application.updater
         return updater is not None and updater.running
 
@@ -285,37 +276,17 @@ def make_telegram(
     request: "HTTPXRequest | None" = None,
     timing: "Timing | None" = None,
 ) -> TelegramBot:
-    """The Telegram side over an engine, not yet started."""
-    from bot.telegram.admin import AdminHandlers
-    from bot.telegram.admission import Admission
+    """Return the Telegram side over an engine, not yet started."""
     from bot.telegram.announcements import Announcements
     from bot.telegram.application import build_application
-    from bot.telegram.approval import ApprovalHandlers
-    from bot.telegram.consent import Consent
-    from bot.telegram.group import GroupHandlers
     from bot.telegram.inbox import InboxQueue
-    from bot.telegram.invitation import InvitationHandlers
     from bot.telegram.order import CONCURRENT_UPDATES
-    from bot.telegram.privacy import PrivacyHandlers
-    from bot.telegram.quarantine import QuarantineHandlers
-    from bot.telegram.questions import QuestionHandlers
-    from bot.telegram.rating import RatingHandlers
     from bot.telegram.retries import RetryingRateLimiter
-    from bot.telegram.stream import Pace
     from bot.telegram.timing import Timing
-    from bot.telegram.training import TrainingHandlers
-    from bot.telegram.uploads import UploadHandlers
 
     settings, chat = store.settings, make_chat(store, engine)
     timing = timing or Timing()
     admins = settings.admission.admins
-    quotas = Quotas(
-        quota=settings.quota,
-        admins=admins,
-        conversations=store.conversations,
-        feedback=store.feedback,
-        people=store.people,
-    )
     news = Announcements(
         runs=store.runs,
         adapters=store.adapters,
@@ -326,9 +297,52 @@ def make_telegram(
     inbox = InboxQueue(
         store.inbox, CONCURRENT_UPDATES, first_pause_seconds=timing.store_again_seconds
     )
+    application = build_application(
+        settings.telegram,
+        _make_handlers(store, engine, chat, news, timing),
+        admins=admins,
+        inbox=inbox,
+        audit=store.audit,
+        chat=chat,
+        limiter=RetryingRateLimiter(
+            tries=timing.calls, first_pause_seconds=timing.call_again_seconds
+        ),
+        request=request,
+    )
+    return TelegramBot(application=application, inbox=inbox, news=news, timing=timing)
+
+
+def _make_handlers(
+    store: Store, engine: Engine, chat: Chat, news: "Announcements", timing: "Timing"
+) -> "Handlers":
+    from bot.telegram.admin import AdminHandlers
+    from bot.telegram.admission import Admission
+    from bot.telegram.approval import ApprovalHandlers
+    from bot.telegram.consent import Consent
+    from bot.telegram.group import GroupHandlers
+    from bot.telegram.handlers import Handlers
+    from bot.telegram.invitation import InvitationHandlers
+    from bot.telegram.privacy import PrivacyHandlers
+    from bot.telegram.quarantine import QuarantineHandlers
+    from bot.telegram.questions import QuestionHandlers
+    from bot.telegram.rating import RatingHandlers
+    from bot.telegram.stream import Pace
+    from bot.telegram.training import TrainingHandlers
+    from bot.telegram.uploads import UploadHandlers
+    from bot.telegram.welcome import WelcomeHandlers
+
+    settings, admins = store.settings, store.settings.admission.admins
     consent = Consent(people=store.people)
+    quotas = Quotas(
+        quota=settings.quota,
+        admins=admins,
+        conversations=store.conversations,
+        feedback=store.feedback,
+        people=store.people,
+    )
     talking = QuestionHandlers(
         answer_within=timedelta(minutes=settings.reply.answer_within),
+        admins=admins,
         chat=chat,
         quotas=quotas,
         conversations=store.conversations,
@@ -340,18 +354,14 @@ def make_telegram(
             edit_seconds=timing.edit_seconds,
         ),
     )
-    application = build_application(
-        settings.telegram,
-        admins=admins,
-        inbox=inbox,
-        audit=store.audit,
-        chat=chat,
+    return Handlers(
         gate=Admission(
             settings=settings.admission,
             people=store.people,
             groups=store.groups,
             invitations=store.invitations,
         ),
+        welcome=WelcomeHandlers(admins=admins),
         talking=talking,
         rating=RatingHandlers(
             conversations=store.conversations,
@@ -377,7 +387,7 @@ def make_telegram(
             people=store.people, status=store.status, audit=store.audit, admins=admins
         ),
         learning=TrainingHandlers(
-            database=store.database,
+            statistics=store.statistics,
             runs=store.runs,
             adapters=store.adapters,
             news=news,
@@ -387,35 +397,4 @@ def make_telegram(
         quarantine=QuarantineHandlers(quarantine=store.quarantine),
         invitation=InvitationHandlers(invitations=store.invitations),
         group=GroupHandlers(groups=store.groups),
-        limiter=RetryingRateLimiter(
-            tries=timing.calls, first_pause_seconds=timing.call_again_seconds
-        ),
-        request=request,
     )
-    return TelegramBot(application=application, inbox=inbox, news=news, timing=timing)
-
-
-async def talk(telegram: TelegramBot, store: Store, stop: asyncio.Event) -> None:
-    """Talk in Telegram until `stop` is set. Raises `BotError` for a token nobody knows."""
-    from bot.telegram.listener import serve
-
-    bot, settings = telegram.application.bot, store.settings
-    async with (
-        in_background(telegram.inbox.keep(bot, alone=store.database.alone), name="inbox"),
-        in_background(telegram.news.run(bot), name="news"),
-    ):
-        await serve(
-            telegram.application,
-            settings.webhook,
-            settings.admission.admins,
-            stop,
-            finish_seconds=telegram.timing.finish_seconds,
-        )
-
-
-def _stop_or_quit(stop: asyncio.Event, main: "asyncio.Task[None]") -> None:
-    if stop.is_set():
-        main.cancel()
-        return
-    logger.info("finishing the replies that are being written; once more to stop at once")
-    stop.set()

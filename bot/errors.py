@@ -1,20 +1,20 @@
-"""What can go wrong in the bot, beside the engine and the store.
+"""Errors of the bot, beside those of the engine and the store.
 
 BotError
-├── ConversationBusy    too many messages of one conversation wait for their turn
-├── QuestionTooLong     a message that does not fit into the model's context
-├── QuotaReached        somebody has asked for as much as they may, for now
+├── ConversationBusy    too many messages of one conversation are waiting
+├── QuestionTooLong     a message does not fit into the model's context
+├── QuotaReached        a person has reached a limit for now
 ├── ReplyFailed         the engine could not answer; the cause is chained
 └── UsageError          a command was used wrongly
 """
 
 
 class BotError(Exception):
-    """Base of everything the bot raises on purpose; the message is fit to be shown."""
+    """Base of the bot's errors; their messages can be shown to people."""
 
 
 class ConversationBusy(BotError):
-    """Too many messages of one conversation wait for their turn."""
+    """Too many messages of one conversation are waiting."""
 
     def __init__(self, waiting: int) -> None:
         super().__init__(
@@ -23,7 +23,7 @@ class ConversationBusy(BotError):
 
 
 class QuestionTooLong(BotError):
-    """A message that does not fit into the model's context."""
+    """A message does not fit into the model's context."""
 
     def __init__(self, tokens: int, limit: int) -> None:
         super().__init__(
@@ -33,7 +33,7 @@ class QuestionTooLong(BotError):
 
 
 class QuotaReached(BotError):
-    """Somebody has asked for as much as they may, for now."""
+    """A person has reached a limit for now."""
 
 
 class ReplyFailed(BotError):

@@ -1,4 +1,4 @@
-"""Keeps the index up to date while the bot runs: whoever adds a document, the bot embeds it."""
+"""Indexes new documents while the bot runs, whichever process has added them."""
 
 import asyncio
 import logging
@@ -9,15 +9,18 @@ from store.errors import StoreError
 logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
+"""Time between two looks for new documents."""
+
 RETRY_SECONDS = 30.0
+"""Time between two looks while the index cannot be used."""
 
 
 class Indexer:
-    """Looks for pending documents, about once a second."""
+    """Indexes pending documents about once a second."""
 
     def __init__(self, knowledge: Documents) -> None:
         self._knowledge = knowledge
-        self._last_trouble = ""
+        self._last_problem = ""
 
     async def run(self) -> None:
         """Run until cancelled."""
@@ -26,18 +29,18 @@ class Indexer:
             await asyncio.sleep(LOOK_SECONDS if fine else RETRY_SECONDS)
 
     async def look(self) -> bool:
-        """Index what is pending; False when the index cannot be used at present."""
+        """Index pending documents once; return whether the index could be used."""
         try:
             if not await asyncio.to_thread(self._knowledge.settled):
                 indexed = await asyncio.to_thread(self._knowledge.index_pending)
                 logger.info("indexed %d documents", indexed)
         except StoreError as error:
-            if str(error) != self._last_trouble:  # once, not every half minute
+            if str(error) != self._last_problem:  # log each problem once, not twice a minute
                 logger.warning("documents cannot be indexed: %s", error)
-            self._last_trouble = str(error)
+            self._last_problem = str(error)
             return False
-        except Exception:  # the outermost edge of this task: it has to live as long as the bot
+        except Exception:  # the edge of this task, which must outlive any error
             logger.exception("indexing failed")
             return False
-        self._last_trouble = ""
+        self._last_problem = ""
         return True

@@ -1,4 +1,4 @@
-"""Keeps order: what happens under one key happens one after another, in the order it came."""
+"""Lanes: work under the same key is done one after another, in the order in which it came."""
 
 import asyncio
 from collections.abc import AsyncIterator, Hashable
@@ -11,11 +11,11 @@ from bot.errors import ConversationBusy
 @dataclass(kw_only=True)
 class _Lane:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    inside: int = 0  # the one at work and those that wait
+    inside: int = 0  # those that work or wait
 
 
 class Lanes:
-    """One lane a key. A lane holds a bounded number and disappears when it is empty."""
+    """One lane per key. A lane has a bounded length and is dropped when it is empty."""
 
     def __init__(self, *, length: int = 8) -> None:
         self._length = length
@@ -23,13 +23,13 @@ class Lanes:
 
     @asynccontextmanager
     async def enter(self, key: Hashable) -> AsyncIterator[None]:
-        """Wait for one's turn, first come, first served. Raises `ConversationBusy` when full."""
+        """Wait until those before have left the lane. Raises `ConversationBusy` when it is full."""
         lane = self._lanes.setdefault(key, _Lane())
         if lane.inside >= self._length:
             raise ConversationBusy(lane.inside)
         lane.inside += 1
         try:
-            async with lane.lock:  # asyncio's locks are fair
+            async with lane.lock:  # asyncio wakes waiters in their order
                 yield
         finally:
             lane.inside -= 1

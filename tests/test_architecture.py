@@ -137,6 +137,79 @@ def test_importing_what_every_engine_shares_loads_nothing_heavy(module: str) -> 
     assert [name for name in HEAVY if name in loaded] == []
 
 
+def test_only_repositories_import_the_tables() -> None:
+    wrong = [
+        (file.relative_to(ROOT).as_posix(), module)
+        for file in sources("bot")
+        for module in imports(file)
+        if belongs_to(module, "store.tables")
+    ]
+
+    assert wrong == []
+
+
+BUILT = {
+    "Adapters",
+    "AuditEntries",
+    "ChromaIndex",
+    "Conversations",
+    "Database",
+    "Documents",
+    "Eraser",
+    "Examples",
+    "Exports",
+    "Groups",
+    "Indexer",
+    "Invitations",
+    "LocalEngine",
+    "Memories",
+    "People",
+    "Ratings",
+    "Runs",
+    "SentenceEmbedder",
+    "Statistics",
+    "StatusReader",
+    "Suspects",
+    "Teaching",
+    "Updates",
+    "VllmEngine",
+}
+"""Repositories, engines and embedders."""
+
+BUILDERS = (
+    "bot/app.py",
+    "trainer/worker.py",
+    "trainer/run.py",
+    "trainer/tuning/launch.py",  # a process of its own when several devices train
+    "trainer/proving/comparison.py",  # its engine over the weights of one candidate
+)
+"""The composition roots."""
+
+
+def calls(file: Path) -> Iterator[str]:
+    """The names of everything that a file calls; of `A.of(...)` also `A`."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call):
+            called = node.func
+            if isinstance(called, ast.Attribute):
+                called = called.value
+            if isinstance(called, ast.Name):
+                yield called.id
+
+
+def test_only_the_composition_roots_build_things() -> None:
+    wrong = [
+        (file.relative_to(ROOT).as_posix(), name)
+        for package in ("bot", "trainer")
+        for file in sources(package)
+        if file.relative_to(ROOT).as_posix() not in BUILDERS
+        for name in calls(file)
+        if name in BUILT
+    ]
+
+    assert wrong == []
+
+
 def test_nothing_heavy_is_imported_outside_the_rooms_for_it() -> None:
     wrong = [
         (file.relative_to(ROOT).as_posix(), module)

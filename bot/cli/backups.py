@@ -1,42 +1,39 @@
-"""The commands that write a backup and put one back."""
+"""The commands `ratchet backup` and `ratchet restore`."""
 
 from pathlib import Path
 
 import click
 
+from bot.app import open_database
 from bot.cli.console import example, opened_store
 from store.backup import Manifest, back_up
 from store.backup import restore as restore_backup
-from store.database import Database
 from store.settings import load_settings
 
 
 @click.command(epilog=example("ratchet backup /mnt/backups/2026-11-22"))
 @click.argument("folder", type=click.Path(path_type=Path))
 def backup(folder: Path) -> None:
-    """Write everything that is kept into a new folder, while the bot talks."""
+    """Write a backup of everything into a new folder; the bot may run meanwhile."""
     with opened_store() as store:
         settings = store.settings
         made = back_up(store.database, settings.storage.adapters_path, folder, settings.public)
-    click.echo(_in_words(made, f"is in {folder}"))
+    click.echo(_summary(made, f"is in {folder}"))
 
 
 @click.command(epilog=example("ratchet restore /mnt/backups/2026-11-22"))
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 def restore(folder: Path) -> None:
-    """Put a backup into an empty data folder or database; stop the bot before."""
+    """Restore a backup into an empty data folder or database; stop the bot first."""
     settings = load_settings()
-    database = Database(settings.storage.database)
-    try:
+    with open_database(settings.storage) as database:
         made = restore_backup(folder, database, settings.storage.adapters_path)
-    finally:
-        database.close()
-    click.echo(_in_words(made, "is back, counted and its hashes checked"))
+    click.echo(_summary(made, "is restored, and its hashes are right"))
 
 
-def _in_words(made: Manifest, what: str) -> str:
+def _summary(made: Manifest, what: str) -> str:
     rows = made.rows
     return (
-        f"What was kept on {made.created_at} {what}: {rows['turns']} turns, {rows['feedback']} "
+        f"The backup of {made.created_at} {what}: {rows['turns']} turns, {rows['feedback']} "
         f"ratings, {rows['documents']} documents, {len(made.adapters)} adapters."
     )

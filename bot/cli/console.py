@@ -1,4 +1,4 @@
-"""What the commands share: where they print, how they open the store, how help shows an example."""
+"""Output, access to the store, and examples in help, for all commands."""
 
 import json
 from collections.abc import Iterator
@@ -12,12 +12,12 @@ from store.logs import set_up_logging
 from store.settings import load_settings
 
 out = Console(soft_wrap=True)
-"""What was asked for. Advice and progress go to stderr through `click.echo(err=True)`."""
+"""Standard output, for results. Advice and progress go to stderr by `click.echo(err=True)`."""
 
 
 @contextmanager
 def opened_store() -> Iterator[Store]:
-    """The store, for a command that prints."""
+    """Read the settings and open the store for the length of the block; log only warnings."""
     settings = load_settings()
     set_up_logging("WARNING")
     with open_store(settings) as store:
@@ -25,10 +25,10 @@ def opened_store() -> Iterator[Store]:
 
 
 def example(text: str) -> str:
-    """The last line of a command's help."""
+    """Return the last line of a command's help."""
     return f"Example: {text}"
 
 
 def print_json(value: object) -> None:
-    """One JSON document and nothing else."""
+    """Print a value as one JSON document."""
     click.echo(json.dumps(value, ensure_ascii=False))

@@ -1,4 +1,4 @@
-"""Looks whether everything that Ratchet needs is there, without loading the model."""
+"""Checks that everything Ratchet needs is there, without loading the model."""
 
 import shutil
 from collections.abc import Iterator
@@ -10,11 +10,11 @@ from pathlib import Path
 import httpx
 from pydantic import SecretStr
 
+from bot.app import make_adapters, open_database
 from bot.engine.errors import EngineError
 from bot.engine.source import named_source
 from bot.engine.starter import MODEL_NAME, find_gguf
 from store.adapters import Adapters
-from store.database import Database
 from store.domain import AdapterStatus
 from store.embedder import STARTER_NAME, find_starter
 from store.errors import IndexInUse, StoreError
@@ -23,17 +23,21 @@ from store.settings import Settings
 from store.settings_slices import EngineSettings, StorageSettings, TelegramSettings
 
 MIN_FREE_BYTES = 2_000_000_000
-"""Room for the converted model, the index and some adapters."""
+"""Space for the converted model, the index and some adapters."""
 
 TELEGRAM_SECONDS = 10.0
+"""Timeout of the call to Telegram."""
+
 MOST_SECONDS_OFF = 120.0
-"""What is off by more misses its schedule, and what Telegram says of time."""
+"""Largest difference from Telegram's clock; beyond it, schedules and message times are wrong."""
+
 VLLM_SECONDS = 5.0
+"""Timeout of the call to a vLLM server."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     name: str
     fine: bool
@@ -41,7 +45,7 @@ class Finding:
 
 
 def examine(settings: Settings, index: ChromaIndex) -> Iterator[Finding]:
-    """Every finding, one after another; none of them raises."""
+    """Yield the result of every check; a check that fails does not raise."""
     database = _database(settings.storage)
     yield database
     if database.fine:
@@ -58,37 +62,38 @@ def examine(settings: Settings, index: ChromaIndex) -> Iterator[Finding]:
 
 def _database(storage: StorageSettings) -> Finding:
     try:
-        database = Database(storage.database)
-        database.check_at_head()
+        with open_database(storage) as database:
+            database.check_at_head()
+            shown = database.engine.url.render_as_string(hide_password=True)
     except StoreError as error:
         return Finding(name="database", fine=False, detail=str(error))
-    shown = database.engine.url.render_as_string(hide_password=True)
-    database.close()
     return Finding(name="database", fine=True, detail=f"{shown}, schema at head")
 
 
 def _adapters(storage: StorageSettings) -> Finding:
-    """Whether every version that could be used has the files that its name says."""
-    database = Database(storage.database)
-    adapters = Adapters(database, storage.adapters_path)
-    damaged, whole = [], 0
+    """Check that the files of every version are there and unchanged."""
     try:
-        for each in adapters.all():
-            if each.status is AdapterStatus.REMOVED:
-                continue
-            try:
-                adapters.get(each.name)
-                whole += 1
-            except StoreError:
-                damaged.append(f"{each.name} ({each.status})")
+        with open_database(storage) as database:
+            whole, damaged = _whole_and_damaged(make_adapters(storage, database))
     except StoreError as error:
         return Finding(name="adapters", fine=False, detail=str(error))
-    finally:
-        database.close()
     if damaged:
-        detail = f"damaged: {', '.join(damaged)}; /rollback, or restore a backup"
+        detail = f"damaged: {', '.join(damaged)}; use /rollback, or restore a backup"
         return Finding(name="adapters", fine=False, detail=detail)
-    return Finding(name="adapters", fine=True, detail=f"{whole}, their files as hashed")
+    return Finding(name="adapters", fine=True, detail=f"{whole}, their hashes are right")
+
+
+def _whole_and_damaged(adapters: Adapters) -> tuple[int, list[str]]:
+    damaged, whole = [], 0
+    for each in adapters.all():
+        if each.status is AdapterStatus.REMOVED:
+            continue
+        try:
+            adapters.get(each.name)
+            whole += 1
+        except StoreError:
+            damaged.append(f"{each.name} ({each.status})")
+    return whole, damaged
 
 
 def _model(engine: EngineSettings) -> Finding:
@@ -150,7 +155,7 @@ def _vllm(url: str, key: SecretStr | None) -> Finding:
         detail = f"cannot reach {url} ({type(error).__name__}): check RATCHET_VLLM_URL"
         return Finding(name="vllm", fine=False, detail=detail)
     if answer.status_code == httpx.codes.UNAUTHORIZED:
-        detail = f"{url} wants another key: check RATCHET_VLLM_KEY"
+        detail = f"{url} refuses the key: check RATCHET_VLLM_KEY"
     else:
         detail = url if answer.is_success else f"{url} answers with {answer.status_code}"
     return Finding(name="vllm", fine=answer.is_success, detail=detail)
@@ -163,7 +168,7 @@ def _telegram(telegram: TelegramSettings) -> Finding:
         answer = httpx.get(f"{telegram.api_url}/bot{token}/getMe", timeout=TELEGRAM_SECONDS)
         body = answer.json()
     except (httpx.HTTPError, ValueError) as error:
-        # The error's own text may hold the URL, and the URL holds the token.
+        # The text of the error is not shown: it may hold the URL, which holds the token.
         detail = f"cannot reach {telegram.api_url} ({type(error).__name__})"
         return Finding(name="telegram", fine=False, detail=detail)
     if not body.get("ok"):
@@ -171,13 +176,13 @@ def _telegram(telegram: TelegramSettings) -> Finding:
         return Finding(name="telegram", fine=False, detail=detail)
     seconds = _seconds_off(answer.headers.get("date"))
     if seconds > MOST_SECONDS_OFF:
-        detail = f"this machine's clock is {seconds:.0f} seconds off Telegram's: set it"
+        detail = f"this machine's clock is {seconds:.0f} seconds away from Telegram's: set it"
         return Finding(name="telegram", fine=False, detail=detail)
     return Finding(name="telegram", fine=True, detail=f"@{body['result']['username']}, clock right")
 
 
 def _seconds_off(date: str | None) -> float:
-    """How far this machine's clock is from a Date header's; 0 where there is none."""
+    """Return the seconds between this machine's clock and a Date header; 0 without a header."""
     if date is None:
         return 0.0
     return abs((datetime.now(UTC) - parsedate_to_datetime(date)).total_seconds())

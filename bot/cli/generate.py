@@ -1,4 +1,4 @@
-"""`ratchet generate`: a file of prompts in, the same lines with completions out."""
+"""`ratchet generate`: completes the prompts of a file, one per line."""
 
 import asyncio
 import json
@@ -15,12 +15,12 @@ from store.domain import Message
 from store.preferences import storable, to_messages
 
 AT_ONCE = 64
-"""Lines that wait for the engine together."""
+"""Lines that are with the engine at the same time."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """A line of the input, with the prompt that it holds."""
+    """A line of the input and its prompt."""
 
     number: int
     row: dict[str, Any]
@@ -28,7 +28,7 @@ class Line:
 
 
 def read_lines(path: Path, *, system_prompt: str) -> tuple[Line, ...]:
-    """Every line of a file. Raises `UsageError`, which names the first bad line by number."""
+    """Read the lines of a file. Raises `UsageError`, which names the first invalid line."""
     try:
         with path.open(encoding="utf-8-sig") as file:
             numbered = [(number, line) for number, line in enumerate(file, 1) if line.strip()]
@@ -42,7 +42,7 @@ def read_lines(path: Path, *, system_prompt: str) -> tuple[Line, ...]:
         except (ValueError, RecursionError) as error:
             raise UsageError(f"{path}, line {number}: {error}") from error
     if not lines:
-        raise UsageError(f"{path} holds no prompts")
+        raise UsageError(f"{path} has no prompts")
     return tuple(lines)
 
 
@@ -55,21 +55,21 @@ async def generate(
     at_once: int = AT_ONCE,
     done: Callable[[], None] = lambda: None,
 ) -> list[dict[str, Any]]:
-    """Each line's row with `completion`, `completion_tokens` and `adapter`, in their order.
+    """Return the rows in their order, with `completion`, `completion_tokens` and `adapter` added.
 
-    Raises `UsageError` for a prompt that the model cannot take, before anything is generated.
+    Raises `UsageError` before anything is generated if a prompt is too long for the model.
     """
     for line in lines:
         tokens = engine.count_tokens(line.messages)
         if tokens >= engine.context_tokens:
             raise UsageError(
-                f"line {line.number}: {tokens} tokens, and the model takes "
-                f"{engine.context_tokens - 1}"
+                f"line {line.number}: the prompt has {tokens} tokens, and the model reads "
+                f"{engine.context_tokens - 1} at most"
             )
     room = asyncio.Semaphore(at_once)
 
     async def complete(number: int, line: Line) -> dict[str, Any]:
-        # Each line has dice of its own, or the order of arrival would decide what is drawn.
+        # Each line has its own seed, or samples would depend on the order of completion.
         seed = None if sampling.seed is None else sampling.seed + number
         async with room:
             stream = engine.stream(line.messages, replace(sampling, seed=seed), adapter=adapter)
@@ -90,7 +90,7 @@ async def generate(
 
 
 def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write the rows aside and put them in place at once. Raises `BotError`."""
+    """Write the rows to a temporary file, then rename it. Raises `BotError`."""
     aside = path.with_name(f".{path.name}.part")
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     try:
@@ -102,11 +102,11 @@ def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 def _messages(row: object, system_prompt: str) -> tuple[Message, ...]:
     if not isinstance(row, dict):
-        raise ValueError("it is no JSON object")
+        raise ValueError("the line is not a JSON object")
     prompt, messages = row.get("prompt"), row.get("messages")
     if isinstance(prompt, str) and prompt.strip():
         system = [Message(role="system", content=system_prompt)] if system_prompt else []
         return (*system, Message(role="user", content=storable(prompt, "prompt")))
     if isinstance(messages, list) and messages:
         return to_messages(messages, "messages")
-    raise ValueError('it needs a "prompt" with a text, or "messages" with role and content')
+    raise ValueError('the line needs a "prompt" with text, or "messages" with role and content')

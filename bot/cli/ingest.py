@@ -1,4 +1,4 @@
-"""Takes files and folders into the knowledge base from the command line."""
+"""`ratchet ingest`: adds files and folders to the documents."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from store.errors import DocumentError, DocumentTooLarge
 
 @dataclass(frozen=True, kw_only=True)
 class Ingested:
-    """What became of one file: a document with its outcome, or the reason why not."""
+    """The result of one file: a document with its outcome, or the reason for a failure."""
 
     path: Path
     document: Document | None = None
@@ -22,10 +22,10 @@ class Ingested:
 
 
 def find_files(paths: Iterable[Path]) -> Iterator[tuple[str, Path]]:
-    """Every file to take in, with its name in the knowledge base.
+    """Yield every file to add, with its name among the documents.
 
-    A file that is named is taken whatever its type; of a folder, those of the types that can be
-    read, hidden ones left out, under their path in the folder. Raises `UsageError`.
+    A file in `paths` is added whatever its type. In a folder, only readable types are added and
+    hidden files are skipped; their names are their paths in the folder. Raises `UsageError`.
     """
     for path in paths:
         if path.is_file():
@@ -43,7 +43,7 @@ def find_files(paths: Iterable[Path]) -> Iterator[tuple[str, Path]]:
 def ingest(
     knowledge: Documents, paths: Iterable[Path], report: Callable[[Ingested], None]
 ) -> list[Ingested]:
-    """Add every file; one that cannot be read does not stop the others."""
+    """Add every file; a file that cannot be read does not stop the others."""
     results = []
     files = list(find_files(paths))
     for name, path in _no_name_twice(files):
@@ -53,12 +53,12 @@ def ingest(
 
 
 def _no_name_twice(files: list[tuple[str, Path]]) -> list[tuple[str, Path]]:
-    # The name tells a new version from another file: the second would replace the first.
+    # A file of the same name counts as a new version, so the second would replace the first.
     seen: dict[str, Path] = {}
     for name, path in files:
         if name in seen and seen[name].resolve() != path.resolve():
             raise UsageError(
-                f"{seen[name]} and {path} would both be called {name}: ingest the folder above them"
+                f"{seen[name]} and {path} would both be called {name}: ingest their common folder"
             )
         seen[name] = path
     return files

@@ -1,4 +1,4 @@
-"""The commands about learning: `train`, `adapters`, `feedback`, `generate`, `trainer`."""
+"""The commands `train`, `trainer`, `adapters`, `feedback` and `generate`."""
 
 import asyncio
 import os
@@ -27,16 +27,17 @@ from store.domain import Adapter, ExampleCounts, GateReport, RunStatus, Sample, 
 from store.preferences import read_preferences, write_preferences
 
 LOOK_SECONDS = 0.5
+"""Time between two looks at a run's progress."""
 
 
 @click.command(epilog=example("ratchet trainer"))
 def trainer() -> None:
-    """Carry out training runs, on schedule and from the queue; the database must be at head."""
+    """Train on schedule and from the queue; needs an upgraded database."""
     os.execv(WORKER[0], WORKER)
 
 
 @click.command(epilog=example("ratchet train --wait"))
-@click.option("--wait", is_flag=True, help="Carry the run out and show how far it is.")
+@click.option("--wait", is_flag=True, help="Carry out the run and show its progress.")
 @click.option("--json", "as_json", is_flag=True, help="With --wait: print one JSON document.")
 def train(wait: bool, as_json: bool) -> None:
     """Queue a training run."""
@@ -48,7 +49,7 @@ def train(wait: bool, as_json: bool) -> None:
                 return
             state = "is queued" if new else f"is {run.status} already"
             click.echo(
-                f"Run {run.id} {state}; a running `ratchet run` or `ratchet trainer` takes it."
+                f"Run {run.id} {state}. A running `ratchet run` or `ratchet trainer` takes it."
             )
             return
         with worker_for(run.id) as worker:
@@ -64,20 +65,20 @@ def train(wait: bool, as_json: bool) -> None:
 
 
 def _follow(store: Store, run_id: int, worker: "subprocess.Popen[bytes]") -> TrainingRun:
-    """Show a run's progress on stderr until it has ended; Ctrl-C cancels it."""
+    """Show a run's progress on stderr until it ends; Ctrl-C cancels the run."""
     columns = (BarColumn(), TextColumn("{task.description}"))
     console, shown = _stderr(), None
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("waits for its turn", total=1.0)
+        task = bar.add_task("is waiting", total=1.0)
         try:
             while not (run := store.runs.get(run_id)).status.ended:
                 if worker.poll() is not None and not store.runs.get(run_id).status.ended:
                     raise BotError(
-                        f"the trainer died; `ratchet train --wait` goes on with {run_id}"
+                        f"the trainer died; `ratchet train --wait` continues run {run_id}"
                     )
                 bar.update(task, completed=run.progress.share, description=progress_text(run))
                 now = (run.status, run.progress.stage)
-                if not console.is_interactive and now != shown:  # there is no bar
+                if not console.is_interactive and now != shown:  # a pipe shows no bar
                     click.echo(progress_text(run), err=True)
                     shown = now
                 time.sleep(LOOK_SECONDS)
@@ -137,7 +138,7 @@ def _show_report(report: GateReport) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.pass_context
 def adapters(context: click.Context, as_json: bool) -> None:
-    """The versions: what there is, what is active, forward and back."""
+    """List the versions, and which of them have answered."""
     if context.invoked_subcommand is not None:
         return
     with opened_store() as store:
@@ -148,9 +149,9 @@ def adapters(context: click.Context, as_json: bool) -> None:
     for each in versions:
         click.echo(adapter_line(each))
     if not versions:
-        click.echo("There are none yet: the base model answers. `ratchet train` makes one.")
+        click.echo("There are no versions yet: the base model answers. `ratchet train` makes one.")
     if changes:
-        click.echo("\nWhat answered, newest first:")
+        click.echo("\nChanges of the active version, newest first:")
     for change in changes:
         click.echo(activation_line(change))
 
@@ -167,7 +168,7 @@ def _adapter_json(adapter: Adapter) -> dict[str, Any]:
 @adapters.command(epilog=example("ratchet adapters show a3-1f2e3d4c"))
 @click.argument("name")
 def show(name: str) -> None:
-    """Show a version: its run, its recipe, and what the gate said of it."""
+    """Show a version: its run, its recipe and the report of the gate."""
     with opened_store() as store:
         adapter = store.adapters.get(name)
         report = store.adapters.report(name)
@@ -184,9 +185,9 @@ def show(name: str) -> None:
 
 @adapters.command(epilog=example("ratchet adapters promote a3-1f2e3d4c"))
 @click.argument("name")
-@click.option("--force", is_flag=True, help="Also a version that the gate rejected.")
+@click.option("--force", is_flag=True, help="Promote even a version that the gate rejected.")
 def promote(name: str, force: bool) -> None:
-    """Make a version the active one; a running bot uses it from its next reply on."""
+    """Make a version the active one; a running bot answers with it from now on."""
     with opened_store() as store:
         reason = "the command line" + (", forced" if force else "")
         store.adapters.promote(
@@ -196,8 +197,8 @@ def promote(name: str, force: bool) -> None:
 
 
 @adapters.command(epilog=example('ratchet adapters rollback --reason "too chatty"'))
-@click.option("--reason", default="the command line", help="Kept with the change.")
-@click.option("--force", is_flag=True, help="Also to a version that learned what was erased.")
+@click.option("--reason", default="the command line", help="Reason that is stored with the change.")
+@click.option("--force", is_flag=True, help="Even to a version that learned what was erased.")
 def rollback(reason: str, force: bool) -> None:
     """Go back to the version before the active one, or to the base model."""
     with opened_store() as store:
@@ -207,24 +208,24 @@ def rollback(reason: str, force: bool) -> None:
 
 @click.group()
 def feedback() -> None:
-    """Ratings from elsewhere in, and ours out, in TRL's preference formats."""
+    """Import and export ratings in TRL's preference formats."""
 
 
 @feedback.command("import", epilog=example("ratchet feedback import ratings.jsonl"))
 @click.argument("file", type=click.Path(path_type=Path))
 def import_(file: Path) -> None:
-    """Take preferences in; a bad line is named, and then nothing is taken in."""
+    """Import preferences; with an invalid line, nothing is imported."""
     preferences = read_preferences(file)
     with opened_store() as store:
         added = store.examples.take_in(preferences, source=file.name)
     known = len(preferences) - added
-    click.echo(f"{added} imported" + (f", {known} were here already." if known else "."))
+    click.echo(f"{added} imported" + (f", {known} were there already." if known else "."))
 
 
 @feedback.command(epilog=example("ratchet feedback export ratings.jsonl"))
 @click.argument("file", type=click.Path(path_type=Path))
 def export(file: Path) -> None:
-    """Write everything that may be trained on, one JSON object a line."""
+    """Export everything that may be trained on, one JSON object per line."""
     with opened_store() as store:
         lines = list(write_preferences(store.examples.collect()))
     try:
@@ -237,10 +238,16 @@ def export(file: Path) -> None:
 @click.command(epilog=example("ratchet generate prompts.jsonl replies.jsonl --adapter base"))
 @click.argument("source", metavar="IN.jsonl", type=click.Path(path_type=Path))
 @click.argument("target", metavar="OUT.jsonl", type=click.Path(path_type=Path))
-@click.option("--adapter", metavar="NAME", help="An adapter or `base`; else the active one.")
+@click.option(
+    "--adapter", metavar="NAME", help="Version to use, or `base`; by default the active one."
+)
 @click.option("--temperature", type=click.FloatRange(0, 2), default=0.0, show_default=True)
-@click.option("--seed", type=click.IntRange(0), help="Draws the same again.")
-@click.option("--max-new-tokens", type=click.IntRange(1), help="Else the setting of that name.")
+@click.option("--seed", type=click.IntRange(0), help="Seed of sampling, for the same result again.")
+@click.option(
+    "--max-new-tokens",
+    type=click.IntRange(1),
+    help="Longest completion; by default RATCHET_MAX_NEW_TOKENS.",
+)
 def generate(
     source: Path,
     target: Path,

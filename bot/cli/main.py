@@ -1,6 +1,6 @@
-"""The `ratchet` command: reads arguments and settings, calls what does the work, prints.
+"""The `ratchet` command: reads arguments and settings, calls the rest of the bot, and prints.
 
-Exit codes: 0 it worked, 1 it failed, 2 it was used wrongly. Errors are one line on stderr.
+Exit codes: 0 success, 1 failure, 2 wrong usage. An error is one line on stderr.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 from rich.table import Table
 
-from bot.app import Store, open_store, serve_telegram
+from bot.app import Store, make_indexer, open_database, open_store
 from bot.cli.backups import backup, restore
 from bot.cli.console import example, opened_store, out, print_json
 from bot.cli.ingest import Ingested, ingest
@@ -20,7 +20,7 @@ from bot.cli.learning import adapters, feedback, generate, train, trainer
 from bot.cli.worker_process import supervised_worker
 from bot.engine.errors import EngineError
 from bot.errors import BotError, UsageError
-from store.database import Database
+from bot.serving import serve_telegram
 from store.domain import Document
 from store.errors import IndexInUse, SettingsError, StoreError
 from store.logs import set_up_logging
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
     from bot.cli.terminal import ChooseAdapter
 
 NO_TERMINAL = (
-    "there is no Telegram token and no terminal to talk in: set RATCHET_TELEGRAM_TOKEN, "
+    "there is neither a Telegram token nor a terminal: set RATCHET_TELEGRAM_TOKEN, "
     "or use `ratchet chat --once TEXT`"
 )
 
 
 def main() -> None:
-    """Run the command line; never returns."""
+    """Run the command line and exit."""
     try:
         sys.exit(cli.main(prog_name="ratchet", standalone_mode=False) or 0)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -65,7 +65,7 @@ def cli() -> None:
 
 @cli.command(epilog=example("ratchet run"))
 def run() -> None:
-    """Upgrade the database, then talk and learn: in Telegram when a token is set, else here."""
+    """Upgrade the database, then talk and learn: in Telegram if a token is set, else here."""
     settings = load_settings()
     if settings.telegram.token is None and not sys.stdin.isatty():
         raise UsageError(NO_TERMINAL)
@@ -78,7 +78,7 @@ def run() -> None:
 
 @cli.command(epilog=example("RATCHET_TELEGRAM_TOKEN=… ratchet bot"))
 def bot() -> None:
-    """Talk in Telegram; the database must be at head."""
+    """Talk in Telegram without learning; needs an upgraded database."""
     settings = load_settings()
     if settings.telegram.token is None:
         raise UsageError("set RATCHET_TELEGRAM_TOKEN to a token from @BotFather")
@@ -96,8 +96,12 @@ def _talk(settings: Settings) -> None:
 
 
 @cli.command(epilog=example('ratchet chat --once "What is the capital of France?" --json'))
-@click.option("--once", metavar="TEXT", help="Ask one question and leave.")
-@click.option("--adapter", metavar="NAME", help="Answer with this adapter, or with `base`.")
+@click.option("--once", metavar="TEXT", help="Ask one question and exit.")
+@click.option(
+    "--adapter",
+    metavar="NAME",
+    help="Version to answer with, or `base`; by default the active one.",
+)
 @click.option("--json", "as_json", is_flag=True, help="With --once: print one JSON document.")
 def chat(once: str | None, adapter: str | None, as_json: bool) -> None:
     """Talk in this terminal."""
@@ -113,7 +117,7 @@ def chat(once: str | None, adapter: str | None, as_json: bool) -> None:
 
 
 def _fixed(store: Store, adapter: str | None) -> "ChooseAdapter | None":
-    """What `--adapter` asks for; without it, whatever is active."""
+    """Return a chooser of the version that `--adapter` names; None for the active one."""
     if adapter is None:
         return None
     chosen = None if adapter == "base" else store.adapters.get(adapter)
@@ -123,7 +127,7 @@ def _fixed(store: Store, adapter: str | None) -> "ChooseAdapter | None":
 def _terminal(store: Store, adapter: str | None) -> None:
     from bot.cli.terminal import Terminal
 
-    Terminal(store, out, _fixed(store, adapter)).run()
+    Terminal(store, make_indexer(store), out, _fixed(store, adapter)).run()
 
 
 def _once(store: Store, question: str, adapter: str | None, *, as_json: bool) -> None:
@@ -145,15 +149,15 @@ def _once(store: Store, question: str, adapter: str | None, *, as_json: bool) ->
 @cli.command("ingest", epilog=example("ratchet ingest handbook/ prices.csv"))
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
 def ingest_(paths: tuple[Path, ...]) -> None:
-    """Take files or folders into the knowledge base."""
+    """Add files or folders to the documents."""
     with opened_store() as store:
         results = ingest(store.knowledge, paths, _report)
         _index(store)
     failed = sum(result.document is None for result in results)
     if not results:
-        raise UsageError("there is no file in there that I can read")
+        raise UsageError("there is no file of a readable type")
     if failed:
-        raise BotError(f"{failed} of {len(results)} files could not be taken in")
+        raise BotError(f"{failed} of {len(results)} files could not be added")
 
 
 def _report(result: Ingested) -> None:
@@ -174,17 +178,19 @@ def _index(store: Store, *, anew: bool = False) -> None:
             store.knowledge.index_pending(report)
     except IndexInUse:
         if store.knowledge.pending():
-            click.echo("The running bot has the index open and indexes within seconds.", err=True)
+            click.echo(
+                "The running bot has the index open and will index within seconds.", err=True
+            )
 
 
 @cli.group()
 def knowledge() -> None:
-    """The documents that answers may draw on."""
+    """List, search and remove documents."""
 
 
 @knowledge.command("list", epilog=example("ratchet knowledge list"))
 def list_documents() -> None:
-    """Show the documents."""
+    """List the documents."""
     with opened_store() as store:
         table = Table("id", "name", "title", "passages", "indexed", "added", box=None)
         for each in store.knowledge.documents():
@@ -197,7 +203,7 @@ def list_documents() -> None:
 @knowledge.command(epilog=example('ratchet knowledge search "opening hours"'))
 @click.argument("text")
 def search(text: str) -> None:
-    """Show the passages that a question would be answered from."""
+    """Show the passages that would be used to answer a question."""
     with opened_store() as store:
         _index(store)
         settings = store.settings.retrieval
@@ -210,13 +216,13 @@ def search(text: str) -> None:
         for passage in passages:
             click.echo(f"[{passage.score:.2f}] {passage.source}\n{passage.text}\n")
         if not passages:
-            click.echo("Nothing fits.")
+            click.echo("No passage is close enough.")
 
 
 @knowledge.command(epilog=example("ratchet knowledge remove 3"))
 @click.argument("document_id", metavar="ID", type=int)
 def remove(document_id: int) -> None:
-    """Take a document out."""
+    """Remove a document."""
     with opened_store() as store:
         document = store.knowledge.remove(document_id)
         _index(store)
@@ -225,7 +231,7 @@ def remove(document_id: int) -> None:
 
 @knowledge.command(epilog=example("ratchet knowledge reindex"))
 def reindex() -> None:
-    """Throw the vectors away and make them anew from SQL."""
+    """Rebuild the index of all documents."""
     with opened_store() as store:
         _index(store, anew=True)
 
@@ -233,7 +239,7 @@ def reindex() -> None:
 @cli.command(epilog=example("ratchet status --json"))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def status(as_json: bool) -> None:
-    """Show how things are."""
+    """Show the status."""
     with opened_store() as store:
         now = store.status.read()
     if as_json:
@@ -245,7 +251,7 @@ def status(as_json: bool) -> None:
 
 @cli.command(epilog=example("ratchet doctor"))
 def doctor() -> None:
-    """Check that everything needed is there; says what to do where it is not."""
+    """Check that everything needed is there, and say what to do if not."""
     from bot.app import make_index
     from bot.cli.doctor import examine
 
@@ -256,7 +262,7 @@ def doctor() -> None:
         click.echo(f"{'ok' if finding.fine else 'FAILED':<7} {finding.name:<9} {finding.detail}")
     failed = [finding.name for finding in findings if not finding.fine]
     if failed:
-        raise BotError(f"not in order: {', '.join(failed)}")
+        raise BotError(f"failed: {', '.join(failed)}")
 
 
 for command in (train, trainer, adapters, feedback, generate, backup, restore):
@@ -265,17 +271,16 @@ for command in (train, trainer, adapters, feedback, generate, backup, restore):
 
 @cli.group()
 def db() -> None:
-    """The database's schema."""
+    """Upgrade the schema of the database."""
 
 
 @db.command(epilog=example("ratchet db upgrade"))
 def upgrade() -> None:
-    """Bring the schema to the version that this program needs."""
+    """Upgrade the schema to the version that this program needs."""
     _upgrade(load_settings())
     click.echo("The database schema is at head.")
 
 
 def _upgrade(settings: Settings) -> None:
-    database = Database(settings.storage.database)
-    database.upgrade()
-    database.close()
+    with open_database(settings.storage) as database:
+        database.upgrade()

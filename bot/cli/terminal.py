@@ -1,4 +1,4 @@
-"""The same conversation in a terminal: streaming, sources, ratings, corrections."""
+"""The conversation in a terminal, with streaming, sources, ratings and corrections."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
@@ -30,13 +30,14 @@ from store.domain import (
 from store.errors import StoreError
 
 HELP = """\
-/good, /bad   rate the last reply          /fix TEXT   what it should have been
-/again        another reply                /why        how it came about
+/good, /bad   rate the last answer         /fix TEXT   what it should have been
+/again        another answer               /why        how it came about
 /new          start over                   /quit       leave (or Ctrl-D)"""
 
 HERE = Place(chat_id=TERMINAL_CHAT_ID)
 
 ChooseAdapter = Callable[[], Adapter | None]
+"""A function that returns the adapter to answer with; None is the base model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +54,7 @@ class Answer:
 
 
 def answer_of(turn: Turn) -> Answer:
-    """What a script is told of a turn."""
+    """Return what `ratchet chat --once --json` prints of a turn."""
     return Answer(
         reply=turn.completion,
         turn_id=turn.id,
@@ -75,13 +76,13 @@ async def ask_once(
     choose_adapter: ChooseAdapter | None = None,
     show: Callable[[str], None] = lambda piece: None,
 ) -> Turn:
-    """Ask one question in a conversation of its own; `show` gets the pieces as they come.
+    """Ask one question in a new conversation; `show` is called with each piece of the answer.
 
-    Raises `BotError`, `EngineError` or `StoreError`; also when a running bot has the documents,
-    since an answer without them would look like one with them.
+    Raises `BotError`, `EngineError` or `StoreError`, also when a running bot has the documents
+    open: an answer without them would look like one with them.
     """
     if not question.strip():
-        raise UsageError("there is nothing to answer: --once needs a text")
+        raise UsageError("--once needs a text to answer")
     store.people.see(TERMINAL_PERSON_ID, "terminal")
     await asyncio.to_thread(_bring_up_to_date, store.knowledge)
     async with open_chat(store, choose_adapter) as chat:
@@ -90,16 +91,21 @@ async def ask_once(
 
 
 class Terminal:
-    """A conversation with whoever sits at this machine.
+    """A conversation with the person at this terminal.
 
-    Lines are read in the main thread and the chat runs in another, so that Ctrl-C stops a reply
-    and not the program.
+    Lines are read in the main thread and the chat runs in another one, so that Ctrl-C stops an
+    answer and not the program.
     """
 
     def __init__(
-        self, store: Store, console: Console, choose_adapter: ChooseAdapter | None
+        self,
+        store: Store,
+        indexer: Indexer,
+        console: Console,
+        choose_adapter: ChooseAdapter | None,
     ) -> None:
         self._store = store
+        self._indexer = indexer
         self._console = console
         self._choose_adapter = choose_adapter
         self._turn: Turn | None = None
@@ -107,7 +113,9 @@ class Terminal:
             "/good": lambda _: self._rate(Rating.UP),
             "/bad": lambda _: self._rate(Rating.DOWN),
             "/fix": self._fix,
-            "/why": lambda _: self._console.print(why(self._rated()), highlight=False),
+            "/why": lambda _: self._console.print(
+                why(self._rated(), sampling=True), highlight=False
+            ),
             "/help": lambda _: self._console.print(HELP, highlight=False),
         }
 
@@ -119,7 +127,7 @@ class Terminal:
             start_blocking_portal() as portal,
             portal.wrap_async_context_manager(open_chat(self._store, self._choose_adapter)) as chat,
         ):
-            self._say("Ask me anything; /help shows what else there is.")
+            self._say("Ask me anything. /help shows the commands.")
             while (line := self._read()) is not None:
                 if line in ("/quit", "/exit"):
                     return
@@ -138,9 +146,9 @@ class Terminal:
             elif name == "/again":
                 self._stream(portal, chat.regenerate(self._rated(), TERMINAL_PERSON_ID))
             elif name.startswith("/"):
-                self._say(f"I do not know {name}; /help shows what I know.")
+                self._say(f"I do not know {name}. /help shows the commands.")
             else:
-                portal.call(Indexer(self._store.knowledge).look)
+                portal.call(self._indexer.look)
                 self._stream(portal, chat.answer(HERE, TERMINAL_PERSON_ID, line))
         except (BotError, EngineError, StoreError) as error:
             self._console.print(str(error), style="red", highlight=False, markup=False)
@@ -154,7 +162,7 @@ class Terminal:
             self._turn = reply.result()
         except KeyboardInterrupt:
             reply.cancel()
-            self._turn = None  # or /good would rate the reply before it
+            self._turn = None  # or /good would rate the answer before it
             self._console.print()
             self._say("Stopped.")
             return
@@ -165,17 +173,17 @@ class Terminal:
     def _rate(self, rating: Rating) -> None:
         turn = self._rated()
         self._store.feedback.rate(turn.id, TERMINAL_PERSON_ID, rating, RatingSource.TERMINAL)
-        self._say("👍 recorded." if rating is Rating.UP else "👎 recorded; /fix TEXT corrects it.")
+        self._say("👍 recorded." if rating is Rating.UP else "👎 recorded. /fix TEXT corrects it.")
 
     def _fix(self, text: str) -> None:
         if not text:
-            raise UsageError("use it as /fix TEXT, with what the reply should have been")
+            raise UsageError("please write what I should have said, as in /fix TEXT")
         self._store.feedback.correct(self._rated().id, TERMINAL_PERSON_ID, text)
         self._say("✏️  recorded.")
 
     def _rated(self) -> Turn:
         if self._turn is None:
-            raise UsageError("there is no reply yet: ask something first")
+            raise UsageError("there is no answer yet: please ask something first")
         return self._turn
 
     def _read(self) -> str | None:
@@ -192,7 +200,7 @@ class Terminal:
 
 def _bring_up_to_date(knowledge: Documents) -> None:
     if not knowledge.settled():
-        click.echo("Documents have to be indexed first…", err=True)
+        click.echo("Indexing the documents first…", err=True)
         knowledge.index_pending()
 
 

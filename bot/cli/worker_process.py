@@ -1,6 +1,6 @@
-"""The trainer worker as a process beside the bot: started, watched, started again, stopped.
+"""Runs the trainer as a process beside the bot: starts it, restarts it when it dies, stops it.
 
-The two meet in the store alone; nothing of the trainer is imported here.
+The two share only the store; nothing of the trainer is imported here.
 """
 
 import logging
@@ -36,7 +36,7 @@ def supervised_worker(log_level: str) -> Iterator[None]:
 
 @contextmanager
 def worker_for(run_id: int) -> Iterator["subprocess.Popen[bytes]"]:
-    """A worker that takes one run, unless another worker does; stopped at the end of the block."""
+    """Run a worker for one training run, unless another takes it; stop it after the block."""
     process = subprocess.Popen([*WORKER, "--run", str(run_id)], env=_environment("ERROR"))
     try:
         yield process

@@ -1,4 +1,4 @@
-"""Endpoints for whoever watches the bot: `/healthz`, `/readyz` and Prometheus' `/metrics`."""
+"""HTTP endpoints for monitoring: `/healthz`, `/readyz` and Prometheus' `/metrics`."""
 
 import asyncio
 import logging
@@ -19,11 +19,11 @@ from store.errors import StoreError
 logger = logging.getLogger(__name__)
 
 CHECK_SECONDS = 5.0
-"""The database gets no longer to answer."""
+"""Longest wait for the database."""
 
 
 class Health:
-    """How the process is; `is_talking` says whether it takes messages."""
+    """The health of the process; `is_talking` tells if it takes messages, and is set later."""
 
     def __init__(self, database: Database, metrics: Metrics) -> None:
         self.metrics = metrics
@@ -31,7 +31,7 @@ class Health:
         self._database = database
 
     async def trouble(self) -> str:
-        """Why no messages should be sent here; empty if they may."""
+        """Return the reason why the process cannot take messages; empty if it can."""
         if not self.is_talking():
             return "not talking yet, or not any more"
         try:
@@ -43,7 +43,7 @@ class Health:
 
     @asynccontextmanager
     async def serve(self, listen: str) -> AsyncIterator[None]:
-        """Answer at HOST:PORT for as long as the block. Raises `BotError`."""
+        """Serve the endpoints at HOST:PORT for the length of the block. Raises `BotError`."""
         host, _, port = listen.rpartition(":")
         routes = [("/healthz", _Alive), ("/readyz", _Ready), ("/metrics", _Metrics)]
         try:
@@ -70,7 +70,7 @@ class _Endpoint(RequestHandler):
         self.set_header("Content-Type", "text/plain; charset=utf-8")
 
     def head(self) -> Awaitable[None] | None:
-        """As GET, whose body tornado leaves out."""
+        """Answer as GET does; tornado leaves the body out."""
         return self.get()
 
     def log_exception(
@@ -79,20 +79,20 @@ class _Endpoint(RequestHandler):
         value: BaseException | None,
         tb: TracebackType | None,
     ) -> None:
-        """Only what is a fault of ours."""
+        """Log only errors of ours, not of the request."""
         if not isinstance(value, HTTPError):
             logger.error("%s failed", self.request.path, exc_info=value)
 
 
 class _Alive(_Endpoint):
     async def get(self) -> None:
-        """The event loop goes round."""
+        """Answer "ok" as long as the event loop runs."""
         self.write("ok\n")
 
 
 class _Ready(_Endpoint):
     async def get(self) -> None:
-        """Messages are taken, and can be stored."""
+        """Answer "ok" if messages are taken and can be stored."""
         trouble = await self.health.trouble()
         if trouble:
             self.set_status(503)
@@ -101,7 +101,7 @@ class _Ready(_Endpoint):
 
 class _Metrics(_Endpoint):
     async def get(self) -> None:
-        """Everything, in Prometheus' text format."""
+        """Answer with all metrics in Prometheus' text format."""
         try:
             async with asyncio.timeout(CHECK_SECONDS):
                 text = await asyncio.to_thread(generate_latest, self.health.metrics.registry)

@@ -1,6 +1,6 @@
-"""What Prometheus reads: how replies go, as they go, and what the store counts.
+"""Prometheus metrics: counts and times of replies, and counts of what is stored.
 
-Names and units follow Prometheus' own rules: base units, `_total` for what only grows.
+Names and units follow Prometheus' rules: base units, and `_total` for counters.
 """
 
 import time
@@ -10,23 +10,23 @@ from contextlib import aclosing
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
-from sqlalchemy import func, select
 
 from bot.engine.base import Completion, Engine, SamplingParams
 from bot.engine.errors import EngineBusy
-from store.database import Database
 from store.domain import Adapter, Message
-from store.tables import DocumentRow, FeedbackRow, RunRow, TurnRow, UpdateRow
+from store.statistics import Statistics
 
 BASE = "base"
-"""What the base model is called among the adapters."""
+"""Name of the base model among the adapters."""
 
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+"""Histogram buckets of the time until the first piece."""
 TOKEN_SECONDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0)
+"""Histogram buckets of the time per token."""
 
 
 class Metrics:
-    """The figures of one process."""
+    """The counters and histograms of one process."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -38,30 +38,30 @@ class Metrics:
         )
         self.first_token = Histogram(
             "ratchet_first_token_seconds",
-            "From the request to the first piece of a reply, waiting included.",
+            "Time from the request to the first piece of a reply, waiting included.",
             buckets=SECONDS,
             registry=self.registry,
         )
         self.token = Histogram(
             "ratchet_token_seconds",
-            "A token of a reply after the first piece.",
+            "Time per token of a reply after its first piece.",
             buckets=TOKEN_SECONDS,
             registry=self.registry,
         )
         self.under_way = Gauge(
             "ratchet_replies_under_way",
-            "Replies that are being written, or wait for it.",
+            "Replies that are being written or wait to be.",
             registry=self.registry,
         )
         self.swaps = Counter(
             "ratchet_swaps_total",
-            "Times that another version began to answer.",
+            "Changes of the version that answers.",
             registry=self.registry,
         )
 
 
 class Metered:
-    """An engine whose replies are counted and timed; otherwise the engine that it is given."""
+    """An engine that passes everything on to another one, and counts and times its replies."""
 
     def __init__(self, engine: Engine, metrics: Metrics) -> None:
         self._engine = engine
@@ -133,43 +133,36 @@ class Metered:
 
 
 class StoreFigures(Collector):
-    """What the store counts, read when somebody asks."""
+    """Prometheus metrics of what is stored, counted whenever they are read."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, statistics: Statistics) -> None:
+        self._statistics = statistics
 
     def describe(self) -> list[GaugeMetricFamily]:
-        """Nothing beforehand, or registering would read the database."""
+        """Return nothing, so that registering does not read the database."""
         return []
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Read everything. Raises `StoreError`."""
-        adapter = func.coalesce(TurnRow.adapter, BASE)
-        with self._database.reading() as session:
-            ratings = session.execute(
-                select(adapter, FeedbackRow.rating, func.count())
-                .join(TurnRow, TurnRow.id == FeedbackRow.turn_id)
-                .where(FeedbackRow.replaced_at.is_(None))
-                .group_by(adapter, FeedbackRow.rating)
-            ).all()
-            runs = session.execute(
-                select(RunRow.status, func.count()).group_by(RunRow.status)
-            ).all()
-            waiting = session.scalar(select(func.count()).where(UpdateRow.handled_at.is_(None)))
-            pending = session.scalar(select(func.count()).where(DocumentRow.indexed_in.is_(None)))
+        """Count everything. Raises `StoreError`."""
         rated = GaugeMetricFamily(
             "ratchet_ratings", "Ratings that stand, by version.", labels=("adapter", "rating")
         )
-        for name, rating, count in ratings:
-            rated.add_metric((name, "up" if rating > 0 else "down"), count)
+        for each in self._statistics.ratings_by_version():
+            for rating, count in (("up", each.tally.up), ("down", each.tally.down)):
+                if count:
+                    rated.add_metric((each.adapter or BASE, rating), count)
         yield rated
         trained = GaugeMetricFamily("ratchet_runs", "Training runs by status.", labels=("status",))
-        for status, count in runs:
+        for status, count in self._statistics.runs_by_status().items():
             trained.add_metric((status,), count)
         yield trained
         yield GaugeMetricFamily(
-            "ratchet_updates_waiting", "Updates that are stored and not handled yet.", waiting or 0
+            "ratchet_updates_waiting",
+            "Updates that are stored and not handled yet.",
+            self._statistics.updates_waiting(),
         )
         yield GaugeMetricFamily(
-            "ratchet_documents_pending", "Documents that were never indexed.", pending or 0
+            "ratchet_documents_pending",
+            "Documents that were never indexed.",
+            self._statistics.documents_pending(),
         )

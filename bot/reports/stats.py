@@ -1,31 +1,40 @@
-"""`/stats`: how people like each version, how much they rate, and how the last runs went."""
+"""The picture of /stats: ratings by version, ratings by day, and the loss of the last runs."""
 
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
 from typing import TYPE_CHECKING
 
-from sqlalchemy import func, select
-
 from bot.errors import BotError
-from store.database import Database
 from store.domain import TrainingRun
 from store.runs import Runs
-from store.tables import FeedbackRow, TurnRow
+from store.statistics import DayRatings, Statistics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 DAYS = 30
+"""Days in the panel of ratings by day."""
+
 VERSIONS = 8
+"""Versions in the panel of ratings by version."""
+
 CURVES = 3
+"""Training curves in one panel."""
+
+LOOKED_AT = 20
+"""Latest runs among which those with a curve are looked for."""
+
 CONFIDENCE = 0.95
+"""Confidence of the interval around a share of 👍."""
+
+SMOOTHING = 0.8
+"""Weight of the earlier mean in a smoothed training curve."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Liking:
-    """How one version's replies were rated."""
+    """The ratings of one version's replies."""
 
     name: str
     up: int
@@ -33,7 +42,7 @@ class Liking:
 
     @property
     def share(self) -> float:
-        """Of 👍."""
+        """Share of 👍 among the ratings."""
         return self.up / self.total
 
     @property
@@ -46,57 +55,41 @@ class Liking:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Statistics:
-    """What the picture shows."""
+class StatsReport:
+    """The content of the picture."""
 
     liking: tuple[Liking, ...]
-    """By version, in the order in which they were first rated."""
-    days: tuple[tuple[date, int, int], ...]
-    """Day, 👍, 👎; the last `DAYS`, without gaps."""
+    """One entry per version, in the order of their first ratings; the last `VERSIONS`."""
+    days: tuple[DayRatings, ...]
+    """One entry per day, oldest first; the last `DAYS`."""
     runs: tuple[TrainingRun, ...]
-    """The last ones with a training curve, newest first."""
+    """The last `CURVES` runs with a training curve, newest first."""
 
     @property
     def caption(self) -> str:
-        """The same in a few words."""
+        """The liking of each version in a line."""
         lines = [f"{each.name}: {each.share:.0%} 👍 of {each.total}" for each in self.liking]
         return "\n".join(lines) or "Nobody has rated anything yet."
 
 
-def read_statistics(database: Database) -> Statistics:
-    """Everything from SQL."""
-    name = func.coalesce(TurnRow.adapter, "base model")
-    stands = FeedbackRow.replaced_at.is_(None)
-    with database.reading() as session:
-        versions = session.execute(
-            select(name, FeedbackRow.rating, func.count(), func.min(FeedbackRow.id))
-            .join(TurnRow, TurnRow.id == FeedbackRow.turn_id)
-            .where(stands)
-            .group_by(name, FeedbackRow.rating)
-        ).all()
-        first = database.now().date() - timedelta(days=DAYS - 1)
-        rated = session.execute(
-            select(FeedbackRow.created_at, FeedbackRow.rating).where(
-                stands, FeedbackRow.created_at >= database.now() - timedelta(days=DAYS)
-            )
-        ).all()
-    counts: dict[str, list[int]] = {}
-    for version, rating, count, _ in sorted(versions, key=lambda row: row[3]):
-        counts.setdefault(version, [0, 0])[0 if rating > 0 else 1] += count
-    days = {first + timedelta(days=offset): [0, 0] for offset in range(DAYS)}
-    for moment, rating in rated:
-        if moment.date() in days:
-            days[moment.date()][0 if rating > 0 else 1] += 1
-    return Statistics(
-        liking=tuple(
-            Liking(name=version, up=up, total=up + down) for version, (up, down) in counts.items()
-        )[-VERSIONS:],
-        days=tuple((day, up, down) for day, (up, down) in days.items()),
-        runs=tuple(run for run in Runs(database).recent(20) if run.metrics.curve)[:CURVES],
+def read_statistics(statistics: Statistics, runs: Runs) -> StatsReport:
+    """Read the content of the picture from the store."""
+    liking = [
+        Liking(
+            name=each.adapter or "base model",
+            up=each.tally.up,
+            total=each.tally.up + each.tally.down,
+        )
+        for each in statistics.ratings_by_version()
+    ]
+    return StatsReport(
+        liking=tuple(liking[-VERSIONS:]),
+        days=statistics.ratings_by_day(DAYS),
+        runs=tuple(run for run in runs.recent(LOOKED_AT) if run.metrics.curve)[:CURVES],
     )
 
 
-def draw_statistics(statistics: Statistics) -> bytes:
+def draw_statistics(report: StatsReport) -> bytes:
     """Draw a PNG of three panels. Raises `BotError` if matplotlib is not installed."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg  # half a second to import
@@ -109,9 +102,9 @@ def draw_statistics(statistics: Statistics) -> bytes:
     figure = Figure(figsize=(9, 10), layout="constrained")
     FigureCanvasAgg(figure)
     liking, days, curves = figure.subplots(3, 1)
-    _draw_liking(liking, statistics.liking)
-    _draw_days(days, statistics.days)
-    _draw_curves(curves, statistics.runs)
+    _draw_liking(liking, report.liking)
+    _draw_days(days, report.days)
+    _draw_curves(curves, report.runs)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()
@@ -138,10 +131,11 @@ def _draw_liking(axes: "Axes", liking: Sequence[Liking]) -> None:
     _say_if_empty(axes, liking, "no ratings yet")
 
 
-def _draw_days(axes: "Axes", days: Sequence[tuple[date, int, int]]) -> None:
-    axes.set_title("Ratings a day")
-    dates = [f"{day:%d.%m.}" for day, _, _ in days]
-    up, down = [each[1] for each in days], [each[2] for each in days]
+def _draw_days(axes: "Axes", days: Sequence[DayRatings]) -> None:
+    axes.set_title("Ratings per day")
+    dates = [f"{each.day:%d.%m.}" for each in days]
+    up = [each.tally.up for each in days]
+    down = [each.tally.down for each in days]
     axes.bar(dates, up, color="tab:green", label="up")
     axes.bar(dates, down, bottom=up, color="tab:red", label="down")
     axes.set_xticks(range(0, len(dates), 5), dates[::5])
@@ -160,10 +154,11 @@ def _draw_curves(axes: "Axes", runs: Sequence[TrainingRun]) -> None:
 
 
 def _smoothed(values: Sequence[float]) -> list[float]:
-    """An exponential moving mean: single steps of small batches jump."""
+    """Return the exponential moving mean, since the loss of single small batches jumps."""
     smooth: list[float] = []
     for value in values:
-        smooth.append(value if not smooth else 0.8 * smooth[-1] + 0.2 * value)
+        before = smooth[-1] if smooth else value
+        smooth.append(SMOOTHING * before + (1 - SMOOTHING) * value)
     return smooth
 
 

@@ -1,6 +1,7 @@
-"""How Ratchet is: the few facts that `ratchet status` and `/status` show."""
+"""The status of Ratchet: the few facts that `ratchet status` and /status show."""
 
 from dataclasses import asdict, dataclass
+from datetime import datetime
 
 from store.adapters import Adapters
 from store.conversations import Conversations
@@ -10,6 +11,7 @@ from store.domain import Adapter
 from store.ratings import Ratings
 from store.runs import Runs
 from store.settings_slices import EngineSettings, StorageSettings
+from store.statistics import Statistics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +19,7 @@ class Status:
     """The keys of `ratchet status --json`."""
 
     adapter: str | None
+    """Name of the active version; None when the base model answers."""
     engine: str
     model: str
     database: str
@@ -25,13 +28,14 @@ class Status:
     turns: int
     ratings: dict[str, int]
     pending_documents: int
+    """Documents that are not indexed yet."""
     queue: int
     """Training runs that wait."""
     next_run: str | None
-    """When the next training run is due, ISO 8601; None when none is scheduled."""
+    """Time of the next scheduled training run, ISO 8601; None when none is scheduled."""
 
     def rows(self) -> list[tuple[str, str]]:
-        """The same for people."""
+        """Return name and value of every fact, as the command line shows them."""
         shown = asdict(self)
         shown["adapter"] = self.adapter or "none (the base model)"
         shown["ratings"] = f"{self.ratings['up']} 👍 {self.ratings['down']} 👎"
@@ -40,7 +44,7 @@ class Status:
 
 
 class StatusReader:
-    """Reads the status from the store; works beside a running bot."""
+    """Reads the status from the store; it can do so while the bot runs."""
 
     def __init__(
         self,
@@ -54,6 +58,7 @@ class StatusReader:
         knowledge: Documents,
         adapters: Adapters,
         runs: Runs,
+        statistics: Statistics,
     ) -> None:
         self._engine_settings = engine
         self._storage = storage
@@ -64,9 +69,10 @@ class StatusReader:
         self._knowledge = knowledge
         self._adapters = adapters
         self._runs = runs
+        self._statistics = statistics
 
     def read(self) -> Status:
-        """What holds now."""
+        """Return the status as of now."""
         active = self._adapters.active()
         tally = self._feedback.count()
         return Status(
@@ -82,6 +88,29 @@ class StatusReader:
             queue=self._runs.queued(),
             next_run=self._next_run(),
         )
+
+    def text(self) -> str:
+        """Return the status as admins see it in Telegram: numbers and times, but no paths."""
+        now = self.read()
+        version = f"version {now.adapter}" if now.adapter else "the base model"
+        documents = f"Documents: {self._statistics.documents()}"
+        if now.pending_documents:
+            documents += f", {now.pending_documents} of them being read"
+        run = "none scheduled"
+        if now.next_run is not None:
+            run = f"{datetime.fromisoformat(now.next_run):%A, %d %B %Y, %H:%M} UTC"
+        lines = (
+            f"Answering: {version}",
+            f"Model: {now.model}",
+            f"Engine: {now.engine}",
+            f"People: {self._statistics.people()}",
+            f"Answers given: {now.turns}",
+            f"Ratings: {now.ratings['up']} 👍, {now.ratings['down']} 👎",
+            documents,
+            f"Training runs waiting: {now.queue}",
+            f"Next training run: {run}",
+        )
+        return "\n".join(lines)
 
     def _engine(self, active: Adapter | None) -> str:
         if self._engine_settings.vllm_url:

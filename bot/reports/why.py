@@ -1,19 +1,20 @@
-"""How a reply came about, in words."""
+"""Tells how an answer came about."""
 
 from store.domain import Turn
 
 
-def why(turn: Turn) -> str:
-    """How a reply came about, as a person can read it."""
-    sampling = ", ".join(f"{name} {value}" for name, value in turn.sampling.items())
+def why(turn: Turn, *, sampling: bool = False) -> str:
+    """Return how an answer came about; `sampling` adds the parameters of sampling."""
     lines = [
         f"Turn {turn.id} · {turn.created_at:%Y-%m-%d %H:%M} UTC",
         f"Model: {turn.model}",
         f"Adapter: {turn.adapter or 'none (the base model)'}",
-        f"Sampling: {sampling}",
         f"Tokens: {turn.prompt_tokens} read, {turn.completion_tokens} written "
         f"in {turn.seconds:.1f} s",
     ]
+    if sampling:
+        values = ", ".join(f"{name} {value}" for name, value in turn.sampling.items())
+        lines.append(f"Sampling: {values}")
     if not turn.passages:
         lines.append("Passages: none was close enough to the question.")
     for passage in turn.passages:

@@ -1,4 +1,4 @@
-"""Runs, versions and the gate's report in words, for Telegram and the terminal alike."""
+"""Describes runs, versions and gate reports in words, for Telegram and the terminal."""
 
 from store.domain import Activation, Adapter, Check, GateReport, RunStatus, TrainingRun
 
@@ -15,11 +15,11 @@ MARKS = {
 
 
 OUTCOME_CHARS = 300
-"""Of an outcome in a line; a failed run may quote a library at length."""
+"""Length at which an outcome is cut; a failed run may quote a long error of a library."""
 
 
 def gate_rows(report: GateReport) -> list[tuple[str, str, str, str, str]]:
-    """Mark, name, value, limit and detail of every check."""
+    """Return mark, name, value, limit and detail of every check."""
     return [
         ("✅" if each.passed else "⛔", each.name, _value(each), each.limit, each.detail)
         for each in report.checks
@@ -27,34 +27,36 @@ def gate_rows(report: GateReport) -> list[tuple[str, str, str, str, str]]:
 
 
 def gate_text(report: GateReport) -> str:
-    """The report as a table of fixed width, the failed checks explained under it."""
+    """Return the report as a table for a fixed-width font, with failed checks explained below."""
     if not report.checks:
-        return "The gate measured nothing."
+        return "There were no checks."
     rows = [(mark, name, value, limit) for mark, name, value, limit, _ in gate_rows(report)]
     widths = [max(len(row[column]) for row in rows) for column in (1, 2)]
     lines = [
         f"{mark} {name:<{widths[0]}}  {value:>{widths[1]}}  {limit}"
         for mark, name, value, limit in rows
     ]
-    why = [f"{each.name}: {each.detail}" for each in report.checks if not each.passed]
-    return "\n".join([*lines, *([""] if why else []), *why])
+    reasons = [f"{each.name}: {each.detail}" for each in report.checks if not each.passed]
+    if reasons:
+        lines += ["", *reasons]
+    return "\n".join(lines)
 
 
 def run_line(run: TrainingRun) -> str:
-    """A run in a line."""
+    """Describe a run in one line; times are UTC."""
     what = run.outcome[:OUTCOME_CHARS] or progress_text(run) or run.reason
     return f"{MARKS[run.status]} run {run.id} · {run.created_at:%m-%d %H:%M} · {what}"
 
 
 def progress_text(run: TrainingRun) -> str:
-    """How far a run is."""
+    """Describe the progress of a run; empty once it has ended."""
     if run.status is RunStatus.QUEUED:
-        return "waits for its turn"
+        return "is waiting"
     if run.status is RunStatus.RUNNING and run.cancel_requested:
         return "is being stopped"
     progress = run.progress
     if run.status is not RunStatus.RUNNING or not progress.stage:
-        return "begins" if run.status is RunStatus.RUNNING else ""
+        return "is starting" if run.status is RunStatus.RUNNING else ""
     parts = [f"{progress.share:.0%}", progress.stage]
     if progress.steps and progress.loss is not None:
         parts.append(f"step {progress.step} of {progress.steps}, loss {progress.loss:.3f}")
@@ -65,13 +67,13 @@ def progress_text(run: TrainingRun) -> str:
 
 
 def adapter_line(adapter: Adapter) -> str:
-    """A version in a line."""
+    """Describe a version in one line; the time is UTC."""
     run = f"run {adapter.run_id}" if adapter.run_id else "no run"
     return f"{adapter.name} · {adapter.status} · {run} · {adapter.created_at:%Y-%m-%d %H:%M}"
 
 
 def activation_line(change: Activation) -> str:
-    """A change of the active version in a line."""
+    """Describe a change of the active version in one line; the time is UTC."""
     what = change.adapter or "the base model"
     who = f", by {change.person_id}" if change.person_id is not None else ""
     return f"{change.created_at:%Y-%m-%d %H:%M} · {what} · {change.reason}{who}"

@@ -6,18 +6,17 @@ gets one polite answer an hour and costs no generation.
 
 import asyncio
 import logging
-import re
 
 from telegram import Update, User
 from telegram.constants import ChatType
 from telegram.ext import ApplicationHandlerStop, ContextTypes
 
 from bot.telegram.addressed import command_of, is_for_us
-from bot.telegram.group import GROUP_PATTERN
+from bot.telegram.buttons import ForgetButton, GroupButton, ReplyAction, ReplyButton
 from bot.telegram.invitation import token_in
 from bot.telegram.keyboard import acknowledge
 from bot.telegram.notices import HOURLY, Notices
-from bot.telegram.privacy import FORGET_PATTERN, RIGHTS
+from bot.telegram.privacy import RIGHTS
 from store.domain import Access
 from store.groups import Groups
 from store.invitations import Invitations
@@ -107,7 +106,7 @@ class Admission:
 def _decides_about_group(update: Update) -> bool:
     query, message = update.callback_query, update.message
     if query is not None:
-        return GROUP_PATTERN.match(query.data or "") is not None
+        return GroupButton.parse(query.data) is not None
     return message is not None and command_of(message) == "group"
 
 
@@ -115,13 +114,13 @@ def _asks_for_rights(update: Update) -> bool:
     """True for a command, or the button under it, that everybody has who has rows."""
     query, message = update.callback_query, update.message
     if query is not None:
-        return re.match(FORGET_PATTERN, query.data or "") is not None
+        return ForgetButton.parse(query.data) is not None
     return message is not None and command_of(message) in RIGHTS
 
 
 def _wants_answer(update: Update) -> bool:
     """A message, or a button that has the bot write something."""
-    query = update.callback_query
-    return update.message is not None or (
-        query is not None and (query.data or "").startswith(("again:", "fix:"))
-    )
+    if update.callback_query is None:
+        return update.message is not None
+    button = ReplyButton.parse(update.callback_query.data)
+    return button is not None and button.action in (ReplyAction.AGAIN, ReplyAction.FIX)

@@ -1,21 +1,17 @@
 """`/approve`: liked and corrected answers, let into every chat word for word or not at all."""
 
 import asyncio
-import re
 
 from telegram import InlineKeyboardButton, InlineKeyboardMarkup, Message, Update
 from telegram.ext import ContextTypes
 
+from bot.telegram.addressed import message_and_person
+from bot.telegram.buttons import HASH_CHARS, ApprovalButton
 from bot.telegram.keyboard import acknowledge, show
 from bot.telegram.render import MOST_UNITS, units
 from store.domain import Proposal
 from store.errors import StoreError
 from store.memories import Memories
-
-APPROVAL_PATTERN = re.compile(r"^(?P<what>approve|refuse):(?P<id>\d{1,18}):(?P<hash>[0-9a-f]{16})$")
-
-HASH_CHARS = 16
-"""Characters of a proposal's hash in a button, which holds 64 bytes."""
 
 SHOWN = 5
 """Proposals of one /approve."""
@@ -33,8 +29,7 @@ class ApprovalHandlers:
 
     async def on_approve(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
         """`/approve`: show what waits, newest first."""
-        message = update.effective_message
-        assert message is not None
+        message, _ = message_and_person(update)
         proposals = await asyncio.to_thread(self._memories.proposals, SHOWN)
         for each in proposals:
             await _show_whole(message, each)
@@ -47,21 +42,24 @@ class ApprovalHandlers:
         """Approve or refuse the words that were shown."""
         query = update.callback_query
         assert query is not None
-        pressed = APPROVAL_PATTERN.match(query.data or "")
-        assert pressed is not None, "the application asks for this pattern"
-        approved = pressed["what"] == "approve"
+        button = ApprovalButton.parse(query.data)
+        assert button is not None, "the application asks for this kind of button"
         try:
             await asyncio.to_thread(
                 self._memories.decide,
-                int(pressed["id"]),
-                pressed["hash"],
+                button.turn_id,
+                button.sha256,
                 query.from_user.id,
-                approved=approved,
+                approved=button.approved,
             )
         except StoreError as error:
             done = str(error)
         else:
-            done = "✅ It helps in every chat now." if approved else "✖ It stays in its own chat."
+            done = (
+                "✅ It helps in every chat now."
+                if button.approved
+                else "✖ It stays in its own chat."
+            )
         await acknowledge(query)
         shown = query.message.text if isinstance(query.message, Message) else ""
         text = f"{shown}\n\n{done}".strip()
@@ -83,12 +81,11 @@ async def _show_whole(message: Message, proposal: Proposal) -> None:
 
 
 def _buttons(proposal: Proposal) -> InlineKeyboardMarkup:
-    key = f"{proposal.turn_id}:{proposal.sha256[:HASH_CHARS]}"
+    def button(text: str, *, approved: bool) -> InlineKeyboardButton:
+        shown = proposal.sha256[:HASH_CHARS]
+        data = ApprovalButton(approved=approved, turn_id=proposal.turn_id, sha256=shown).data
+        return InlineKeyboardButton(text, callback_data=data)
+
     return InlineKeyboardMarkup(
-        [
-            [
-                InlineKeyboardButton("Use it in every chat", callback_data=f"approve:{key}"),
-                InlineKeyboardButton("No", callback_data=f"refuse:{key}"),
-            ]
-        ]
+        [[button("Use it in every chat", approved=True), button("No", approved=False)]]
     )

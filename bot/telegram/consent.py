@@ -11,14 +11,10 @@ from telegram import Bot, InlineKeyboardButton, InlineKeyboardMarkup, Update
 from telegram.error import TelegramError
 from telegram.ext import ContextTypes
 
+from bot.telegram.buttons import ANYBODY, ConsentButton
 from bot.telegram.keyboard import acknowledge, show
 from bot.telegram.notices import HOURLY, Notices
 from store.people import People
-
-CONSENT_PATTERN = r"^consent:(yes|no):\d{1,18}$"
-
-ANYBODY = 0
-"""In place of a person's id in a button: whoever presses it answers for themselves."""
 
 IN_PRIVATE = """\
 May I learn from what you write to me and how you rate my replies? It is used to train me on the \
@@ -61,15 +57,15 @@ class Consent:
         """Take a person's answer."""
         query = update.callback_query
         assert query is not None
-        assert query.data is not None
-        _, answer, asked_id = query.data.split(":")
-        if int(asked_id) not in (ANYBODY, query.from_user.id):
+        button = ConsentButton.parse(query.data)
+        assert button is not None, "the application asks for this kind of button"
+        if button.person_id not in (ANYBODY, query.from_user.id):
             await acknowledge(query, "This question is for somebody else.")
             return
         await asyncio.to_thread(self._people.see, query.from_user.id, query.from_user.full_name)
-        await asyncio.to_thread(self._people.opt_out, query.from_user.id, answer == "no")
-        text = REFUSED if answer == "no" else AGREED
-        if int(asked_id) == ANYBODY:
+        await asyncio.to_thread(self._people.opt_out, query.from_user.id, not button.yes)
+        text = AGREED if button.yes else REFUSED
+        if button.person_id == ANYBODY:
             await acknowledge(query, text)
             return
         await acknowledge(query)
@@ -77,11 +73,10 @@ class Consent:
 
 
 def _buttons(person_id: int) -> InlineKeyboardMarkup:
-    return InlineKeyboardMarkup(
-        [
-            [
-                InlineKeyboardButton("Yes", callback_data=f"consent:yes:{person_id}"),
-                InlineKeyboardButton("No", callback_data=f"consent:no:{person_id}"),
-            ]
-        ]
-    )
+    yes = ConsentButton(yes=True, person_id=person_id)
+    no = ConsentButton(yes=False, person_id=person_id)
+    buttons = [
+        InlineKeyboardButton("Yes", callback_data=yes.data),
+        InlineKeyboardButton("No", callback_data=no.data),
+    ]
+    return InlineKeyboardMarkup([buttons])

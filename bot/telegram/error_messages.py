@@ -1,4 +1,4 @@
-"""What a person is told when something goes wrong, and what the log is told."""
+"""Tells people in a short sentence what went wrong, and the log the cause."""
 
 import logging
 import secrets
@@ -15,25 +15,37 @@ logger = logging.getLogger(__name__)
 
 
 def explain(error: BaseException) -> str:
-    """A short sentence for the person; what nobody foresaw also gets an id, and a traceback."""
+    """Return a short sentence about an error for the person whom it met.
+
+    An unexpected error also gets an id, under which the log has its traceback.
+    """
     if isinstance(error, EngineBusy):
-        return f"I am busy, with {error.waiting} replies to write first. Please try again soon."
+        return f"I am busy: {error.waiting} answers come first. Please try again soon."
     if isinstance(error, BotError | DocumentError) and not isinstance(error, ReplyFailed):
-        return str(error)
+        return plain_sentence(str(error))
     if isinstance(error, DatabaseUnavailable):
         logger.error("%s", error)
-        return "My database is away. Please try again in a minute."
+        return "I cannot reach my database. Please try again in a minute."
     error_id = secrets.token_hex(4)
     logger.error("error %s", error_id, exc_info=error)
     return f"Something went wrong (error {error_id}). Please try again."
 
 
+def plain_sentence(text: str) -> str:
+    """Return an error's text as a sentence: a capital letter, a full stop, no backticks."""
+    text = text.replace("`", "").strip()
+    first = text.split(maxsplit=1)[0] if text else ""
+    if first.isalpha() and first.islower():  # not the name of a file
+        text = text[0].upper() + text[1:]
+    return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
 async def on_error(update: object, context: ContextTypes.DEFAULT_TYPE) -> None:
-    """The outermost edge: nothing that happens in a handler stops the bot."""
+    """Tell the person of an error in a handler; the bot goes on."""
     error = context.error
     assert error is not None
     if isinstance(error, Forbidden):
-        logger.info("somebody has blocked the bot or removed it: %s", error)
+        logger.info("a person or a group has blocked or removed the bot: %s", error)
         return
     sentence = explain(error)
     message = update.effective_message if isinstance(update, Update) else None
@@ -43,4 +55,4 @@ async def on_error(update: object, context: ContextTypes.DEFAULT_TYPE) -> None:
     try:
         await message.reply_text(sentence)
     except TelegramError as failed:
-        logger.warning("the person could not be told: %s", failed)
+        logger.warning("the person could not be told of the error: %s", failed)

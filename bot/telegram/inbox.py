@@ -1,12 +1,12 @@
-"""Keeps updates from being lost: each is in SQL before Telegram is told that it was received.
+"""Stores every update before it is confirmed to Telegram, so that none is lost.
 
-python-telegram-bot tells Telegram of an update (the next `getUpdates`, the webhook's 200) when its
-queue has taken it. `InboxQueue` takes it by committing it. A database that is away makes Telegram
-wait, and people with it; nothing is lost.
+python-telegram-bot confirms an update (by the next `getUpdates`, or the webhook's 200) once its
+queue has taken it, and `InboxQueue` takes it by committing it to SQL. While the database cannot be
+reached, Telegram waits, and so do people; nothing is lost.
 
-Handled means that the handlers are through. What a crash leaves is handled by the next process, or
-by another replica once the lease has run out; see `store/updates.py`. A crash between Telegram's
-taking a message of ours and our noting its number sends that one message twice.
+An update counts as handled when its handlers have ended. After a crash, the next process handles
+the rest, or another replica does once the lease has run out; see `store/updates.py`. A crash just
+after Telegram has taken a message, and before its id is stored, sends that one message twice.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 class InboxQueue(asyncio.Queue[object]):
-    """The queue of updates that were received and are not begun yet."""
+    """The queue of updates that were received and not begun yet."""
 
     def __init__(
         self, inbox: Updates, size: int, *, first_pause_seconds: float = FIRST_PAUSE_SECONDS
@@ -43,27 +43,27 @@ class InboxQueue(asyncio.Queue[object]):
         self._unmarked: set[int] = set()
 
     async def put(self, item: object) -> None:
-        """Store an update, then queue it; one that is known, or not for the bot, goes no further.
+        """Store an update, then queue it; drop one that is known already, or not for the bot.
 
-        While the database is away it waits.
+        Waits while the database cannot be reached.
         """
         if isinstance(item, Update) and not await self._stored(item):
             return
         await super().put(item)
 
     async def handled(self, update: Update) -> None:
-        """The handlers are through with it."""
+        """Mark an update as handled; if the database cannot be reached, mark it later."""
         self._unmarked.add(update.update_id)
         try:
             await self._mark()
         except StoreError as error:
-            logger.warning("noted later that update %d was handled: %s", update.update_id, error)
+            logger.warning("update %d will be marked as handled later: %s", update.update_id, error)
 
     async def keep(self, bot: Bot, *, alone: bool) -> None:
-        """Hold what is ours and take over what was left, for as long as the bot runs.
+        """Renew the lease of our updates and take over those of dead processes, until cancelled.
 
-        `alone` says that no other process handles updates of this database, so that at the start
-        nothing needs to be waited for.
+        `alone` says that no other process handles updates of this database; then leases of earlier
+        processes need not run out first.
         """
         while True:
             try:

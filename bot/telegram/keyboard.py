@@ -1,34 +1,39 @@
-"""The buttons under a reply, and what their taps are answered with."""
+"""The buttons under a reply, and ways to answer the tap on any button."""
 
 from contextlib import suppress
 
 from telegram import CallbackQuery, InlineKeyboardButton, InlineKeyboardMarkup, Message
 from telegram.error import BadRequest
 
+from bot.telegram.buttons import ReplyAction, ReplyButton
 from store.domain import Tally
 
 
 def keyboard(turn_id: int, tally: Tally, *, private: bool) -> InlineKeyboardMarkup:
-    """The buttons under a reply; they show what was recorded."""
+    """Return the buttons under a reply, with the ratings recorded so far."""
 
     def label(emoji: str, count: int) -> str:
         if not count:
             return emoji
         return f"{emoji} ✓" if private else f"{emoji} {count}"
 
+    def button(text: str, action: ReplyAction) -> InlineKeyboardButton:
+        data = ReplyButton(action=action, turn_id=turn_id).data
+        return InlineKeyboardButton(text, callback_data=data)
+
     buttons = [
-        InlineKeyboardButton(label("👍", tally.up), callback_data=f"up:{turn_id}"),
-        InlineKeyboardButton(label("👎", tally.down), callback_data=f"down:{turn_id}"),
-        InlineKeyboardButton("🔄", callback_data=f"again:{turn_id}"),
-        InlineKeyboardButton("✏️", callback_data=f"fix:{turn_id}"),
+        button(label("👍", tally.up), ReplyAction.UP),
+        button(label("👎", tally.down), ReplyAction.DOWN),
+        button("🔄", ReplyAction.AGAIN),
+        button("✏️", ReplyAction.FIX),
     ]
     if tally.up or tally.down:
-        buttons.append(InlineKeyboardButton("✖", callback_data=f"clear:{turn_id}"))
+        buttons.append(button("✖", ReplyAction.CLEAR))
     return InlineKeyboardMarkup([buttons])
 
 
 async def acknowledge(query: CallbackQuery, text: str = "") -> None:
-    """End the button's waiting, with a short notice; too late is no error, the tap counts."""
+    """Stop the button's spinner and show a short notice; do nothing if the tap is too old."""
     with suppress(BadRequest):
         await query.answer(text or None)
 
@@ -36,7 +41,7 @@ async def acknowledge(query: CallbackQuery, text: str = "") -> None:
 async def show(
     query: CallbackQuery, text: str, buttons: InlineKeyboardMarkup | None = None
 ) -> None:
-    """In place of the message with the button; if it is too old or gone, in a new one."""
+    """Replace the button's message by `text`; send a new one if it cannot be edited."""
     message = query.message
     if isinstance(message, Message):
         try:

@@ -1,4 +1,4 @@
-"""Runs an application by polling or webhook, until it is told to stop."""
+"""Receives updates by polling or webhook until it is stopped."""
 
 import asyncio
 import hmac
@@ -24,12 +24,13 @@ logger = logging.getLogger(__name__)
 
 ALLOWED_UPDATES = ["message", "callback_query", "message_reaction"]
 POLL_SECONDS = 30
+"""Time for which one call waits for updates."""
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 60.0
 """Pauses between attempts to reach Telegram at the start: they double up to the longest one."""
 
 FINISH_SECONDS = 60.0
-"""How long replies that are being written at the end may take to be finished."""
+"""Time that replies which are being written get when the bot stops."""
 
 
 async def serve(
@@ -40,10 +41,10 @@ async def serve(
     *,
     finish_seconds: float = FINISH_SECONDS,
 ) -> None:
-    """Run until `stop` is set; what is being answered then is finished first.
+    """Receive updates until `stop` is set, then finish the replies that are being written.
 
-    Raises `BotError` for a token that Telegram does not know. Waits as long as it takes for a
-    Telegram that cannot be reached.
+    Waits while Telegram cannot be reached. Raises `BotError` for a token that Telegram does not
+    know.
     """
     try:
         if await _unless_stopped(_start(application, webhook, admins), stop):
@@ -71,11 +72,11 @@ async def _wind_up(application: App, finish_seconds: float) -> None:
         with suppress(TimeoutError):
             await asyncio.wait_for(application.stop(), finish_seconds)
     await application.shutdown()
-    await application.bot.shutdown()  # its connections, when it never was initialized
+    await application.bot.shutdown()  # closes its connections even if it was never initialized
 
 
 async def _unless_stopped(work: Coroutine[Any, Any, None], stop: asyncio.Event) -> bool:
-    """Do the work, unless `stop` is set before it is done; whether it was done."""
+    """Return whether the work was done before `stop` was set; cancel it if not."""
     doing, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
     await asyncio.wait((doing, stopping), return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
@@ -88,7 +89,7 @@ async def _unless_stopped(work: Coroutine[Any, Any, None], stop: asyncio.Event) 
 
 
 async def set_commands(application: App, admins: Collection[int]) -> None:
-    """Menus: people see what they may do, admins see what they may do."""
+    """Set the menus of commands in private chats, in groups and for admins."""
     bot = application.bot
     try:
         await bot.set_my_commands(FOR_EVERYBODY, BotCommandScopeAllPrivateChats())
@@ -99,7 +100,7 @@ async def set_commands(application: App, admins: Collection[int]) -> None:
         try:
             await bot.set_my_commands(FOR_ADMINS, BotCommandScopeChat(admin_id))
         except BadRequest:
-            logger.info("admin %d has not talked to the bot yet: no menu for them", admin_id)
+            logger.info("admin %d has never written to the bot and so gets no menu yet", admin_id)
         except TelegramError as error:
             logger.warning("the menu of admin %d could not be set: %s", admin_id, error)
 
@@ -152,9 +153,10 @@ async def _listen(application: App, webhook: WebhookSettings) -> None:
 
 
 class _Secret(str):
-    """A text whose comparison takes as long for a near miss as for any other.
+    """A string that is compared in constant time, so that timing does not reveal it.
 
-    python-telegram-bot compares what came with `!=`, which Python leaves to the derived class.
+    python-telegram-bot compares the received secret with `!=`, for which Python asks the derived
+    class first.
     """
 
     __slots__ = ()
@@ -169,7 +171,7 @@ class _Secret(str):
 
 
 def _on_polling_error(error: TelegramError) -> None:
-    # The library goes on by itself; its own report would be a traceback a second.
+    # The library tries again by itself; its own report would be a traceback every second.
     if isinstance(error, Conflict):
         logger.error("another bot polls with the same token: stop one of the two")
     else:

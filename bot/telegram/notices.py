@@ -1,21 +1,24 @@
-"""Notices that somebody gets once in a while, and not with every message."""
+"""Limits how often a person gets the same notice."""
 
 import time
 from collections import OrderedDict
 
 REMEMBERED = 10_000
+"""People for whom the time of their last notice is remembered."""
+
 HOURLY = 3600.0
+"""Seconds between two notices, for one an hour."""
 
 
 class Notices:
-    """One notice, and when it was given to whom."""
+    """The times at which one notice was last given to each person."""
 
     def __init__(self, again_seconds: float) -> None:
         self._again_seconds = again_seconds
         self._given: OrderedDict[int, float] = OrderedDict()
 
     def due(self, person_id: int) -> bool:
-        """Whether it is time to give it to them; if so, it counts as given."""
+        """Return whether a person is due the notice; if so, it counts as given now."""
         now = time.monotonic()
         if now - self._given.get(person_id, -self._again_seconds) < self._again_seconds:
             return False

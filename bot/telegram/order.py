@@ -1,4 +1,4 @@
-"""The order in which updates are handled."""
+"""Handles updates side by side, and those that belong together one after another."""
 
 from collections.abc import Awaitable, Coroutine
 from typing import Any
@@ -10,19 +10,21 @@ from bot.chat import Chat
 from bot.errors import ConversationBusy
 from bot.lanes import Lanes
 from bot.telegram.addressed import addressed_text, command_of, place_of
+from bot.telegram.buttons import ReplyAction, ReplyButton
 from bot.telegram.inbox import InboxQueue
 from bot.telegram.keyboard import acknowledge
 from store.domain import Place
 from store.logs import UPDATE
 
 CONCURRENT_UPDATES = 256
+"""Updates that are handled at the same time, and taps that may wait in one lane."""
 
 
 class InOrder(BaseUpdateProcessor):
-    """Handles updates side by side, but one by one what has to keep its order.
+    """python-telegram-bot's update processor with two kinds of lanes.
 
-    What is answered by the model keeps the order of its place; what one person taps in one chat
-    keeps the order of their taps, without waiting for a reply that is being written.
+    Messages that the model answers keep the order of their place. Taps and reactions of one person
+    in one chat keep theirs, without waiting for a reply that is being written.
     """
 
     def __init__(self, chat: Chat, inbox: InboxQueue) -> None:
@@ -32,11 +34,11 @@ class InOrder(BaseUpdateProcessor):
         self._taps = Lanes(length=CONCURRENT_UPDATES)
 
     async def do_process_update(self, update: object, coroutine: Awaitable[Any]) -> None:
-        """Wait in the lane that the update belongs to, if it belongs to one."""
+        """Handle an update in its lane, then mark it as handled in the inbox."""
         assert isinstance(update, Update)
         UPDATE.set(update.update_id)
         await self._in_its_lane(update, coroutine)
-        await self._inbox.handled(update)  # not if it was cancelled: it is begun anew, then
+        await self._inbox.handled(update)  # a cancelled update is handled again after a restart
 
     async def _in_its_lane(self, update: Update, coroutine: Awaitable[Any]) -> None:
         place = _answered_in(update)
@@ -55,19 +57,19 @@ class InOrder(BaseUpdateProcessor):
             await _tell(update, busy)
 
     async def initialize(self) -> None:
-        """Nothing to prepare."""
+        """Do nothing; there is nothing to prepare."""
 
     async def shutdown(self) -> None:
-        """Nothing to give back."""
+        """Do nothing; there is nothing to release."""
 
 
 def _answered_in(update: Update) -> Place | None:
-    """The place whose order the update keeps, if the model is to answer it there."""
+    """Return the place in which the model is to answer the update; None if it is not."""
     query = update.callback_query
     if query is not None:
-        if isinstance(query.message, Message) and (query.data or "").startswith("again:"):
-            return place_of(query.message)
-        return None
+        button = ReplyButton.parse(query.data)
+        again = button is not None and button.action is ReplyAction.AGAIN
+        return place_of(query.message) if again and isinstance(query.message, Message) else None
     message = update.message
     if message is None or addressed_text(message) is None:
         return None

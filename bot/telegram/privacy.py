@@ -10,7 +10,8 @@ from telegram import CallbackQuery, InlineKeyboardButton, InlineKeyboardMarkup, 
 from telegram.error import BadRequest, Forbidden, TelegramError
 from telegram.ext import ContextTypes
 
-from bot.telegram.addressed import is_private
+from bot.telegram.addressed import is_private, message_and_person
+from bot.telegram.buttons import ForgetButton
 from bot.telegram.consent import AGREED, REFUSED, Consent
 from bot.telegram.keyboard import acknowledge, show
 from store.erasure import Eraser
@@ -18,8 +19,6 @@ from store.errors import ExportTooSoon
 from store.export import Exports
 from store.people import People
 from store.teaching import Teaching, TeachingState
-
-FORGET_PATTERN = r"^forget:(yes|no):\d{1,18}$"
 
 RIGHTS = frozenset({"privacy", "export", "forget", "optout"})
 """Commands for whoever has rows, with access or without."""
@@ -76,13 +75,13 @@ class PrivacyHandlers:
 
     async def on_privacy(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
         """`/privacy`: say what is kept, and whether it is learned from."""
-        message, person_id = _message_and_person(update)
+        message, person_id = message_and_person(update)
         state = await asyncio.to_thread(self._teaching.state, person_id, message.chat_id)
         await message.reply_text(PRIVACY.format(state=STATES[state]))
 
     async def on_export(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
         """`/export`: send everything to the person in private, wherever they asked."""
-        message, person_id = _message_and_person(update)
+        message, person_id = message_and_person(update)
         try:
             await asyncio.to_thread(self._exports.begin, person_id)
             await self._send_export(message, person_id)
@@ -108,10 +107,12 @@ class PrivacyHandlers:
 
     async def on_forget(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
         """`/forget`: ask before anything is deleted."""
-        message, person_id = _message_and_person(update)
+        message, person_id = message_and_person(update)
+        delete = ForgetButton(yes=True, person_id=person_id)
+        keep = ForgetButton(yes=False, person_id=person_id)
         buttons = [
-            InlineKeyboardButton("Delete", callback_data=f"forget:yes:{person_id}"),
-            InlineKeyboardButton("Keep", callback_data=f"forget:no:{person_id}"),
+            InlineKeyboardButton("Delete", callback_data=delete.data),
+            InlineKeyboardButton("Keep", callback_data=keep.data),
         ]
         await message.reply_text(
             "Delete everything I hold about you: messages, replies, ratings, corrections? "
@@ -123,11 +124,16 @@ class PrivacyHandlers:
         """Delete or keep; only the person who was asked may answer."""
         query = update.callback_query
         assert query is not None
-        answer = await _answer(query)
-        if answer == "no":
-            await show(query, "Nothing was deleted.")
-        elif answer == "yes":
+        button = ForgetButton.parse(query.data)
+        assert button is not None, "the application asks for this kind of button"
+        if button.person_id != query.from_user.id:
+            await acknowledge(query, "This question is for somebody else.")
+            return
+        await acknowledge(query)
+        if button.yes:
             await self._forget(query)
+        else:
+            await show(query, "Nothing was deleted.")
 
     async def _forget(self, query: CallbackQuery) -> None:
         erased = await asyncio.to_thread(self._eraser.erase_person, query.from_user.id)
@@ -146,19 +152,19 @@ class PrivacyHandlers:
 
     async def on_start(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
         """`/start`, after the welcome: ask whoever was never asked, in private."""
-        message, person_id = _message_and_person(update)
+        message, person_id = message_and_person(update)
         if is_private(message):
             await self._consent.ask(message.get_bot(), message.chat_id, None, person_id)
 
     async def on_opt_out(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
         """`/optout`: keep what a person writes and rates out of training."""
-        message, person_id = _message_and_person(update)
+        message, person_id = message_and_person(update)
         await asyncio.to_thread(self._people.opt_out, person_id, True)
         await message.reply_text(REFUSED)
 
     async def on_opt_in(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
         """`/optin`: let it in."""
-        message, person_id = _message_and_person(update)
+        message, person_id = message_and_person(update)
         await asyncio.to_thread(self._people.opt_out, person_id, False)
         await message.reply_text(AGREED)
 
@@ -167,20 +173,3 @@ def _named(adapters: tuple[str, ...]) -> str:
     names = ", ".join(adapters[-NAMED:])
     more = len(adapters) - NAMED
     return f"{names} and {more} before" if more > 0 else names
-
-
-async def _answer(query: CallbackQuery) -> str | None:
-    """The answer of the person who was asked; anybody else is told that it is not theirs."""
-    assert query.data is not None
-    _, answer, asked_id = query.data.split(":")
-    if int(asked_id) != query.from_user.id:
-        await acknowledge(query, "This question is for somebody else.")
-        return None
-    await acknowledge(query)
-    return answer
-
-
-def _message_and_person(update: Update) -> tuple[Message, int]:
-    assert update.effective_message is not None
-    assert update.effective_user is not None
-    return update.effective_message, update.effective_user.id

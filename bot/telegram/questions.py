@@ -45,6 +45,7 @@ class QuestionHandlers:
         self,
         *,
         answer_within: timedelta,
+        admins: frozenset[int],
         chat: Chat,
         quotas: Quotas,
         conversations: Conversations,
@@ -53,6 +54,7 @@ class QuestionHandlers:
         pace: Pace,
     ) -> None:
         self._answer_within = answer_within
+        self._admins = admins
         self._chat = chat
         self._quotas = quotas
         self._notices = Notices(TELL_AGAIN_SECONDS)
@@ -101,7 +103,10 @@ class QuestionHandlers:
         message = update.effective_message
         assert message is not None
         turn = await asyncio.to_thread(self._asked_about, message)
-        text = why(turn) if turn else "Reply to one of my messages with /why."
+        by_admin = message.from_user is not None and message.from_user.id in self._admins
+        text = "Reply to one of my messages with /why."
+        if turn is not None:
+            text = why(turn, sampling=by_admin)
         await message.reply_text(text)
 
     async def on_unknown_command(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:

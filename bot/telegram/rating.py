@@ -6,7 +6,6 @@ twice records it once; ✖ takes the rating back, and so does taking the reactio
 
 import asyncio
 import logging
-import re
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
@@ -31,6 +30,7 @@ from bot.errors import QuotaReached
 from bot.lanes import Lanes
 from bot.quotas import Quotas
 from bot.telegram.addressed import is_private, place_of
+from bot.telegram.buttons import ReplyAction, ReplyButton
 from bot.telegram.consent import Consent
 from bot.telegram.keyboard import acknowledge, keyboard
 from bot.telegram.questions import QuestionHandlers
@@ -43,8 +43,6 @@ from store.teaching import Teaching, TeachingState
 
 logger = logging.getLogger(__name__)
 
-CALLBACK_PATTERN = re.compile(r"^(up|down|clear|again|fix):(\d{1,18})$")
-
 CORRECTION_QUESTION = "What should that reply have been?"
 
 LATE_SECONDS = 0.5
@@ -56,7 +54,7 @@ POSITIVE_REACTIONS = frozenset("👍❤🔥🥰👏😁🎉🤩🙏👌😍💯�
 NEGATIVE_REACTIONS = frozenset("👎🤬😢🤮💩🥱😡🤡💔🖕🤨😐🥴")
 """Reactions that count as 👎."""
 
-_RATINGS = {"up": Rating.UP, "down": Rating.DOWN, "clear": None}
+_RATINGS = {ReplyAction.UP: Rating.UP, ReplyAction.DOWN: Rating.DOWN, ReplyAction.CLEAR: None}
 _ANSWERS = {
     Rating.UP: "👍 recorded. Thank you!",
     Rating.DOWN: "👎 recorded. ✏️ tells me what it should have been.",
@@ -98,11 +96,11 @@ class RatingHandlers:
         """A button under a reply was pressed."""
         query = update.callback_query
         assert query is not None
-        pressed = CALLBACK_PATTERN.match(query.data or "")
-        if pressed is None or not isinstance(query.message, Message):
+        button = ReplyButton.parse(query.data)
+        if button is None or not isinstance(query.message, Message):
             await acknowledge(query, "That button is too old for me.")
             return
-        action, turn_id = pressed[1], int(pressed[2])
+        action, turn_id = button.action, button.turn_id
         try:
             turn = await asyncio.to_thread(
                 self._conversations.turn, turn_id, chat_id=query.message.chat_id
@@ -110,14 +108,14 @@ class RatingHandlers:
         except TurnNotFound:
             await acknowledge(query, "I no longer have that reply.")
             return
-        if action == "again" and await self._answered_again(turn, update.update_id):
+        if action is ReplyAction.AGAIN and await self._answered_again(turn, update.update_id):
             await acknowledge(query, "There is a newer reply to that already.")
-        elif action == "again":
+        elif action is ReplyAction.AGAIN:
             await acknowledge(query, "🔄")
             await self._chat.regenerate(
                 query.message, turn, query.from_user.id, update_id=update.update_id
             )
-        elif action == "fix":
+        elif action is ReplyAction.FIX:
             await self._fix(query, query.message, turn_id)
         else:
             await self._rate(query, turn_id, _RATINGS[action])

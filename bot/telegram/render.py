@@ -1,6 +1,6 @@
-"""Markdown as models write it → text and entities as Telegram takes them, in parts of legal length.
+"""Turns a model's Markdown into text and entities, in messages that Telegram accepts.
 
-Whatever a model writes, the entities are valid; Telegram refuses a message whose entities are not.
+The entities are valid whatever the model writes; Telegram would refuse the message otherwise.
 """
 
 from collections.abc import Sequence
@@ -14,27 +14,27 @@ from telegramify_markdown.entity import MessageEntity as Entity
 from store.domain import Passage
 
 MOST_UNITS = 4096
-"""UTF-16 units that one Telegram message holds."""
+"""Longest text of one message, in UTF-16 units."""
 
 MAX_ENTITIES = 100
-"""Telegram reads no more than this in one message."""
+"""Telegram ignores any further entities of a message."""
 
 EMPTY_REPLY = "(The reply was empty.)"
 
 BRACKET = "\ue000"
-"""Stands for "<" while Markdown is read: CommonMark would swallow `vector<int>` as an HTML tag."""
+"""Replaces "<" while Markdown is parsed: CommonMark would take `vector<int>` for an HTML tag."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """One Telegram message's worth of text."""
+    """The text and entities of one Telegram message."""
 
     text: str
     entities: tuple[MessageEntity, ...] = ()
 
 
 def render(markdown: str, passages: Sequence[Passage] = ()) -> tuple[Part, ...]:
-    """The parts of a reply, its sources at the end of the last; never none, never an empty one."""
+    """Return the messages of a reply, with its sources at the end of the last; none is empty."""
     text, entities = convert(markdown.replace("<", BRACKET), config=_config())
     text = text.replace(BRACKET, "<").rstrip()
     if not text:
@@ -44,17 +44,17 @@ def render(markdown: str, passages: Sequence[Passage] = ()) -> tuple[Part, ...]:
         entities.append(Entity("italic", utf16_len(text) + 2, utf16_len(note) - 2))
         text += note
     parts = split_entities(text, entities, MOST_UNITS)
-    return tuple(_part(*each) for each in parts if each[0].strip())
+    return tuple(_part(part, inside) for part, inside in parts if part.strip())
 
 
 def preview(markdown: str) -> Part:
-    """What there is of a reply so far, as one message; a long one shows its end."""
+    """Return an unfinished reply as one message, which shows its end if it is long."""
     last = render(markdown)[-1]
     return Part(text=last.text, entities=last.entities)
 
 
 def sources_line(passages: Sequence[Passage]) -> str:
-    """Title and section of every passage, each once, best first."""
+    """Return title and section of every passage, best first, without repetitions."""
     return " · ".join(dict.fromkeys(passage.source for passage in passages))
 
 
@@ -72,7 +72,7 @@ def units(text: str) -> int:
 
 
 def _part(text: str, entities: Sequence[Entity]) -> Part:
-    end = utf16_len(text)  # white space at the end is gone, and an entity may have reached into it
+    end = utf16_len(text)  # an entity may reach into white space that was cut off at the end
     return Part(
         text=text,
         entities=tuple(

@@ -29,6 +29,7 @@ restarts, or a short outage."""
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 30.0
 PASSING = frozenset({"sendMessageDraft", "sendChatAction"})
+"""Calls that are not repeated."""
 
 
 def backoff(first_seconds: float, longest_seconds: float) -> Callable[[RetryCallState], float]:

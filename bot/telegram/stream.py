@@ -1,7 +1,7 @@
-"""Shows a reply while it is written: a draft in a private chat, a message that is edited elsewhere.
+"""Shows a reply while it is written: as a draft in private chats, as an edited message in groups.
 
-What is shown on the way may fail without harm; only the finished reply matters. Nothing is shown
-more often than Telegram allows, however many replies are being written.
+Showing progress may fail without harm; only the finished reply matters. All replies together stay
+under Telegram's rate limits.
 """
 
 import asyncio
@@ -22,30 +22,35 @@ from store.domain import Place
 logger = logging.getLogger(__name__)
 
 FIRST_WORDS_SECONDS = 0.3
-"""From the first word until it is shown: what is finished by then is sent at once."""
+"""Least time from the first word until it is shown; a reply finished by then is sent at once."""
 
 DRAFT_SECONDS = 1.0
+"""Least time between two drafts."""
+
 EDIT_SECONDS = 4.0
-"""A group takes 20 messages a minute, edits counted, and the reply itself needs two of them."""
+"""Least time between two edits: a group allows 20 messages and edits a minute."""
 
 TYPING_SECONDS = 4.5
-"""A typing action shows for five."""
+"""Time between two typing actions; Telegram shows one for five seconds."""
 
 UPDATES_PER_SECOND = 12
-"""Of replies that are being written, all together."""
+"""Drafts and edits of all replies together."""
 
 TYPING_PER_SECOND = 3
-"""With the updates half of what Telegram allows a bot overall; the rest is for finished replies."""
+"""Typing actions of all replies together.
+
+With the updates, this is half of what Telegram allows a bot; finished replies need the rest.
+"""
 
 LAST_UPDATE_SECONDS = 5.0
-"""How long the finished reply waits for an update that is on its way."""
+"""Time that a finished reply waits for an update that is being sent."""
 
 
 class Pace:
-    """Shared by all streams of a bot, so that together they stay under its overall limit.
+    """The rate at which the streams of one bot may show progress, so that they share its limit.
 
-    Who is shown words does not wait for those who are shown that somebody types. Where there is
-    not room for everybody, chance decides whose turn it is.
+    Words and typing actions have separate limits. When there are too many streams for a limit,
+    each stream is let through at random.
     """
 
     def __init__(
@@ -59,29 +64,29 @@ class Pace:
         self.edit_seconds = edit_seconds
         self._first_words_seconds = first_words_seconds
         self.waiting = 0
-        """Replies without a word yet."""
+        """Number of replies that have no text yet."""
         self.writing = 0
-        """Replies with words, not finished."""
+        """Number of replies that have text and are not finished."""
 
     def may_type(self) -> bool:
-        """Whether a stream says now that somebody types; asked every `TYPING_SECONDS`."""
+        """Return whether a stream may send a typing action now; asked every `TYPING_SECONDS`."""
         return random.random() * self.waiting < TYPING_SECONDS * TYPING_PER_SECOND
 
     def before_first_words(self) -> float:
-        """Seconds until a stream that has words shows them."""
+        """Return the seconds until a stream shows its first words."""
         least = self._first_words_seconds
         return random.uniform(least, self.before_update(least))
 
     def before_update(self, least: float) -> float:
-        """Seconds that a stream waits between two updates."""
+        """Return the seconds between two updates of a stream, at least `least`."""
         return max(least, self.writing / UPDATES_PER_SECOND)
 
 
 class ReplyStream:
-    """One reply on its way to one chat. Use as an async context manager.
+    """One reply that is shown in one chat; an async context manager.
 
-    `on_sent` is told every message that shows the reply, as soon as it is there. `messages` show
-    parts of it already, sent by a process that died.
+    `on_sent` is called with the id of every message of the reply as soon as it is sent. `messages`
+    are ids of messages that an earlier process sent for this reply before it died.
     """
 
     def __init__(
@@ -106,9 +111,9 @@ class ReplyStream:
         self._shown: Part | None = None
         self._messages = list(messages)
         self._writing = False
-        """There are words."""
+        """Whether text was written."""
         self._begun = asyncio.Event()
-        """There are, or none will come."""
+        """Set when text was written, or when none will follow."""
         self._finished = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -130,7 +135,7 @@ class ReplyStream:
         await self._stop()
 
     def add(self, text: str) -> None:
-        """More of the reply has been written."""
+        """Append text to the reply."""
         self._text += text
         if not self._writing and self._text.strip():
             self._writing = True
@@ -141,17 +146,19 @@ class ReplyStream:
     async def finish(
         self, parts: Sequence[Part], keyboard: InlineKeyboardMarkup | None = None
     ) -> None:
-        """Show the finished reply, the keyboard under its last part."""
+        """Show the finished reply, with the keyboard under its last part."""
         await self._stop()
         for number, part in enumerate(parts, 1):
             markup = keyboard if number == len(parts) else None
-            there = self._messages[number - 1] if number <= len(self._messages) else None
-            if there is None or not await self._edit(there, part, markup):
+            edited = False
+            if number <= len(self._messages):
+                edited = await self._edit(self._messages[number - 1], part, markup)
+            if not edited:
                 await self._send(part, markup, first=number == 1)
 
     async def _stop(self) -> None:
-        # An update on its way is waited for: a draft that arrives late would show up again
-        # under the finished reply, and a message whose number is unknown would stay behind.
+        # Wait for an update that is being sent: a late draft would appear under the finished
+        # reply, and a message whose id is unknown could not be edited any more.
         self._finished.set()
         self._begun.set()
         if self._task is None:
@@ -197,6 +204,7 @@ class ReplyStream:
         self._shown = part
 
     async def _edit(self, message_id: int, part: Part, markup: InlineKeyboardMarkup | None) -> bool:
+        """Return whether the message shows the part now."""
         try:
             await self._bot.edit_message_text(
                 part.text,
@@ -206,7 +214,7 @@ class ReplyStream:
                 reply_markup=markup,
             )
         except BadRequest as error:
-            # Not modified: it shows what it should. Anything else: somebody deleted it.
+            # "Not modified" means that it shows the part already; else it was deleted.
             return "not modified" in str(error)
         return True
 
@@ -227,7 +235,7 @@ class ReplyStream:
 
 
 async def _tried(update: Coroutine[Any, Any, None]) -> float:
-    """How many seconds Telegram asks to wait after this, which may fail without harm."""
+    """Send an update that may fail; return the seconds that Telegram asks to wait after it."""
     try:
         await update
     except RetryAfter as flood:
@@ -243,6 +251,6 @@ async def _wait(event: asyncio.Event, seconds: float) -> None:
 
 
 def seconds_of(flood: RetryAfter) -> float:
-    """How long Telegram asks to wait; the library gives a number or a timedelta."""
+    """Return the seconds that Telegram asks to wait, which are a number or a timedelta."""
     wait = flood.retry_after
     return float(wait) if isinstance(wait, int) else wait.total_seconds()

@@ -4,8 +4,6 @@ Whatever changes what people are answered with is asked back first, with buttons
 """
 
 import asyncio
-import re
-from collections.abc import Callable
 
 from telegram import InlineKeyboardButton, InlineKeyboardMarkup, Message, Update
 from telegram.ext import ContextTypes
@@ -13,19 +11,21 @@ from telegram.ext import ContextTypes
 from bot.errors import BotError
 from bot.reports.stats import draw_statistics, read_statistics
 from bot.reports.wording import activation_line, adapter_line, gate_text, run_line
+from bot.telegram.addressed import message_and_person
 from bot.telegram.announcements import Announcements
+from bot.telegram.buttons import (
+    CancelButton,
+    NoButton,
+    TrainingButton,
+    VersionAction,
+    VersionButton,
+    parse_training,
+)
 from bot.telegram.keyboard import acknowledge, show
 from store.adapters import Adapters
-from store.database import Database
 from store.errors import StoreError
 from store.runs import Runs
-
-LEARNING_PATTERN = re.compile(
-    r"^(?:(?P<on>cancel):(?P<id>\d{1,18})"
-    r"|(?P<do>promote|force|rollback):(?P<name>\S{1,50})|(?P<no>no):)$"
-)
-MOST_CALLBACK_BYTES = 64
-"""Telegram's own limit."""
+from store.statistics import Statistics
 
 SHOWN = 10
 
@@ -36,13 +36,13 @@ class TrainingHandlers:
     def __init__(
         self,
         *,
-        database: Database,
+        statistics: Statistics,
         runs: Runs,
         adapters: Adapters,
         news: Announcements,
         base_model: str,
     ) -> None:
-        self._database = database
+        self._statistics = statistics
         self._runs = runs
         self._adapters = adapters
         self._news = news
@@ -50,25 +50,25 @@ class TrainingHandlers:
 
     async def on_train(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
         """`/train`: queue a run; its message shows how far it is."""
-        message, admin_id = _asked(update)
+        message, admin_id = message_and_person(update)
         run, new = await asyncio.to_thread(
             self._runs.queue, "an admin asked for it", requested_by=admin_id
         )
         text = run_line(run) if new else f"There is a run already.\n{run_line(run)}"
         shown = await message.reply_text(
-            text, reply_markup=_buttons(("✖ Cancel", f"cancel:{run.id}"))
+            text, reply_markup=_buttons(("✖ Cancel", CancelButton(run_id=run.id).data))
         )
         self._news.follow(run.id, shown)
 
     async def on_runs(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
         """`/runs`: the last ones."""
-        message, _ = _asked(update)
+        message, _ = message_and_person(update)
         runs = await asyncio.to_thread(self._runs.recent, SHOWN)
         await message.reply_text("\n".join(map(run_line, runs)) or "There were none yet: /train.")
 
     async def on_adapters(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
         """`/adapters`: the versions; `/adapters NAME`: what the gate said of one."""
-        message, _ = _asked(update)
+        message, _ = message_and_person(update)
         if context.args:
             await message.reply_text(await asyncio.to_thread(self._about, context.args[0]))
             return
@@ -82,13 +82,12 @@ class TrainingHandlers:
 
     async def on_promote(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
         """`/promote NAME`, and `/promote NAME --force` for one that was rejected."""
-        message, _ = _asked(update)
+        message, _ = message_and_person(update)
         arguments = [each.replace("—", "--") for each in context.args or ()]
         names = [each for each in arguments if not each.startswith("--")]
-        action = "force" if "--force" in arguments else "promote"
-        pressed = f"{action}:{names[0]}" if len(names) == 1 else ""
-        fits = len(pressed.encode()) <= MOST_CALLBACK_BYTES
-        if not (LEARNING_PATTERN.match(pressed) and fits):
+        action = VersionAction.FORCE if "--force" in arguments else VersionAction.PROMOTE
+        button = VersionButton(action=action, name=names[0]) if len(names) == 1 else None
+        if button is None or VersionButton.parse(button.data) is None:
             await message.reply_text("Give me a name, as in /promote a3-1f2e3d4c; /adapters lists.")
             return
         try:
@@ -98,25 +97,26 @@ class TrainingHandlers:
             return
         await message.reply_text(
             f"Answer everybody with {names[0]} from now on?",
-            reply_markup=_buttons(("Yes", pressed), ("No", "no:")),
+            reply_markup=_buttons(("Yes", button.data), ("No", NoButton().data)),
         )
 
     async def on_rollback(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
         """`/rollback`: back to the version before, once confirmed."""
-        message, _ = _asked(update)
+        message, _ = message_and_person(update)
         active = await asyncio.to_thread(self._adapters.active)
         if active is None:
             await message.reply_text("There is nothing to roll back: the base model answers.")
             return
+        back = VersionButton(action=VersionAction.ROLLBACK, name=active.name)
         await message.reply_text(
             f"Stop using {active.name} and go back to what was before it?",
-            reply_markup=_buttons(("Yes", f"rollback:{active.name}"), ("No", "no:")),
+            reply_markup=_buttons(("Yes", back.data), ("No", NoButton().data)),
         )
 
     async def on_stats(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
         """`/stats`: a picture."""
-        message, _ = _asked(update)
-        statistics = await asyncio.to_thread(read_statistics, self._database)
+        message, _ = message_and_person(update)
+        statistics = await asyncio.to_thread(read_statistics, self._statistics, self._runs)
         try:
             picture = await asyncio.to_thread(draw_statistics, statistics)
         except BotError as error:
@@ -128,28 +128,27 @@ class TrainingHandlers:
         """A button under one of these messages."""
         query = update.callback_query
         assert query is not None
-        pressed = LEARNING_PATTERN.match(query.data or "")
-        assert pressed is not None, "the application asks for this pattern"
-        action = pressed["on"] or pressed["do"] or pressed["no"]
-        what = pressed["id"] or pressed["name"] or ""
+        button = parse_training(query.data)
+        assert button is not None, "the application asks for these kinds of buttons"
         try:
-            done = await asyncio.to_thread(self._do, action, what, query.from_user.id)
+            done = await asyncio.to_thread(self._do, button, query.from_user.id)
         except StoreError as error:
             done = str(error)
         await acknowledge(query)
-        if action == "cancel" and isinstance(query.message, Message):
+        if isinstance(button, CancelButton) and isinstance(query.message, Message):
             done = f"{query.message.text or ''}\n\n{done}".strip()[:4000]
         await show(query, done)
 
-    def _do(self, action: str, what: str, admin_id: int) -> str:
-        actions: dict[str, Callable[[], str]] = {
-            "cancel": lambda: self._cancel(int(what)),
-            "promote": lambda: self._promote(what, admin_id, force=False),
-            "force": lambda: self._promote(what, admin_id, force=True),
-            "rollback": lambda: self._rollback(what, admin_id),
-            "no": lambda: "Nothing has changed.",
-        }
-        return actions[action]()
+    def _do(self, button: TrainingButton, admin_id: int) -> str:
+        match button:
+            case CancelButton(run_id=run_id):
+                return self._cancel(run_id)
+            case VersionButton(action=VersionAction.ROLLBACK, name=name):
+                return self._rollback(name, admin_id)
+            case VersionButton(action=action, name=name):
+                return self._promote(name, admin_id, force=action is VersionAction.FORCE)
+            case NoButton():
+                return "Nothing has changed."
 
     def _cancel(self, run_id: int) -> str:
         run = self._runs.cancel(run_id)
@@ -176,12 +175,6 @@ class TrainingHandlers:
         report = self._adapters.report(name)
         said = gate_text(report) if report else "The gate has not looked at it."
         return f"{adapter_line(adapter)}\n\n{said}"
-
-
-def _asked(update: Update) -> tuple[Message, int]:
-    assert update.effective_message is not None
-    assert update.effective_user is not None
-    return update.effective_message, update.effective_user.id
 
 
 def _buttons(*labels: tuple[str, str]) -> InlineKeyboardMarkup:

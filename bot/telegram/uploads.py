@@ -1,4 +1,4 @@
-"""Documents: an admin sends a file and the bot knows what is in it."""
+"""Documents: an admin sends a file, and the bot answers from it."""
 
 import asyncio
 import logging
@@ -17,6 +17,7 @@ from tenacity import (
 )
 
 from bot.errors import BotError
+from bot.telegram.addressed import message_and_person
 from bot.telegram.render import MOST_UNITS
 from bot.telegram.retries import is_passing
 from store.documents.documents import Documents
@@ -26,7 +27,7 @@ from store.domain import AddOutcome, Document
 logger = logging.getLogger(__name__)
 
 MAX_DOWNLOAD_BYTES = 20_000_000
-"""What Telegram lets a bot download."""
+"""Largest file that Telegram lets a bot download."""
 
 DOWNLOAD_SECONDS = 60
 DOWNLOAD_TRIES = 3
@@ -34,32 +35,30 @@ DOWNLOAD_TRIES = 3
 _ADDED = {
     AddOutcome.ADDED: "Added",
     AddOutcome.REPLACED: "Replaced the older version of",
-    AddOutcome.UNCHANGED: "I have that already:",
+    AddOutcome.UNCHANGED: "I already have",
 }
 
 
 class UploadHandlers:
-    """Files sent by admins, `/documents` and `/remove`."""
+    """Handles files from admins, `/documents` and `/remove`."""
 
     def __init__(self, *, knowledge: Documents) -> None:
         self._knowledge = knowledge
 
     async def on_file(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
-        """Take a file in."""
-        message = update.effective_message
-        assert message is not None
+        """Add a file to the documents."""
+        message, person_id = message_and_person(update)
         assert message.document is not None
-        assert message.from_user is not None
         if (message.document.file_size or 0) > MAX_DOWNLOAD_BYTES:
             await message.reply_text(
-                "Telegram gives me files up to 20 MB. Send it in parts, or use `ratchet ingest`."
+                "This file is too large. I can download up to 20 MB; please send it in parts."
             )
             return
         document, outcome = await asyncio.to_thread(
             self._knowledge.add,
             _name_of(message.document),
             await _download(message.document),
-            added_by=message.from_user.id,
+            added_by=person_id,
         )
         await message.reply_text(
             f"{_ADDED[outcome]} “{document.title}”, passages: {document.chunks}. "
@@ -67,26 +66,26 @@ class UploadHandlers:
         )
 
     async def on_refused_file(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
-        """A file from somebody who is no admin, or in a group."""
-        assert update.effective_message is not None
-        await update.effective_message.reply_text(
+        """Refuse a file from a person who is no admin, or in a group."""
+        message, _ = message_and_person(update)
+        await message.reply_text(
             "I read files only from admins, in private. Please write to me in text."
         )
 
     async def on_documents(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
-        """`/documents`."""
-        message = update.effective_message
-        assert message is not None
+        """`/documents`: list the documents with their numbers."""
+        message, _ = message_and_person(update)
         documents = await asyncio.to_thread(self._knowledge.documents)
         await message.reply_text(_listing(documents))
 
     async def on_remove(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
-        """`/remove NUMBER`."""
-        message = update.effective_message
-        assert message is not None
+        """`/remove NUMBER`: remove a document."""
+        message, _ = message_and_person(update)
         number = _number(context.args)
         if number is None:
-            await message.reply_text("Use it as /remove NUMBER; /documents shows the numbers.")
+            await message.reply_text(
+                "Please give me a number, as in /remove 3. /documents shows the numbers."
+            )
             return
         document = await asyncio.to_thread(self._knowledge.remove, number)
         await message.reply_text(f"Removed “{document.title}”.")
@@ -148,7 +147,9 @@ def _shortened(lines: list[str]) -> str:
     kept: list[str] = []
     while lines and sum(map(len, kept)) < MOST_UNITS // 2:
         kept.append(lines.pop(0)[:200])
-    return "\n".join([*kept, f"… and {len(lines)} more: `ratchet knowledge list` shows all."])
+    return "\n".join(
+        [*kept, f"… and {len(lines)} more. On the server, ratchet knowledge list shows all."]
+    )
 
 
 def _number(arguments: list[str] | None) -> int | None:

@@ -64,7 +64,7 @@ async def test_a_folder_is_ingested_searched_listed_and_removed(home: Home) -> N
     assert "Oddny" in answered.out
     assert "Harbour notes" in answered.out
     assert "Removed harbour.md" in removed.out
-    assert "Nothing fits" in gone.out
+    assert "No passage is close enough" in gone.out
 
 
 async def test_a_file_that_cannot_be_read_does_not_stop_the_others(home: Home) -> None:
@@ -155,9 +155,7 @@ async def test_doctor_asks_the_vllm_servers_with_their_key(home: Home) -> None:
         stranger = await home.ratchet("doctor", **addresses)
         known = await home.ratchet("doctor", **addresses, vllm_key="sesame")
 
-    assert (
-        f"FAILED  vllm      {server.url} wants another key: check RATCHET_VLLM_KEY" in stranger.out
-    )
+    assert f"FAILED  vllm      {server.url} refuses the key: check RATCHET_VLLM_KEY" in stranger.out
     assert f"ok      vllm      {server.url}" in known.out
     assert "FAILED  vllm      cannot reach http://127.0.0.1:9" in known.out
     assert (stranger.code, known.code) == (1, 1)

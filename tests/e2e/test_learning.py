@@ -136,9 +136,9 @@ async def test_ratings_from_elsewhere_train_a_version_on_the_command_line(
     exported = await home.ratchet("feedback", "export", "out.jsonl", **settings)
 
     assert "400 imported" in imported.out
-    assert "400 were here already" in again.out
+    assert "400 were there already" in again.out
     assert (run["status"], run["gate"]["passed"]) == ("passed", True)
-    assert "waits for its turn" in trained.err
+    assert "is waiting" in trained.err
     assert run["examples"]["train"] + run["examples"]["held_out"] == 400
     assert {check["name"] for check in run["gate"]["checks"]} >= {"preference", "integrity"}
     assert [(row["name"], row["status"]) for row in listed] == [(name, "candidate")]

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from sqlalchemy import func, select
 from telegram.request import HTTPXRequest
 
-from bot.app import Store, make_store, make_telegram, talk
+from bot.app import Store, make_store, make_telegram
+from bot.serving import talk
 from bot.telegram.announcements import Announcements
 from bot.telegram.application import App
 from bot.telegram.timing import Timing

@@ -187,7 +187,7 @@ async def test_a_forwarded_message_says_who_is_meant(
 async def test_deciding_about_nobody_says_how_to_do_it(
     bot: RunningBot, office: Chat, grace: User, arguments: str
 ) -> None:
-    assert "Give me the person's number" in await bot.say(office, grace, f"/allow{arguments}")
+    assert "Please give me the person's id" in await bot.say(office, grace, f"/allow{arguments}")
 
 
 @pytest.mark.parametrize("command", ["/allow", "/deny"])
@@ -215,8 +215,8 @@ async def test_an_admin_sees_how_the_bot_is(
 
     status = await bot.say(office, grace, "/status")
 
-    assert "turns: 1" in status
-    assert "ratings: 1 👍 0 👎" in status
+    assert "Answers given: 1" in status
+    assert "Ratings: 1 👍, 0 👎" in status
     assert "secret" not in status
 
 

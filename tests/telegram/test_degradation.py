@@ -81,7 +81,7 @@ async def test_a_reply_that_cannot_be_stored_is_one_sentence_and_the_next_is_ans
         await bot.api.wait_for(lambda: chat.bot_messages, 10)
 
     assert [each.text for each in chat.bot_messages] == [
-        "My database is away. Please try again in a minute."
+        "I cannot reach my database. Please try again in a minute."
     ]
     assert (await bot.ask(chat, ada, "and now?")).text == "You said: and now?"
     assert asked < chat.bot_messages[-1].id

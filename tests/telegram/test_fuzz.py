@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,13 +17,8 @@ from telegram.error import BadRequest
 
 from bot.app import Store, make_telegram
 from bot.telegram.application import App
+from bot.telegram.buttons import KINDS as KINDS_OF_BUTTONS
 from bot.telegram.commands import NAMES
-from bot.telegram.consent import CONSENT_PATTERN
-from bot.telegram.group import GROUP_PATTERN
-from bot.telegram.privacy import FORGET_PATTERN
-from bot.telegram.quarantine import RELEASE_PATTERN
-from bot.telegram.rating import CALLBACK_PATTERN
-from bot.telegram.training import LEARNING_PATTERN
 from store.database import Database
 from store.domain import Place
 from tests.fakes import FakeEngine
@@ -47,12 +41,9 @@ COMMANDS = (
 )
 BUTTONS = (
     *("up:1", "down:1", "clear:1", "again:1", "fix:1", "forget:yes:1", "consent:no:1"),
-    *("group:answers:no", "group:teaches:yes", "release:1", "cancel:1", "approve:1"),
+    *("group:answers:no", "group:teaches:yes", "release:1", "cancel:1"),
+    *("approve:1:0123456789abcdef", "refuse:1:0123456789abcdef"),
     *("promote:a1", "force:a1", "rollback:a1", "no:"),
-)
-PATTERNS = (
-    *(CALLBACK_PATTERN, LEARNING_PATTERN, RELEASE_PATTERN, GROUP_PATTERN),
-    *(re.compile(FORGET_PATTERN), re.compile(CONSENT_PATTERN)),
 )
 ODD = st.text(max_size=60) | st.just("@ratchet_bot hello")
 NUMBERS = st.integers(-10, 300)
@@ -186,6 +177,6 @@ def test_no_update_fails_unforeseen(
 
 
 def test_every_kind_of_button_and_command_is_among_what_is_drawn() -> None:
-    for pattern in PATTERNS:
-        assert any(pattern.match(button) for button in BUTTONS), pattern
+    for kind in KINDS_OF_BUTTONS:
+        assert any(kind.parse(button) for button in BUTTONS), kind
     assert {text.split()[0][1:] for text in COMMANDS} == NAMES

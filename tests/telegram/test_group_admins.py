@@ -65,7 +65,7 @@ async def test_nothing_is_learned_from_a_group_that_does_not_want_it(
 async def test_who_is_no_admin_of_the_group_decides_nothing(
     bot: RunningBot, club: Chat, ada: User, bob: User
 ) -> None:
-    assert await bot.say(club, bob, "/group") == "The admins of this group decide about that."
+    assert await bot.say(club, bob, "/group") == "Only the admins of this group can change that."
 
     shown = await rules(bot, club, ada)
     after = await bot.tap(club, bob, shown, "Do not answer")
@@ -142,4 +142,6 @@ async def test_two_who_decide_at_once_both_count(bot: RunningBot, club: Chat) ->
 
 
 async def test_a_private_chat_is_no_group(bot: RunningBot, chat: Chat, ada: User) -> None:
-    assert await bot.say(chat, ada, "/group") == "That is for groups: send it in one."
+    assert (
+        await bot.say(chat, ada, "/group") == "This command works in groups. Please send it there."
+    )

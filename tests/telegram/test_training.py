@@ -35,7 +35,7 @@ async def test_a_run_is_queued_and_its_message_can_cancel_it(
     (run,) = bot.store.runs.recent()
     assert (run.status, run.requested_by) == (RunStatus.QUEUED, grace.id)
     assert f"run {run.id}" in shown.text
-    assert "waits for its turn" in shown.text
+    assert "is waiting" in shown.text
     assert shown.labels == (CANCEL,)
 
 
@@ -221,7 +221,7 @@ async def test_the_status_counts_the_runs_that_wait(
 ) -> None:
     await train(bot, office, grace)
 
-    assert "queue: 1" in await bot.say(office, grace, "/status")
+    assert "Training runs waiting: 1" in await bot.say(office, grace, "/status")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -277,7 +277,7 @@ async def test_an_admins_button_pressed_by_somebody_else_is_refused_and_changes_
     answer = await group.tap_data(ada, reply.id, action.format(name))
     await bot.settle()
 
-    assert answer.text == "That is for admins."
+    assert answer.text == "Only admins can do that."
     assert bot.store.runs.get(1).status is RunStatus.QUEUED
     assert [each.adapter for each in bot.store.adapters.history()] == [active.name]
     assert bot.count(ApprovalRow) == 0
@@ -296,7 +296,7 @@ async def test_a_button_of_an_admin_who_is_one_no_longer_is_refused(
     second = await start(admins={7})
     answer = await office.tap(grace, question.id, "Yes")
 
-    assert answer.text == "That is for admins."
+    assert answer.text == "Only admins can do that."
     assert second.store.adapters.active() is None
 
 

@@ -82,14 +82,14 @@ async def test_a_removed_document_is_found_no_more(
 async def test_removing_nothing_in_particular_says_how_to_do_it(
     bot: RunningBot, office: Chat, grace: User, arguments: str
 ) -> None:
-    assert "Use it as /remove NUMBER" in await bot.say(office, grace, f"/remove{arguments}")
+    assert "Please give me a number" in await bot.say(office, grace, f"/remove{arguments}")
 
 
 @pytest.mark.parametrize("number", ["7", "99999999999999999999"])
 async def test_removing_what_is_not_there_says_so(
     bot: RunningBot, office: Chat, grace: User, number: str
 ) -> None:
-    assert f"there is no document {number}" in await bot.say(office, grace, f"/remove {number}")
+    assert f"There is no document {number}" in await bot.say(office, grace, f"/remove {number}")
 
 
 async def test_the_same_file_twice_is_one_document(
@@ -97,7 +97,7 @@ async def test_the_same_file_twice_is_one_document(
 ) -> None:
     await hand_in(bot, office, grace, "tea.md", TEA)
 
-    assert "I have that already: “Tea”" in await hand_in(bot, office, grace, "again.md", TEA)
+    assert "I already have “Tea”" in await hand_in(bot, office, grace, "again.md", TEA)
     assert bot.count(DocumentRow) == 1
 
 
@@ -239,5 +239,5 @@ async def test_a_long_list_of_documents_fits_into_a_message(
 
     told = await bot.say(office, grace, "/documents")
 
-    assert "more: `ratchet knowledge list` shows all." in told
+    assert "more. On the server, ratchet knowledge list shows all." in told
     assert len(told) < 4096

@@ -120,7 +120,7 @@ def test_a_bad_line_is_named_by_number(path: Path, bad: str) -> None:
 def test_a_file_without_a_line_is_refused(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
-    with pytest.raises(UsageError, match="holds no prompts"):
+    with pytest.raises(UsageError, match="has no prompts"):
         read_lines(path, system_prompt="")
 
 

@@ -10,12 +10,13 @@ from bot.errors import BotError
 from bot.reports.health import Health
 from bot.reports.metrics import Metrics, StoreFigures
 from store.database import Database
+from store.statistics import Statistics
 
 
 @pytest.fixture
 def health(sqlite: Database) -> Health:
     metrics = Metrics()
-    metrics.registry.register(StoreFigures(sqlite))
+    metrics.registry.register(StoreFigures(Statistics(sqlite)))
     health = Health(sqlite, metrics)
     health.is_talking = lambda: True
     return health

@@ -10,6 +10,7 @@ from bot.reports.metrics import Metered, Metrics, StoreFigures
 from store.database import Database
 from store.domain import Message, Rating
 from store.runs import Runs
+from store.statistics import Statistics
 from tests.conftest import MakeAdapter
 from tests.fakes import FakeEngine
 from tests.store.talk import ADA, BOB, rate, talk
@@ -111,7 +112,7 @@ async def test_what_fails_or_finds_no_place_is_counted(metrics: Metrics) -> None
 def test_what_the_store_counts_is_read_when_it_is_asked_for(
     metrics: Metrics, database: Database
 ) -> None:
-    metrics.registry.register(StoreFigures(database))
+    metrics.registry.register(StoreFigures(Statistics(database)))
     first, second = talk(database), talk(database)
     rate(database, first, Rating.UP, ADA)
     rate(database, first, Rating.UP, BOB)

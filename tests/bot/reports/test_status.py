@@ -15,11 +15,13 @@ from store.index import ChromaIndex
 from store.ratings import Ratings
 from store.runs import Runs
 from store.settings import make_settings
+from store.statistics import Statistics
 from tests.conftest import MakeAdapter
 from tests.fakes import FakeEmbedder
 from tests.store.talk import ADA, BOB, rate, talk
 
 ReadStatus = Callable[..., Status]
+MakeReader = Callable[..., StatusReader]
 
 
 @pytest.fixture
@@ -34,8 +36,13 @@ def adapters(sqlite: Database, tmp_path: Path) -> Adapters:
 
 
 @pytest.fixture
-def read_status(sqlite: Database, knowledge: Documents, adapters: Adapters) -> ReadStatus:
-    def read(**settings: object) -> Status:
+def read_status(reader: MakeReader) -> ReadStatus:
+    return lambda **settings: reader(**settings).read()
+
+
+@pytest.fixture
+def reader(sqlite: Database, knowledge: Documents, adapters: Adapters) -> MakeReader:
+    def make(**settings: object) -> StatusReader:
         chosen = make_settings(**settings)
         return StatusReader(
             engine=chosen.engine,
@@ -47,9 +54,10 @@ def read_status(sqlite: Database, knowledge: Documents, adapters: Adapters) -> R
             knowledge=knowledge,
             adapters=adapters,
             runs=Runs(sqlite),
-        ).read()
+            statistics=Statistics(sqlite),
+        )
 
-    return read
+    return make
 
 
 def test_what_was_said_rated_and_handed_in_is_counted(
@@ -66,6 +74,21 @@ def test_what_was_said_rated_and_handed_in_is_counted(
     assert (status.turns, status.ratings) == (2, {"up": 1, "down": 1})
     assert status.pending_documents == 1
     assert status.schema == head_revision()
+
+
+def test_telegram_is_told_numbers_and_times_but_no_paths(
+    sqlite: Database, knowledge: Documents, reader: MakeReader
+) -> None:
+    rate(sqlite, talk(sqlite), Rating.UP, ADA)
+    knowledge.add("hours.md", b"# Hours\n\nThe harbour opens at nine.", added_by=ADA)
+
+    text = reader(train_cron="0 3 * * *").text()
+
+    assert "People: 1\n" in text
+    assert "Documents: 1, 1 of them being read" in text
+    assert "Next training run: Thursday, 01 January 2026, 03:00 UTC" in text
+    assert "sqlite" not in text
+    assert "schema" not in text
 
 
 def test_runs_that_wait_are_counted(sqlite: Database, read_status: ReadStatus) -> None:

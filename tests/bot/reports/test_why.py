@@ -6,23 +6,27 @@ from bot.reports.why import why
 from store.domain import Memory, Passage
 from tests.records import make_turn
 
+TURN = make_turn(
+    id=7,
+    sampling={"temperature": 0.5, "seed": 42},
+    created_at=datetime(2026, 1, 2, 3, 4, tzinfo=UTC),
+)
+
 
 def test_a_reply_is_traced_to_its_model_its_sampling_and_its_tokens() -> None:
-    turn = make_turn(
-        id=7,
-        sampling={"temperature": 0.5, "seed": 42},
-        created_at=datetime(2026, 1, 2, 3, 4, tzinfo=UTC),
-    )
-
-    assert why(turn).splitlines() == [
+    assert why(TURN, sampling=True).splitlines() == [
         "Turn 7 · 2026-01-02 03:04 UTC",
         "Model: starter",
         "Adapter: none (the base model)",
-        "Sampling: temperature 0.5, seed 42",
         "Tokens: 120 read, 4 written in 1.2 s",
+        "Sampling: temperature 0.5, seed 42",
         "Passages: none was close enough to the question.",
         "Examples from earlier answers: 0",
     ]
+
+
+def test_sampling_is_shown_only_if_asked_for() -> None:
+    assert "Sampling" not in why(TURN)
 
 
 def test_a_reply_is_traced_to_its_adapter() -> None:

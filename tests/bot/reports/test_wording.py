@@ -52,14 +52,14 @@ def test_every_status_of_a_run_has_a_mark_of_its_own() -> None:
 
 
 def test_a_run_that_waits_says_so() -> None:
-    assert progress_text(RUN) == "waits for its turn"
-    assert run_line(RUN) == "⏳ run 7 · 01-02 03:04 · waits for its turn"
+    assert progress_text(RUN) == "is waiting"
+    assert run_line(RUN) == "⏳ run 7 · 01-02 03:04 · is waiting"
 
 
 @pytest.mark.parametrize(
     ("progress", "told"),
     [
-        (Progress(), "begins"),
+        (Progress(), "is starting"),
         (Progress(stage="loading the model", share=0.01), "1% · loading the model · 0 examples"),
         (
             Progress(stage="training", share=0.3, step=3, steps=9, examples=80),
