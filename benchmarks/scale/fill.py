@@ -4,7 +4,7 @@ from typing import Any
 
 from sqlalchemy import Engine, event, insert, text
 
-from benchmarks.scale.background import background
+from benchmarks.scale.background import background, run_contents
 from benchmarks.scale.drawing import Drawing, Rows
 from benchmarks.scale.talk import Talk
 from store.database import Database, create_database_engine
@@ -18,10 +18,14 @@ from store.tables import (
     DocumentRow,
     FeedbackRow,
     GroupRulesRow,
+    MemoryRow,
     PersonRow,
     QuarantineRow,
+    RunExampleRow,
     RunRow,
+    RunSampleRow,
     SentMessageRow,
+    TurnPartRow,
     TurnRow,
     UpdateRow,
 )
@@ -36,10 +40,14 @@ ORDER: tuple[type[Base], ...] = (
     AdapterRow,
     ConversationRow,
     TurnRow,
+    CorrectionRow,
+    TurnPartRow,
     SentMessageRow,
     FeedbackRow,
-    CorrectionRow,
     ApprovalRow,
+    MemoryRow,
+    RunExampleRow,
+    RunSampleRow,
     UpdateRow,
 )
 """Tables that are filled; what a row refers to comes before it."""
@@ -47,6 +55,7 @@ ORDER: tuple[type[Base], ...] = (
 COUNTED: tuple[type[Base], ...] = (
     ConversationRow,
     TurnRow,
+    CorrectionRow,
     DocumentRow,
     ChunkRow,
     RunRow,
@@ -64,6 +73,7 @@ def fill(database: Database, turns: int) -> None:
     _insert(engine, background(drawing))
     for rows in Talk(drawing).batches():
         _insert(engine, rows)
+    _insert(engine, run_contents(drawing))
     if engine.dialect.name == "postgresql":
         _settle(engine)
     engine.dispose()
