@@ -1,5 +1,6 @@
 """Inserts drawn rows into an empty store, a batch at a time."""
 
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Engine, event, insert, text
@@ -67,9 +68,8 @@ COUNTED: tuple[type[Base], ...] = (
 def fill(database: Database, turns: int) -> None:
     """Fill a store that is empty and at head; its last turn is asked now."""
     drawing = Drawing(turns, database.now())
-    engine = create_database_engine(database.url)
-    if engine.dialect.name == "sqlite":
-        event.listen(engine, "connect", _do_not_wait_for_the_disk)
+    engine = create_database_engine(database.url, foreign_keys=False)
+    event.listen(engine, "connect", partial(_hurry, engine.dialect.name))
     _insert(engine, background(drawing))
     for rows in Talk(drawing).batches():
         _insert(engine, rows)
@@ -86,8 +86,18 @@ def _insert(engine: Engine, rows: Rows) -> None:
                 connection.execute(insert(Base.metadata.tables[table.__tablename__]), rows[table])
 
 
-def _do_not_wait_for_the_disk(connection: Any, _record: object) -> None:
-    connection.execute("PRAGMA synchronous=OFF")
+def _hurry(dialect: str, connection: Any, _record: object) -> None:
+    """Neither wait for the disk nor check what rows refer to."""
+    settings = {
+        "sqlite": ("PRAGMA synchronous=OFF", "PRAGMA cache_size=-200000"),
+        "postgresql": ("SET synchronous_commit = off", "SET session_replication_role = replica"),
+    }
+    cursor = connection.cursor()
+    for setting in settings[dialect]:
+        cursor.execute(setting)
+    cursor.close()
+    if dialect == "postgresql":
+        connection.commit()
 
 
 def _settle(engine: Engine) -> None:
