@@ -1,4 +1,4 @@
-"""Draws what turns refer to, and what refers to them all: people, documents, runs, versions."""
+"""Draws what lies beside the turns: people, documents, runs and versions."""
 
 from datetime import timedelta
 
@@ -15,7 +15,7 @@ from benchmarks.scale.drawing import (
     document_of,
     version,
 )
-from store.domain import Access, AdapterStatus, RunStatus
+from store.domain import Access, AdapterStatus, OriginKind, RunStatus, Split
 from store.tables import (
     AdapterRow,
     ChunkRow,
@@ -23,16 +23,22 @@ from store.tables import (
     GroupRulesRow,
     PersonRow,
     QuarantineRow,
+    RunExampleRow,
     RunRow,
+    RunSampleRow,
     UpdateRow,
 )
 
 EXAMPLES = 400
-"""Examples that a run trains on; it holds out a fifth as many."""
+"""Examples that a run trains on."""
+
+HELD_OUT = 80
+SHOWN = range(EXAMPLES, EXAMPLES + 3)
+"""Held-out examples whose replies are shown as samples."""
 
 
 def background(drawing: Drawing) -> Rows:
-    """Draw everything but what people said."""
+    """Draw everything that turns refer to."""
     silent = [_silent(drawing, id) for id in SILENT_GROUPS]
     newest = range(drawing.turns * 99 // 100, drawing.turns + 1)
     return {
@@ -44,6 +50,16 @@ def background(drawing: Drawing) -> Rows:
         RunRow: [_run(drawing, id) for id in range(1, RUNS + 1)],
         AdapterRow: [_adapter(drawing, id) for id in range(1, RUNS + 1)],
         UpdateRow: [_update(drawing, id) for id in newest],
+    }
+
+
+def run_contents(drawing: Drawing) -> Rows:
+    """Draw the examples and the samples of all runs, which refer to turns."""
+    examples = [row for id in range(1, RUNS + 1) for row in _examples(drawing, id)]
+    shown = [row for row in examples if row["ordinal"] in SHOWN]
+    return {
+        RunExampleRow: examples,
+        RunSampleRow: [_sample(drawing, row["run_id"], row["turn_id"]) for row in shown],
     }
 
 
@@ -115,24 +131,15 @@ def _chunk(drawing: Drawing, id: int) -> Row:
 
 
 def _run(drawing: Drawing, id: int) -> Row:
-    """Draw a run on some of the turns before it."""
-    last = max(EXAMPLES * 2, id * drawing.turns // RUNS)
-    first = max(1, last - 10 * EXAMPLES)
-    chosen = [f"t{turn}" for turn in range(first, last, 3)][-EXAMPLES * 6 // 5 :]
     moment = drawing.time_of(id * drawing.turns // RUNS)
-    samples = {name: drawing.text(40, 160) for name in ("question", "before", "after")}
     return {
         "id": id,
         "status": RunStatus.PROMOTED,
         "requested_by": None,
         "reason": "the schedule",
         "outcome": f"{version(id)} passed the gate and is live.",
-        "examples": {"train": EXAMPLES, "held_out": EXAMPLES // 5},
-        "snapshot": {"train": chosen[:EXAMPLES], "held_out": chosen[EXAMPLES:]},
-        "metrics": {
-            "samples": [samples] * 3,
-            "curve": [(step, 0.6) for step in range(200)],
-        },
+        "examples": {"train": EXAMPLES, "held_out": HELD_OUT},
+        "metrics": {"curve": [(step, 0.6) for step in range(200)]},
         "progress": {},
         "log": drawing.log(),
         "cancel_requested": False,
@@ -144,6 +151,27 @@ def _run(drawing: Drawing, id: int) -> Row:
     }
 
 
+def _examples(drawing: Drawing, run_id: int) -> list[Row]:
+    """Draw the examples of a run: the newest rated turns before it."""
+    newest = max(run_id * drawing.turns // RUNS, 1)
+    turns = range(newest - newest % 3, 0, -3)[: EXAMPLES + HELD_OUT]
+    return [
+        {
+            "run_id": run_id,
+            "ordinal": ordinal,
+            "split": Split.TRAIN if ordinal < EXAMPLES else Split.HELD_OUT,
+            "kind": OriginKind.RATED,
+            "turn_id": turn_id,
+        }
+        for ordinal, turn_id in enumerate(turns)
+    ]
+
+
+def _sample(drawing: Drawing, run_id: int, turn_id: int) -> Row:
+    texts = {name: drawing.text(40, 160) for name in ("question", "before", "after")}
+    return {"run_id": run_id, "turn_id": turn_id, **texts}
+
+
 def _adapter(drawing: Drawing, id: int) -> Row:
     return {
         "id": id,
@@ -152,6 +180,6 @@ def _adapter(drawing: Drawing, id: int) -> Row:
         "base_model": MODEL,
         "run_id": id,
         "status": AdapterStatus.ACTIVE if id == RUNS else AdapterStatus.RETIRED,
-        "metrics": {"examples": {"train": EXAMPLES}},
+        "metrics": {"examples": {"train": EXAMPLES, "held_out": HELD_OUT}},
         "created_at": drawing.time_of(id * drawing.turns // RUNS),
     }

@@ -1,39 +1,19 @@
-"""The calls of the store that are measured, and nothing of how they are measured.
-
-The index and the embedder are stubs, so that it is SQL that takes its time.
-"""
+"""The calls of the store that are measured, and nothing of how they are measured."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import timedelta
-from typing import Any, cast
 
 from benchmarks.scale.drawing import SMALL_GROUPS
-from benchmarks.scale.stubs import StubEmbedder, StubIndex
+from benchmarks.scale.stub_embedder import StubEmbedder
+from bot.app import make_store
+from bot.prompt import render
 from bot.quotas import Quotas
 from bot.reports.metrics import StoreFigures
 from bot.reports.stats import read_statistics
-from bot.reports.status import StatusReader
-from store.adapters import Adapters
-from store.conversations import Conversations
 from store.database import Database
-from store.documents.documents import Documents
-from store.domain import (
-    FinishReason,
-    Message,
-    Place,
-    Rating,
-    RatingSource,
-    Turn,
-    TurnState,
-)
-from store.groups import Groups
-from store.index import ChromaIndex
-from store.memories import Memories
-from store.people import People
-from store.ratings import Ratings
-from store.runs import Runs
-from store.settings import DEFAULT_SYSTEM_PROMPT, Settings
+from store.domain import FinishReason, Memory, Place, Rating, RatingSource, Turn, TurnState
+from store.settings import Settings
 
 HISTORY = 8
 """Exchanges that find room in a prompt."""
@@ -48,58 +28,39 @@ class StoreCalls:
     """The calls that a question, a rating, a command or the nightly clean-up makes."""
 
     def __init__(self, database: Database, settings: Settings) -> None:
-        index, embedder = cast("ChromaIndex", StubIndex()), StubEmbedder()
-        self._database = database
         self._settings = settings
-        self._conversations = Conversations(database)
-        self._ratings = Ratings(database)
-        self._people = People(database)
-        self._memories = Memories(database, index, embedder)
+        self._store = make_store(settings, database, StubEmbedder())
         self._quotas = Quotas(
-            settings=settings,
-            conversations=self._conversations,
-            feedback=self._ratings,
-            people=self._people,
-        )
-        self._groups = Groups(database)
-        self._status = StatusReader(
-            settings=settings,
-            database=database,
-            conversations=self._conversations,
-            feedback=self._ratings,
-            knowledge=Documents(database, index, embedder, chunk_chars=240),
-            adapters=Adapters(database, settings.data_dir / "adapters"),
-            runs=Runs(database),
+            quota=settings.quota,
+            admins=settings.admission.admins,
+            conversations=self._store.conversations,
+            feedback=self._store.feedback,
+            people=self._store.people,
         )
 
     def ask(self, place: Place, person_id: int, update_id: int, question: str, lap: Lap) -> Turn:
-        """Do all that a question does, but search, embed and write the reply."""
+        """Do all that a question does, but search documents, embed and write the reply."""
+        conversations = self._store.conversations
         with lap("people.find"):
-            self._people.find(person_id)
+            self._store.people.find(person_id)
         with lap("quotas"):
             self._quotas.check(person_id, update_id)
         with lap("conversations.current"):
-            conversation = self._conversations.current(place)
+            conversation = conversations.current(place)
         with lap("begin_turn"):
-            turn = self._conversations.begin_turn(
+            turn = conversations.begin_turn(
                 conversation.id, person_id, question, model="starter", update_id=update_id
             )
         with lap("history"):
-            history = self._conversations.history(conversation.id, before=turn.id)
+            history = conversations.history(conversation.id, before=turn.id)
         with lap("memories.recall"):
             memories = self.recall(place, conversation.id, question)
-        system = Message(role="system", content=DEFAULT_SYSTEM_PROMPT)
-        past = [message for pair in history[-HISTORY:] for message in pair]
+        system_prompt = self._settings.reply.system_prompt
+        prompt = render(system_prompt, memories, history[-HISTORY:], (), question)
         with lap("record_prompt"):
-            self._conversations.record_prompt(
-                turn.id,
-                messages=(system, *past, Message(role="user", content=question)),
-                passages=(),
-                memories=memories,
-                sampling={"temperature": 0.0},
-            )
+            conversations.record_prompt(turn.id, prompt, {"temperature": 0.0})
         with lap("finish_turn"):
-            return self._conversations.finish_turn(
+            return conversations.finish_turn(
                 turn.id,
                 state=TurnState.FINAL,
                 completion=COMPLETION,
@@ -109,14 +70,14 @@ class StoreCalls:
                 finish_reason=FinishReason.STOP,
             )
 
-    def recall(self, place: Place, conversation_id: int, question: str) -> tuple[Any, ...]:
+    def recall(self, place: Place, conversation_id: int, question: str) -> tuple[Memory, ...]:
         """Find memories for a question."""
-        return self._memories.recall(
+        return self._store.memories.recall(
             question,
             chat_id=place.chat_id,
             conversation_id=conversation_id,
-            count=self._settings.memories,
-            floor=self._settings.memory_floor,
+            count=self._settings.retrieval.memories,
+            floor=self._settings.retrieval.memory_floor,
         )
 
     def rate(self, turn_id: int, person_id: int, lap: Lap) -> None:
@@ -124,34 +85,34 @@ class StoreCalls:
         with lap("given_by"):
             self._quotas.check_rating(person_id)
         with lap("rate"):
-            self._ratings.rate(turn_id, person_id, Rating.UP, RatingSource.BUTTON)
+            self._store.feedback.rate(turn_id, person_id, Rating.UP, RatingSource.BUTTON)
         with lap("tally"):
-            self._ratings.tally(turn_id)
+            self._store.feedback.tally(turn_id)
 
     def status(self) -> None:
         """Read what `/status` shows."""
-        self._status.read()
+        self._store.status.read()
 
     def stats(self) -> None:
         """Read what `/stats` draws."""
-        read_statistics(self._database)
+        read_statistics(self._store.database)
 
     def metrics(self) -> None:
         """Read the store's part of `/metrics`."""
-        list(StoreFigures(self._database).collect())
+        list(StoreFigures(self._store.database).collect())
 
     def proposals(self) -> None:
         """Read what `/approve` lists."""
-        self._memories.waiting()
+        self._store.memories.proposals()
 
     def forget(self, person_id: int) -> int:
-        """Erase somebody; how many turns."""
-        return self._people.erase(person_id).turns
+        """Erase somebody. Returns how many turns that were."""
+        return self._store.eraser.erase_person(person_id).turns
 
     def expire(self, age: timedelta) -> int:
-        """Delete the turns that are older; how many."""
-        return self._people.expire(age)
+        """Delete the turns that are older. Returns how many they were."""
+        return self._store.eraser.expire(age)
 
     def write_a_row(self) -> None:
         """Write as little as there is to write."""
-        self._groups.decide(SMALL_GROUPS[0], answers=True)
+        self._store.groups.decide(SMALL_GROUPS[0], answers=True)

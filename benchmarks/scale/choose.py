@@ -18,9 +18,11 @@ from store.database import Database
 from store.examples import Examples
 from store.people import People
 from store.settings import load_settings
+from store.teaching import TeachingRule
 from trainer.examples.dataset import take_snapshot
 from trainer.examples.rater_shares import RaterShares
 from trainer.recipe import Recipe
+from trainer.run import CANDIDATES
 
 CHOOSING_SECONDS = 900.0
 """Time after which the choice is given up."""
@@ -54,17 +56,20 @@ def choosing(url: str) -> Iterator[Figure]:
 def choose(url: str) -> None:
     """Choose a run's examples; print the seconds and the megabytes of each part."""
     database, settings = Database(url), load_settings()
+    recipe, admission = Recipe.of(settings.train), settings.admission
     before = psutil.Process().memory_info().rss
     started = time.perf_counter()
-    examples = Examples.of(settings, database).collect()
+    rule = TeachingRule.of(admission, settings.privacy)
+    most = CANDIDATES * recipe.max_examples
+    examples = Examples(database, rule).collect(most, seed=recipe.seed)
     _print("collect", time.perf_counter() - started, before, len(examples.every))
     started = time.perf_counter()
-    new = People(database).newcomers(timedelta(days=settings.train_newcomer_days))
+    new = People(database).newcomers(timedelta(days=settings.train.newcomer_days))
     snapshot = take_snapshot(
         examples,
-        Recipe.of(settings),
-        system_prompt=settings.system_prompt,
-        voices=RaterShares(trusted=settings.admins, newcomers=new),
+        recipe,
+        system_prompt=settings.reply.system_prompt,
+        voices=RaterShares(trusted=admission.admins, newcomers=new),
     )
     _print("take_snapshot", time.perf_counter() - started, before, len(snapshot.train.every))
 

@@ -1,8 +1,11 @@
 """Draws the texts and times that a store is filled with, and says how large its parts are."""
 
 import random
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, TypeAlias
+
+import numpy as np
 
 from store.tables import Base
 
@@ -23,6 +26,13 @@ DOCUMENTS = 20
 CHUNKS = 50
 """Chunks of a document."""
 
+EMBEDDER = "stub"
+"""Name of the embedder that the vectors of memories are said to come from."""
+
+DIMENSIONS = 384
+VECTORS = 1000
+"""Vectors that are drawn; several memories have the same."""
+
 RUNS = 50
 MODEL = "starter"
 
@@ -40,6 +50,7 @@ class Drawing:
         count = max(LEAST_PEOPLE, turns // TURNS_A_PERSON)
         self.people = range(FIRST_PERSON, FIRST_PERSON + count)
         self._words = _made_up_words(self.random)
+        self._vectors = near_vectors(VECTORS, seed)
 
     def time_of(self, turn_id: int) -> datetime:
         """Return when a turn is asked."""
@@ -54,6 +65,10 @@ class Drawing:
         """Return the text of a chunk, always the same."""
         return self._words[chunk_id * 300 : chunk_id * 300 + 240]
 
+    def vector(self) -> bytes:
+        """Draw the vector of a question; all of them are close to each other."""
+        return self.random.choice(self._vectors)
+
     def log(self) -> str:
         """Return the text of a run's log."""
         return self._words[:10_000]
@@ -62,6 +77,15 @@ class Drawing:
 def document_of(chunk_id: int) -> int:
     """Return the id of the document that a chunk belongs to."""
     return 1 + (chunk_id - 1) // CHUNKS
+
+
+def near_vectors(count: int, seed: int) -> Sequence[bytes]:
+    """Draw unit vectors around one direction, as bytes: their cosines are about 0.9."""
+    draw = np.random.default_rng(seed)
+    spread = draw.normal(size=(count, DIMENSIONS)) / 3
+    spread[:, 0] += DIMENSIONS**0.5
+    units = spread / np.linalg.norm(spread, axis=1, keepdims=True)
+    return [unit.astype(np.float32).tobytes() for unit in units]
 
 
 def version(number: int) -> str:

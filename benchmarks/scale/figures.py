@@ -79,8 +79,10 @@ class Laps:
     def lap(self, name: str) -> Iterator[None]:
         """Time a block as a part."""
         started = time.perf_counter()
-        yield
-        self.taken[name].append(1000 * (time.perf_counter() - started))
+        try:
+            yield
+        finally:
+            self.taken[name].append(1000 * (time.perf_counter() - started))
 
     def figures(self, prefix: str, limit: float) -> list[Figure]:
         """Return a figure for each part, and one for their sum, which has the limit."""

@@ -1,10 +1,11 @@
 """Inserts drawn rows into an empty store, a batch at a time."""
 
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Engine, event, insert, text
 
-from benchmarks.scale.background import background
+from benchmarks.scale.background import background, run_contents
 from benchmarks.scale.drawing import Drawing, Rows
 from benchmarks.scale.talk import Talk
 from store.database import Database, create_database_engine
@@ -18,10 +19,14 @@ from store.tables import (
     DocumentRow,
     FeedbackRow,
     GroupRulesRow,
+    MemoryRow,
     PersonRow,
     QuarantineRow,
+    RunExampleRow,
     RunRow,
+    RunSampleRow,
     SentMessageRow,
+    TurnPartRow,
     TurnRow,
     UpdateRow,
 )
@@ -36,10 +41,14 @@ ORDER: tuple[type[Base], ...] = (
     AdapterRow,
     ConversationRow,
     TurnRow,
+    CorrectionRow,
+    TurnPartRow,
     SentMessageRow,
     FeedbackRow,
-    CorrectionRow,
     ApprovalRow,
+    MemoryRow,
+    RunExampleRow,
+    RunSampleRow,
     UpdateRow,
 )
 """Tables that are filled; what a row refers to comes before it."""
@@ -47,6 +56,7 @@ ORDER: tuple[type[Base], ...] = (
 COUNTED: tuple[type[Base], ...] = (
     ConversationRow,
     TurnRow,
+    CorrectionRow,
     DocumentRow,
     ChunkRow,
     RunRow,
@@ -58,12 +68,12 @@ COUNTED: tuple[type[Base], ...] = (
 def fill(database: Database, turns: int) -> None:
     """Fill a store that is empty and at head; its last turn is asked now."""
     drawing = Drawing(turns, database.now())
-    engine = create_database_engine(database.url)
-    if engine.dialect.name == "sqlite":
-        event.listen(engine, "connect", _do_not_wait_for_the_disk)
+    engine = create_database_engine(database.url, foreign_keys=False)
+    event.listen(engine, "connect", partial(_hurry, engine.dialect.name))
     _insert(engine, background(drawing))
     for rows in Talk(drawing).batches():
         _insert(engine, rows)
+    _insert(engine, run_contents(drawing))
     if engine.dialect.name == "postgresql":
         _settle(engine)
     engine.dispose()
@@ -76,8 +86,18 @@ def _insert(engine: Engine, rows: Rows) -> None:
                 connection.execute(insert(Base.metadata.tables[table.__tablename__]), rows[table])
 
 
-def _do_not_wait_for_the_disk(connection: Any, _record: object) -> None:
-    connection.execute("PRAGMA synchronous=OFF")
+def _hurry(dialect: str, connection: Any, _record: object) -> None:
+    """Neither wait for the disk nor check what rows refer to."""
+    settings = {
+        "sqlite": ("PRAGMA synchronous=OFF", "PRAGMA cache_size=-200000"),
+        "postgresql": ("SET synchronous_commit = off", "SET session_replication_role = replica"),
+    }
+    cursor = connection.cursor()
+    for setting in settings[dialect]:
+        cursor.execute(setting)
+    cursor.close()
+    if dialect == "postgresql":
+        connection.commit()
 
 
 def _settle(engine: Engine) -> None:

@@ -7,13 +7,14 @@ other, in the order of their times.
 
 from collections import defaultdict, deque
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from itertools import accumulate
 
 from benchmarks.scale.drawing import (
     CHUNKS,
     DOCUMENTS,
+    EMBEDDER,
     LARGE_GROUP,
     MODEL,
     RUNS,
@@ -24,15 +25,27 @@ from benchmarks.scale.drawing import (
     document_of,
     version,
 )
-from bot.prompt import with_memories, with_passages
-from store.domain import FinishReason, Memory, Passage, RatingSource, SentKind, TurnState
-from store.settings import DEFAULT_SYSTEM_PROMPT
+from bot.prompt import render
+from store.domain import (
+    Exchange,
+    FinishReason,
+    Memory,
+    Passage,
+    PromptPart,
+    RatingSource,
+    SentKind,
+    TurnState,
+)
+from store.memories import content_hash
+from store.settings_slices import DEFAULT_SYSTEM_PROMPT
 from store.tables import (
     ApprovalRow,
     ConversationRow,
     CorrectionRow,
     FeedbackRow,
+    MemoryRow,
     SentMessageRow,
+    TurnPartRow,
     TurnRow,
 )
 
@@ -42,6 +55,9 @@ BATCH_TURNS = 2000
 TURNS_A_CONVERSATION = 47.5
 GROUP_SHARE = 20
 """One turn in so many is in the large group, and one in the small ones."""
+
+AFTERWARDS = timedelta(minutes=1)
+"""Time from a turn to what is said of it."""
 
 HISTORY = 8
 """Exchanges that find room in a prompt."""
@@ -54,8 +70,10 @@ class _Chat:
     id: int
     people: range
     conversation_id: int = 0
-    history: deque[tuple[str, str]] = field(default_factory=lambda: deque(maxlen=HISTORY))
+    history: deque[Exchange] = field(default_factory=lambda: deque(maxlen=HISTORY))
     liked: deque[Memory] = field(default_factory=lambda: deque(maxlen=20))
+    parts: list[Row] = field(default_factory=list)
+    """The parts of its newest prompt."""
     last: Row | None = None
     """The newest turn, if it may be answered again."""
 
@@ -76,7 +94,7 @@ class Talk:
         }
         self._approved: deque[Memory] = deque(maxlen=1000)
         self._conversations = 0
-        self._messages = 0
+        self._corrections = 0
 
     def batches(self) -> Iterator[Rows]:
         """Draw the turns and all that hangs on them, oldest first."""
@@ -95,72 +113,118 @@ class Talk:
         if again is not None:
             chat.history.pop()
         turn = self._asked(id, chat, person_id) if again is None else self._asked_again(id, again)
-        finished = id % 97 != 0
-        turn["state"] = TurnState.FINAL if finished else TurnState.FAILED
-        turn["completion"] = self._drawing.text(100, 600) if finished else ""
-        turn["finish_reason"] = FinishReason.STOP if finished else None
+        turn |= self._outcome(id)
         rows[TurnRow].append(turn)
-        self._messages += 1
+        rows[TurnPartRow] += [{**part, "turn_id": id} for part in chat.parts]
         rows[SentMessageRow].append(
-            {
-                "chat_id": chat.id,
-                "message_id": self._messages,
-                "turn_id": id,
-                "kind": SentKind.REPLY,
-            }
+            {"chat_id": chat.id, "message_id": id, "turn_id": id, "kind": SentKind.REPLY}
         )
+        finished = turn["state"] == TurnState.FINAL
         chat.last = turn if finished and again is None else None
         if finished:
-            chat.history.append((turn["question"], turn["completion"]))
-            self._judge(turn, chat, rows)
+            chat.history.append(self._judged(turn, chat, rows))
 
-    def _judge(self, turn: Row, chat: _Chat, rows: Rows) -> None:
-        """Draw what people say of a turn: a rating of a third, a correction of a hundredth."""
-        id, moment = turn["id"], turn["created_at"] + timedelta(minutes=1)
-        answer = turn["completion"]
-        liked = False
-        if id % 3 == 0:
-            rater = turn["person_id"] if chat.id > 0 else self._somebody(chat.people)
-            rating = 1 if self._random.random() < 0.7 else -1
-            given = {
-                "turn_id": id,
-                "person_id": rater,
-                "rating": rating,
-                "source": RatingSource.BUTTON,
-                "created_at": moment,
-                "replaced_at": None,
-            }
-            if self._random.random() < 0.05:  # they said the opposite before
-                rows[FeedbackRow].append(given | {"rating": -rating, "replaced_at": moment})
-            rows[FeedbackRow].append(given)
-            liked = rating > 0
-        if id % 100 == 7:
-            answer, liked = self._drawing.text(100, 600), True
-            rows[CorrectionRow].append(
-                {
-                    "turn_id": id,
-                    "person_id": turn["person_id"],
-                    "text": answer,
-                    "created_at": moment,
-                }
+    def _outcome(self, id: int) -> Row:
+        """Draw a reply; one in 97 fails."""
+        if id % 97 == 0:
+            return {"state": TurnState.FAILED, "completion": "", "finish_reason": None}
+        return {
+            "state": TurnState.FINAL,
+            "completion": self._drawing.text(100, 600),
+            "finish_reason": FinishReason.STOP,
+        }
+
+    def _judged(self, turn: Row, chat: _Chat, rows: Rows) -> Exchange:
+        """Draw what people say of a turn. Returns it as history, with a correction's words."""
+        liked = turn["id"] % 3 == 0 and self._rated(turn, chat, rows)
+        correction_id, answer = None, turn["completion"]
+        if turn["id"] % 100 == 7:
+            correction_id, answer = self._corrected(turn, rows)
+        if liked or correction_id is not None:
+            self._remember(turn, chat, correction_id, answer, rows)
+        return Exchange(
+            turn_id=turn["id"],
+            correction_id=correction_id,
+            question=turn["question"],
+            reply=answer,
+        )
+
+    def _rated(self, turn: Row, chat: _Chat, rows: Rows) -> bool:
+        """Draw a rating; True if it is 👍."""
+        rating = 1 if self._random.random() < 0.7 else -1
+        given = {
+            "turn_id": turn["id"],
+            "person_id": turn["person_id"] if chat.id > 0 else self._somebody(chat.people),
+            "rating": rating,
+            "adapter": turn["adapter"],
+            "source": RatingSource.BUTTON,
+            "created_at": turn["created_at"] + AFTERWARDS,
+            "replaced_at": None,
+        }
+        if self._random.random() < 0.05:  # they said the opposite before
+            rows[FeedbackRow].append(
+                given | {"rating": -rating, "replaced_at": given["created_at"]}
             )
-        if not liked:
-            return
-        memory = Memory(turn_id=id, question=turn["question"], answer=answer, score=0.8)
+        rows[FeedbackRow].append(given)
+        return rating > 0
+
+    def _corrected(self, turn: Row, rows: Rows) -> tuple[int, str]:
+        """Draw a correction. Returns its id and its text."""
+        self._corrections += 1
+        answer = self._drawing.text(100, 600)
+        rows[CorrectionRow].append(
+            {
+                "id": self._corrections,
+                "turn_id": turn["id"],
+                "person_id": turn["person_id"],
+                "text": answer,
+                "created_at": turn["created_at"] + AFTERWARDS,
+            }
+        )
+        return self._corrections, answer
+
+    def _remember(
+        self, turn: Row, chat: _Chat, correction_id: int | None, answer: str, rows: Rows
+    ) -> None:
+        memory = Memory(
+            turn_id=turn["id"],
+            correction_id=correction_id,
+            question=turn["question"],
+            answer=answer,
+            score=0.8,
+        )
         chat.liked.append(memory)
-        if id % 1000 == 7:
-            self._approved.append(memory)
-            rows[ApprovalRow].append({"turn_id": id, "person_id": 1, "created_at": moment})
+        rows[MemoryRow].append(
+            {
+                "turn_id": turn["id"],
+                "chat_id": chat.id,
+                "vector": self._drawing.vector(),
+                "embedder": EMBEDDER,
+            }
+        )
+        if turn["id"] % 1000 != 7:
+            return
+        self._approved.append(replace(memory, from_here=False))
+        rows[ApprovalRow].append(
+            {
+                "turn_id": turn["id"],
+                "correction_id": correction_id,
+                "approved": True,
+                "question": memory.question,
+                "answer": answer,
+                "sha256": content_hash(memory.question, answer),
+                "person_id": 1,
+                "created_at": turn["created_at"] + AFTERWARDS,
+            }
+        )
 
     def _asked(self, id: int, chat: _Chat, person_id: int) -> Row:
         question = self._drawing.text(40, 160)
-        memories = self._memories(chat)
         passages = self._passages() if self._random.random() < 0.3 else []
-        messages = [{"role": "system", "content": with_memories(DEFAULT_SYSTEM_PROMPT, memories)}]
-        for asked, said in chat.history:
-            messages.append({"role": "user", "content": asked})
-            messages.append({"role": "assistant", "content": said})
-        messages.append({"role": "user", "content": with_passages(question, passages)})
+        prompt = render(
+            DEFAULT_SYSTEM_PROMPT, self._memories(chat), chat.history, passages, question
+        )
+        chat.parts = [_part(ordinal, part) for ordinal, part in enumerate(prompt.parts)]
         return {
             "id": id,
             "conversation_id": chat.conversation_id,
@@ -168,12 +232,10 @@ class Talk:
             "update_id": id,
             "regenerates_id": None,
             "question": question,
-            "messages": messages,
+            "messages": [{"role": each.role, "content": each.content} for each in prompt.messages],
             "adapter": version(1 + id * (RUNS - 1) // self._drawing.turns),
             "model": MODEL,
             "sampling": {"temperature": 0.0, "top_p": 0.9, "max_new_tokens": 400, "seed": id},
-            "passages": [asdict(each) for each in passages],
-            "memories": [asdict(each) for each in memories],
             "prompt_tokens": 900,
             "completion_tokens": 80,
             "seconds": 2.5,
@@ -182,12 +244,11 @@ class Talk:
 
     def _asked_again(self, id: int, turn: Row) -> Row:
         """Draw another answer to the same prompt."""
-        first = turn["regenerates_id"] or turn["id"]
         return {
             **turn,
             "id": id,
             "update_id": id,
-            "regenerates_id": first,
+            "regenerates_id": turn["id"],
             "created_at": self._drawing.time_of(id),
         }
 
@@ -236,3 +297,20 @@ class Talk:
             )
             for id in chunks
         ]
+
+
+def _part(ordinal: int, part: PromptPart) -> Row:
+    """The row of a prompt's part, but for its turn."""
+    return {
+        "ordinal": ordinal,
+        "kind": part.kind,
+        "message": part.message,
+        "starts_at": part.starts_at,
+        "ends_at": part.ends_at,
+        "source_turn_id": part.turn_id,
+        "correction_id": part.correction_id,
+        "chunk_id": part.chunk_id,
+        "label": part.label,
+        "score": part.score,
+        "erased": part.erased,
+    }
