@@ -95,11 +95,11 @@ class StoreCalls:
 
     def stats(self) -> None:
         """Read what `/stats` draws."""
-        read_statistics(self._store.database)
+        read_statistics(self._store.statistics, self._store.runs)
 
     def metrics(self) -> None:
         """Read the store's part of `/metrics`."""
-        list(StoreFigures(self._store.database).collect())
+        list(StoreFigures(self._store.statistics).collect())
 
     def proposals(self) -> None:
         """Read what `/approve` lists."""

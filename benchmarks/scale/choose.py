@@ -69,7 +69,7 @@ def choose(url: str) -> None:
         examples,
         recipe,
         system_prompt=settings.reply.system_prompt,
-        voices=RaterShares(trusted=admission.admins, newcomers=new),
+        rater_shares=RaterShares(trusted=admission.admins, newcomers=new),
     )
     _print("take_snapshot", time.perf_counter() - started, before, len(snapshot.train.every))
 
