@@ -355,16 +355,13 @@ def _proposal(row: TurnRow, opinion: Opinion) -> Proposal | None:
 
 def _is_decided() -> ColumnElement[bool]:
     """True for a turn whose newest correction was there when an admin last decided."""
-    newest = (
-        select(func.max(CorrectionRow.created_at))
-        .where(CorrectionRow.turn_id == TurnRow.id, CorrectionRow.text != "")
-        .correlate(TurnRow)
-        .scalar_subquery()
+    later = exists().where(
+        CorrectionRow.turn_id == TurnRow.id,
+        CorrectionRow.text != "",
+        CorrectionRow.created_at >= ApprovalRow.created_at,
+        CorrectionRow.id > func.coalesce(ApprovalRow.correction_id, 0),
     )
-    return exists().where(
-        ApprovalRow.turn_id == TurnRow.id,
-        or_(newest.is_(None), newest <= ApprovalRow.created_at),
-    )
+    return exists().where(ApprovalRow.turn_id == TurnRow.id, ~later)
 
 
 def _approved_copies(

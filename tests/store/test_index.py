@@ -157,6 +157,7 @@ def test_being_refused_does_not_take_it_from_the_one_who_has_it(tmp_path: Path) 
     first.close()
 
 
+@pytest.mark.bad_input("a damaged index")
 def test_a_damaged_folder_is_said_to_be_unusable_each_time(tmp_path: Path) -> None:
     index = embedded(tmp_path)
     index.upsert([1], [EAST])
