@@ -14,7 +14,17 @@ from store.adapters import Adapters
 from store.conversations import Conversations
 from store.database import Database
 from store.documents.documents import Documents
-from store.domain import Access, ExampleCounts, Memory, Origin, OriginKind, Place, Rating, RunStatus, Split
+from store.domain import (
+    Access,
+    ExampleCounts,
+    Memory,
+    Origin,
+    OriginKind,
+    Place,
+    Rating,
+    RunStatus,
+    Split,
+)
 from store.erasure import Eraser
 from store.errors import AdapterNotFit, AnswerChanged, ExportTooSoon
 from store.examples import Examples
@@ -399,7 +409,7 @@ def test_a_replaced_document_keeps_what_its_new_version_still_says(
 def test_an_export_is_complete_and_holds_no_words_but_theirs(
     sqlite: Database, knowledge: Documents
 ) -> None:
-    knowledge.add("secret.txt", b"# Secret plan\n\nThe zeppelin leaves at dawn.", added_by=CLEO)
+    knowledge.add("secret.md", b"# Secret plan\n\nThe zeppelin leaves at dawn.", added_by=CLEO)
     knowledge.index_pending()
     passages = knowledge.search("when does the zeppelin leave", count=1, floor=0.0)
     talk(sqlite, "bobs question", "bobs answer", person_id=BOB)

@@ -300,7 +300,7 @@ async def test_whether_the_active_version_could_be_merged_is_kept(
     bot.store.adapters.promote(version.name, base_model="fake", reason="a run")
 
     def noted() -> object:
-        return bot.store.adapters.get(version.name).metrics.get("merged")
+        return bot.store.adapters.get(version.name).notes.merged
 
     await eventually(lambda: noted() is not None)
     assert noted() is merged

@@ -101,7 +101,7 @@ async def test_the_picture_shows_training_curves(
     for number in range(1, 5):
         bot.store.runs.queue("a test")
         bot.store.runs.take()
-        curve = [[step, 0.7 / step] for step in range(1, steps + 1)]
+        curve = [(step, 0.7 / step) for step in range(1, steps + 1)]
         bot.store.runs.report_metrics(number, curve=curve)
         bot.store.runs.finish(number, RunStatus.REJECTED, "So it ended.")
 

@@ -7,8 +7,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store.domain import AnyExample, Demonstration, Example, ExampleSet, Message, PreferencePair
-from tests.trainer.examples import asked, demonstration, pair, rated, recipe, thumbs
+from store.domain import (
+    AnyExample,
+    Demonstration,
+    Example,
+    ExampleCounts,
+    ExampleSet,
+    Message,
+    Origin,
+    OriginKind,
+    PreferencePair,
+    Split,
+)
+from tests.trainer.examples import asked, demonstration, origin, pair, rated, recipe, thumbs
 from trainer.errors import NothingToLearn
 from trainer.examples.dataset import (
     MAX_HELD_OUT,
@@ -86,8 +97,21 @@ def snapshot(
     return take_snapshot(examples, recipe(**changes), system_prompt=system_prompt)
 
 
+LETTERS = {
+    OriginKind.RATED: "t",
+    OriginKind.CORRECTED: "c",
+    OriginKind.DEMONSTRATED: "d",
+    OriginKind.IMPORTED: "i",
+}
+
+
+def name(origin: Origin) -> str:
+    """The kind and the number of an example, such as t12 for the rated turn 12."""
+    return f"{LETTERS[origin.kind]}{origin.turn_id or origin.correction_id or origin.imported_id}"
+
+
 def ids(examples: tuple[AnyExample, ...]) -> list[str]:
-    return [each.id for each in examples]
+    return [name(each.origin) for each in examples]
 
 
 def said(each: AnyExample) -> tuple[tuple[Message, ...], str]:
@@ -166,12 +190,12 @@ def test_whatever_there_is_nothing_held_out_nor_a_copy_of_it_is_trained_on(
 ) -> None:
     taken = take_snapshot(examples, recipe(), system_prompt=SYSTEM)
 
-    held_out = {each.id for each in examples.every if each.held_out}
-    assert not {each.id for each in taken.train.every if each.held_out}
+    held_out = {each.origin for each in examples.every if each.held_out}
+    assert not {each.origin for each in taken.train.every if each.held_out}
     assert not {said(each) for each in taken.train.every} & {
         said(each) for each in taken.held_out.every
     }
-    assert {each.id for each in taken.held_out.every} <= held_out
+    assert {each.origin for each in taken.held_out.every} <= held_out
 
 
 @given(some_examples)
@@ -240,7 +264,7 @@ def test_one_persons_500_identical_ratings_teach_once() -> None:
 
     taken = snapshot(unpaired=(*ENOUGH, *copies))
 
-    assert taken.counts["train"] == len(ENOUGH) + 1
+    assert taken.counts.train == len(ENOUGH) + 1
     assert ids(taken.train.unpaired)[-1] == "t699"
 
 
@@ -252,7 +276,7 @@ def test_500_identical_ratings_alone_are_nothing_to_learn_from() -> None:
 def test_the_same_reply_to_another_question_is_no_copy() -> None:
     taken = snapshot(unpaired=(*ENOUGH, rated(200, reply="yes"), rated(201, reply="yes")))
 
-    assert taken.counts["train"] == len(ENOUGH) + 2
+    assert taken.counts.train == len(ENOUGH) + 2
 
 
 def test_copies_of_pairs_and_demonstrations_become_one_too() -> None:
@@ -275,7 +299,7 @@ def test_an_empty_reply_teaches_nothing() -> None:
 def test_the_newest_are_trained_on_with_a_share_of_what_is_older() -> None:
     taken = snapshot(unpaired=thumbs(1000), max_examples=100, replay=0.3)
 
-    numbers = [int(each.id[1:]) for each in taken.train.unpaired]
+    numbers = [each.origin.turn_id or 0 for each in taken.train.unpaired]
     assert len(numbers) == 100
     assert numbers[30:] == list(range(931, 1001))
     assert all(number <= 930 for number in numbers[:30])
@@ -285,7 +309,7 @@ def test_the_newest_are_trained_on_with_a_share_of_what_is_older() -> None:
 def test_replayed_ones_come_from_everywhere_in_the_past() -> None:
     taken = snapshot(unpaired=thumbs(1000), max_examples=100, replay=0.5)
 
-    replayed = [int(each.id[1:]) for each in taken.train.unpaired][:50]
+    replayed = [each.origin.turn_id or 0 for each in taken.train.unpaired][:50]
     assert min(replayed) < 300 < 700 < max(replayed)
 
 
@@ -298,7 +322,7 @@ def test_without_replay_only_the_newest_are_trained_on() -> None:
 def test_another_seed_replays_others() -> None:
     one, other = (snapshot(unpaired=thumbs(1000), max_examples=100, seed=seed) for seed in (0, 1))
 
-    assert one.ids["train"] != other.ids["train"]
+    assert one.origins[Split.TRAIN] != other.origins[Split.TRAIN]
 
 
 def test_all_are_trained_on_where_there_is_room() -> None:
@@ -318,7 +342,7 @@ def test_every_kind_has_a_part_of_a_run_that_has_room_for_few() -> None:
     assert taken.train.unpaired
     assert taken.train.pairs
     assert taken.train.demonstrations
-    assert taken.counts["train"] == 100
+    assert taken.counts.train == 100
 
 
 def test_what_a_kind_leaves_the_others_may_have() -> None:
@@ -347,7 +371,7 @@ def test_a_kind_alone_may_fill_the_run(kind: str) -> None:
         system_prompt="",
     )
 
-    assert taken.counts["train"] == 100
+    assert taken.counts.train == 100
 
 
 @pytest.mark.parametrize("label", [True, False])
@@ -376,7 +400,7 @@ def test_too_few_of_a_kind_are_nothing_to_learn_from() -> None:
     many = tuple(rated(number) for number in range(40))
     least = tuple(rated(number, False) for number in range(50, 50 + MIN_PER_LABEL))
 
-    assert snapshot(unpaired=(*many, *least)).counts["negative"] == MIN_PER_LABEL
+    assert snapshot(unpaired=(*many, *least)).counts.negative == MIN_PER_LABEL
     with pytest.raises(NothingToLearn):
         snapshot(unpaired=(*many, *least[1:]))
 
@@ -451,7 +475,10 @@ def test_dpo_without_a_pair_has_nothing_to_learn_from() -> None:
 
 
 def test_imported_prompts_get_the_system_prompt() -> None:
-    imported = tuple(replace(each, id=each.id.replace("t", "i")) for each in ENOUGH)
+    imported = tuple(
+        replace(each, origin=origin(OriginKind.IMPORTED, number, imported=True))
+        for number, each in enumerate(ENOUGH)
+    )
 
     taken = snapshot(unpaired=imported, system_prompt=SYSTEM)
 
@@ -481,7 +508,8 @@ def test_the_newest_held_out_are_measured_and_the_others_not_trained_on_either()
     held_out = tuple(rated(number, held_out=True) for number in range(1000, 1000 + MAX_HELD_OUT))
     older = tuple(rated(number, held_out=True) for number in range(200, 300))
     copies = tuple(
-        replace(each, id=f"t{number}", held_out=False) for number, each in enumerate(older)
+        replace(each, origin=origin(OriginKind.RATED, number), held_out=False)
+        for number, each in enumerate(older)
     )
 
     taken = snapshot(unpaired=(*ENOUGH, *older, *held_out, *copies))
@@ -497,24 +525,20 @@ def test_counts_are_those_of_what_was_taken() -> None:
         demonstrations=(demonstration(1),),
     )
 
-    assert taken.counts == {
-        "train": 16,
-        "held_out": 2,
-        "positive": 7,
-        "negative": 6,
-        "pairs": 2,
-        "demonstrations": 1,
-    }
+    assert taken.counts == ExampleCounts(
+        train=16, held_out=2, positive=7, negative=6, pairs=2, demonstrations=1
+    )
 
 
-def test_ids_name_what_was_taken() -> None:
+def test_origins_name_what_was_taken() -> None:
     taken = snapshot(
         unpaired=(*ENOUGH, rated(201, held_out=True)),
         pairs=(pair(1),),
         demonstrations=(demonstration(1),),
     )
 
-    assert taken.ids == {"train": [*ids(ENOUGH), "c1", "d1"], "held_out": ["t201"]}
+    names = {split: [name(each) for each in found] for split, found in taken.origins.items()}
+    assert names == {Split.TRAIN: [*ids(ENOUGH), "c1", "d1"], Split.HELD_OUT: ["t201"]}
 
 
 @given(st.integers(1, 500), st.integers(1, 500))

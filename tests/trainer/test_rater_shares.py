@@ -61,7 +61,7 @@ def test_it_is_their_newest_that_count() -> None:
 
     fair = limit_shares(given, RaterShares(), person_share=0.25, newcomer_share=0.2, room=100)
 
-    assert [each.id for each in fair.unpaired] == ["t8", "t9", "t10", "t100", "t101", "t102"]
+    assert [each.origin.turn_id for each in fair.unpaired] == [8, 9, 10, 100, 101, 102]
 
 
 def test_somebody_alone_may_give_everything() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from sqlalchemy import select
 from torch import Tensor
 
 from bot.engine.base import SamplingParams
@@ -24,9 +25,11 @@ from store.domain import (
     AdapterStatus,
     Check,
     GateReport,
+    OriginKind,
     Rating,
     RatingSource,
     RunStatus,
+    Split,
     TrainingRun,
 )
 from store.errors import AdapterNotFit
@@ -35,6 +38,7 @@ from store.ratings import Ratings
 from store.runs import Runs
 from store.settings import Settings
 from store.suspects import Suspects
+from store.tables import RunExampleRow
 from tests.conftest import MakeAdapter
 from tests.fakes import FakeEmbedder
 from tests.store.talk import ADA, BOB, CLEO, correct, meet, talk
@@ -132,7 +136,7 @@ def preferences(count: int) -> list[Preference]:
 
 
 def import_ratings(database: Database, ratings: list[Preference]) -> None:
-    Examples(database, open_access=True).take_in(ratings, source="this test")
+    Examples(database).take_in(ratings, source="this test")
 
 
 def rate_turns(database: Database, count: int) -> None:
@@ -163,7 +167,7 @@ def test_a_run_with_too_little_to_learn_from_is_skipped(learned: Learn, sqlite: 
 
 @pytest.mark.usefixtures("rated")
 def test_a_run_that_passes_the_gate_is_promoted_and_says_all_about_itself(
-    learned: Learn, adapters: Adapters, tmp_path: Path
+    learned: Learn, adapters: Adapters, sqlite: Database
 ) -> None:
     run = learned()
 
@@ -175,22 +179,32 @@ def test_a_run_that_passes_the_gate_is_promoted_and_says_all_about_itself(
     assert report is not None
     assert report.passed
 
-    assert run.examples["train"] + run.examples["held_out"] == 64
-    assert run.examples["positive"] + run.examples["negative"] == run.examples["train"]
-    assert {kind: len(ids) for kind, ids in run.snapshot.items()} == {
-        "train": run.examples["train"],
-        "held_out": run.examples["held_out"],
+    counts = run.examples
+    assert counts is not None
+    assert counts.train + counts.held_out == 64
+    assert counts.positive + counts.negative == counts.train
+    chosen = examples_of(sqlite, run.id)
+    assert {split: len(found) for split, found in chosen.items()} == {
+        Split.TRAIN: counts.train,
+        Split.HELD_OUT: counts.held_out,
     }
-    assert {ids[0] for ids in run.snapshot["train"]} == {"t", "i"}
-    assert not set(run.snapshot["train"]) & set(run.snapshot["held_out"])
+    kinds = {kind for kind, _ in chosen[Split.TRAIN]}
+    assert kinds == {OriginKind.RATED, OriginKind.IMPORTED}
+    assert not set(chosen[Split.TRAIN]) & set(chosen[Split.HELD_OUT])
 
-    assert Recipe(**run.metrics["recipe"]).max_length == 128
-    steps = [step for step, _ in run.metrics["curve"]]
+    assert Recipe(**run.metrics.recipe).max_length == 128  # type: ignore[arg-type]
+    steps = [step for step, _ in run.metrics.curve]
     assert steps == list(range(1, len(steps) + 1))
-    assert len(run.metrics["samples"]) == 3
-    assert all(
-        sample.keys() == {"question", "before", "after"} for sample in run.metrics["samples"]
-    )
+    assert len(Runs(sqlite).samples(run.id)) == 3
+
+
+def examples_of(database: Database, run_id: int) -> dict[Split, list[tuple[str, int | None]]]:
+    """The kind and the turn or imported row of every example of a run, by split."""
+    found: dict[Split, list[tuple[str, int | None]]] = {split: [] for split in Split}
+    with database.reading() as session:
+        for row in session.scalars(select(RunExampleRow).where(RunExampleRow.run_id == run_id)):
+            found[Split(row.split)].append((row.kind, row.turn_id or row.imported_id))
+    return found
 
 
 @pytest.mark.usefixtures("rated")
@@ -276,6 +290,7 @@ def test_of_an_update_that_goes_too_far_a_smaller_share_is_proven_in_its_place(
 def test_a_smaller_share_is_shown_beside_the_active_version(
     learned: Learn,
     adapters: Adapters,
+    sqlite: Database,
     make_adapter: MakeAdapter,
     tiny_model: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -288,7 +303,7 @@ def test_a_smaller_share_is_shown_beside_the_active_version(
 
     assert run.status is RunStatus.PROMOTED
     assert "which went too far) passed the gate and is live." in run.outcome
-    assert len(run.metrics["samples"]) == 3
+    assert len(Runs(sqlite).samples(run.id)) == 3
 
 
 @pytest.mark.usefixtures("rated")
@@ -327,9 +342,10 @@ def test_who_floods_is_held_back_and_the_run_goes_on_without_them(
     run = learned()
 
     assert [each.person_id for each in Suspects(sqlite).held()] == [BOB]
-    assert run.metrics["held_back"] == 1
+    assert run.metrics.held_back == 1
     assert run.status is RunStatus.PROMOTED
-    assert (run.examples["pairs"], run.examples["demonstrations"]) == (0, 0)
+    assert run.examples is not None
+    assert (run.examples.pairs, run.examples.demonstrations) == (0, 0)
 
 
 @pytest.mark.usefixtures("rated")

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from benchmarks.tiny_models import make_tiny_adapter
 from store.adapters import Adapters
@@ -19,7 +19,7 @@ from store.domain import AdapterStatus, Rating, RatingSource, RunStatus, Trainin
 from store.examples import Examples, Preference
 from store.ratings import Ratings
 from store.runs import HEARTBEAT_LOST_SECONDS, LOG_CHARS, Runs
-from store.tables import TurnRow
+from store.tables import AdapterRow, TurnRow
 from tests.fakes import Clock
 from tests.store.talk import ADA, BOB, meet, talk
 from tests.trainer.examples import asked, settings
@@ -398,14 +398,15 @@ def test_a_run_is_due_when_the_active_version_was_trained_on_what_is_erased(
     adapters.promote(version.name, base_model="tiny", reason="this test")
     assert not hand.queue_if_due()
 
-    adapters.note(version.name, {"holds_erased": True})
+    with sqlite.session() as session:
+        session.execute(update(AdapterRow).values(erased_at=sqlite.now()))
 
     assert hand.queue_if_due()
     assert runs.recent()[0].reason == f"{version.name} was trained on what is erased now"
 
 
 def test_imported_ratings_count(hand: Worker, sqlite: Database) -> None:
-    Examples(sqlite, open_access=True).take_in(
+    Examples(sqlite).take_in(
         (
             Preference(prompt=asked(f"why {number}?"), completion="so", label=True)
             for number in range(5)

@@ -122,7 +122,7 @@ def test_an_adapter_that_costs_time_is_told_of(
     adapter = adapters.add(Path(make_adapter("starter").path), base_model="starter")
     adapters.promote(adapter.name, base_model="starter", reason="a test")
     before = read_status()
-    adapters.note(adapter.name, {"merged": merged})
+    adapters.note_merged(adapter.name, merged)
     after = read_status()
 
     assert before.engine == "local (auto)"
