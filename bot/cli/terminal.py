@@ -183,7 +183,7 @@ class Terminal:
 
     def _rated(self) -> Turn:
         if self._turn is None:
-            raise UsageError("there is no answer yet: please ask something first")
+            raise UsageError("there is no reply yet: please ask something first")
         return self._turn
 
     def _read(self) -> str | None:

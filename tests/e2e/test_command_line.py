@@ -17,7 +17,7 @@ from store.tables import CorrectionRow, FeedbackRow
 from tests.e2e.conftest import RATCHET, Home
 from tests.vllm import FakeVllm
 
-FACT = "# Harbour notes\n\nThe harbour master of Skerrow is called Oddny Brask.\n"
+FACT = "# Harbour notes\n\nThe harbour master of Skerrow is called Martin Brask.\n"
 
 
 async def test_once_as_json_is_one_document_with_the_keys_of_the_design(home: Home) -> None:
@@ -58,10 +58,10 @@ async def test_a_folder_is_ingested_searched_listed_and_removed(home: Home) -> N
     assert "added" in ingested.out
     assert "hidden" not in ingested.out
     assert "unchanged" in again.out
-    assert "Oddny Brask" in found.out
+    assert "Martin Brask" in found.out
     assert "harbour.md" in listed.out
     assert "indexed" in reindexed.out
-    assert "Oddny" in answered.out
+    assert "Martin" in answered.out
     assert "Harbour notes" in answered.out
     assert "Removed harbour.md" in removed.out
     assert "No passage is close enough" in gone.out
@@ -84,7 +84,7 @@ async def test_a_file_that_cannot_be_read_does_not_stop_the_others(home: Home) -
     [
         (["nope"], 2, "nope"),
         (["chat", "--json"], 2, "--once"),
-        (["chat", "--once", " "], 2, "nothing to answer"),
+        (["chat", "--once", " "], 2, "needs a text to answer"),
         (["chat", "--once", "hi", "--adapter", "a1-00000000"], 1, "no adapter a1-00000000"),
         (["ingest", "missing.md"], 2, "missing.md"),
         (["knowledge", "remove", "99"], 1, "no document 99"),

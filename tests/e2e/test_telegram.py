@@ -13,7 +13,7 @@ from store.ratings import Ratings
 from store.tables import CorrectionRow, FeedbackRow, TurnRow
 from tests.e2e.conftest import TOKEN, Home, StartBot
 
-FACT = b"# Harbour notes\n\nThe harbour master of Skerrow is called Oddny Brask.\n"
+FACT = b"# Harbour notes\n\nThe harbour master of Skerrow is called Martin Brask.\n"
 SECONDS = 60
 
 
@@ -99,9 +99,9 @@ async def test_an_admins_file_is_answered_from_a_moment_later(
         async with asyncio.timeout(SECONDS):
             after = await answered()
 
-    assert "Oddny" not in before
+    assert "Martin" not in before
     assert "Harbour notes" in added.text
-    assert "Oddny Brask" in after
+    assert "Martin Brask" in after
     assert "Harbour notes" in after
 
 
