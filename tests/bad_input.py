@@ -69,7 +69,7 @@ AREAS: dict[str, dict[str, str | None]] = {
         "a flood of messages": r"^QuotaReached: ",
         "a flood of corrections": None,
         "a damaged backup": r"^BackupUnusable: ",
-        "a damaged index": None,
+        "a damaged index": r"^IndexUnavailable: ",
         "a file that takes all memory or time": r"^UnreadableDocument: .*(memory|too long to read)",
     },
 }

@@ -157,6 +157,7 @@ def test_being_refused_does_not_take_it_from_the_one_who_has_it(tmp_path: Path) 
     first.close()
 
 
+@pytest.mark.bad_input("a damaged index")
 def test_a_damaged_folder_is_said_to_be_unusable_each_time(tmp_path: Path) -> None:
     index = embedded(tmp_path)
     index.upsert([1], [EAST])
@@ -190,6 +191,7 @@ def test_dropping_makes_a_damaged_folder_usable_as_its_message_says(tmp_path: Pa
     index.close()
 
 
+@pytest.mark.bad_input("a damaged index")
 def test_damaged_vectors_are_said_to_be_unusable(tmp_path: Path) -> None:
     dice = random.Random(0)
     index = embedded(tmp_path)
