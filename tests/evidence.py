@@ -1,8 +1,9 @@
 """Evidence that a test of a bad input really provokes it, gathered while the test runs.
 
-A test marked `bad_input(NAME)` fails unless a line of its evidence matches what `BAD_INPUT` says of
-that name. Lines are the errors of ours that were made, what was logged, the test's parameters, and,
-where a loopback Telegram is there, what people did and what the bot called.
+A test marked `bad_input(NAME)` fails unless a line of its evidence matches what `AREAS` says of
+that name. Lines are the errors of ours that were made, what was logged, the test's parameters,
+what it notes itself (`note`), and, where a loopback Telegram is there, what people did and what the
+bot called.
 """
 
 import logging
@@ -20,7 +21,14 @@ from store.errors import StoreError
 from tests.bad_input import EVIDENCE
 from trainer.errors import TrainerError
 
+_noted: list[str] = []
+
 ERRORS = (BotError, EngineError, StoreError, TrainerError)
+
+
+def note(line: str) -> None:
+    """Add a line to the evidence of the test that runs."""
+    _noted.append(line)
 
 
 def names_of(item: pytest.Item) -> list[str]:
@@ -44,6 +52,7 @@ def gathered(item: pytest.Item) -> Iterator[list[str]]:
     lines = [f"parameter {value!r}" for value in parameters(item)]
     errors: list[Exception] = []
     log = _Log()
+    _noted.clear()
 
     def made(kind: type[Exception], *arguments: object, **_: object) -> Exception:
         error = Exception.__new__(kind, *arguments)
@@ -62,6 +71,7 @@ def gathered(item: pytest.Item) -> Iterator[list[str]]:
         logging.getLogger().removeHandler(log)
         lines += [f"{type(error).__name__}: {error}" for error in errors]
         lines += [f"log: {text}" for text in log.texts]
+        lines += _noted
         api = getattr(item, "funcargs", {}).get("api")
         if isinstance(api, BotApi):
             lines += telegram(api)
