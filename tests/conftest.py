@@ -1,6 +1,6 @@
 """Fixtures that several packages of tests share. SQL, Chroma and models are real."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -13,9 +13,23 @@ from store.adapter_files import hash_adapter
 from store.database import Database
 from store.domain import Adapter
 from tests import records
+from tests.evidence import gathered, lacking, names_of
 from tests.fakes import Clock
 
 MakeAdapter = Callable[..., Adapter]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Fail a test that is marked with a bad input and does not provoke it."""
+    names = names_of(item)
+    if not names:
+        return (yield)
+    with gathered(item) as lines:
+        result = yield
+    missing = lacking(names, lines)
+    assert not missing, f"the test provokes no {missing}; it has\n" + "\n".join(lines)
+    return result
 
 
 @pytest.fixture

@@ -280,7 +280,7 @@ def files_in_the_readme_of(package: str) -> set[str]:
     return named
 
 
-@pytest.mark.parametrize("package", ["store", "bot", "trainer"])
+@pytest.mark.parametrize("package", ["store", "bot", "trainer", "loopback"])
 def test_the_readme_of_a_package_names_every_file_of_it(package: str) -> None:
     existing = {
         path.relative_to(ROOT).as_posix()

@@ -82,6 +82,15 @@ def names_in(file: str) -> frozenset[str]:
     return frozenset(found)
 
 
+def benchmarks() -> Iterator[str]:
+    """Every module of `benchmarks/` that can be run."""
+    for file in (ROOT / "benchmarks").glob("*.py"):
+        if '__name__ == "__main__"' in text_of(file):
+            yield f"benchmarks.{file.stem}"
+    for file in (ROOT / "benchmarks").glob("*/__main__.py"):
+        yield f"benchmarks.{file.parent.name}"
+
+
 def command_of(words: list[str]) -> tuple[click.Command, list[str]]:
     """The command that words name, and what is left of them."""
     command: click.Command = cli
@@ -247,13 +256,14 @@ def test_every_file_of_figures_is_quoted_and_whole() -> None:
         assert re.fullmatch(r"\d{4}-\d\d-\d\d", found["date"])
 
 
-def test_the_page_on_performance_says_what_make_bench_runs() -> None:
+def test_the_page_on_performance_lists_every_benchmark_and_says_what_make_bench_runs() -> None:
     recipe = text_of(ROOT / "Makefile").partition("\nbench:")[2].partition("\n\n")[0]
     rows = re.findall(
         r"^\| `python -m (\S+)` \| (yes|no) \|", text_of(ROOT / "docs/performance.md"), re.M
     )
 
     assert {name for name, run in rows if run == "yes"} == set(MODULE.findall(recipe))
+    assert {name for name, _ in rows} == set(benchmarks()) - {"benchmarks.tables"}
 
 
 def test_every_figure_for_monitoring_exists() -> None:

@@ -58,8 +58,19 @@ MISFIRE_SECONDS = 3600
 class Worker:
     """Carries out queued runs until `stop` is set."""
 
-    def __init__(self, settings: Settings, database: Database) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        *,
+        look_seconds: float = LOOK_SECONDS,
+        beat_seconds: float = BEAT_SECONDS,
+        stop_seconds: float = STOP_SECONDS,
+    ) -> None:
         self._settings = settings
+        self._look_seconds = look_seconds
+        self._beat_seconds = beat_seconds
+        self._stop_seconds = stop_seconds
         self._runs = Runs(database)
         self._adapters = Adapters(database, settings.storage.adapters_path)
         rule = TeachingRule.of(settings.admission, settings.privacy)
@@ -81,7 +92,7 @@ class Worker:
                         self._carry_out(run)
                 except StoreError as error:
                     logger.error("the queue of runs cannot be read: %s", error)
-                self.stop.wait(LOOK_SECONDS)
+                self.stop.wait(self._look_seconds)
         finally:
             scheduler.shutdown(wait=False)
 
@@ -91,7 +102,7 @@ class Worker:
             run = self._runs.take(run_id)
             if run is not None:
                 self._carry_out(run)
-            self.stop.wait(LOOK_SECONDS)
+            self.stop.wait(self._look_seconds)
 
     def _tidy(self) -> None:
         try:
@@ -196,7 +207,7 @@ class Worker:
         """Wait until a child ends, with a heartbeat; return whether it had to be stopped."""
         while True:
             try:
-                child.wait(BEAT_SECONDS if not self.stop.is_set() else 0.1)
+                child.wait(self._beat_seconds if not self.stop.is_set() else 0.1)
                 return False
             except subprocess.TimeoutExpired:
                 pass
@@ -208,7 +219,7 @@ class Worker:
             if cancelled or self.stop.is_set():
                 child.terminate()
                 try:
-                    child.wait(STOP_SECONDS)
+                    child.wait(self._stop_seconds)
                 except subprocess.TimeoutExpired:
                     child.kill()
                     child.wait()

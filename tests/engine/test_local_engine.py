@@ -113,12 +113,15 @@ async def test_an_adapter_changes_the_reply_and_leaves_the_base_as_it_was(
     assert after.text == before.text
 
 
-@pytest.mark.bad_input(
-    "an adapter with a missing file",
-    "an adapter with a truncated file",
-    "an adapter with a foreign file",
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param("truncated", marks=pytest.mark.bad_input("an adapter with a truncated file")),
+        pytest.param("missing", marks=pytest.mark.bad_input("an adapter with a missing file")),
+        pytest.param("foreign", marks=pytest.mark.bad_input("an adapter with a foreign file")),
+        pytest.param("no config", marks=pytest.mark.bad_input("an adapter with a missing file")),
+    ],
 )
-@pytest.mark.parametrize("damage", ["truncated", "missing", "foreign", "no config"])
 async def test_a_damaged_adapter_is_refused_and_the_engine_goes_on(
     local_engine: LocalEngine, make_adapter: MakeAdapter, damage: str
 ) -> None:

@@ -11,6 +11,7 @@ from benchmarks.tiny_models import SPECIAL, make_tiny_tokenizer
 from bot.engine.errors import ModelUnusable
 from bot.engine.template import ChatTemplate
 from store.domain import Message
+from tests.evidence import note
 
 NO_SYSTEM = (
     "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
@@ -47,6 +48,7 @@ def test_no_content_adds_a_control_token(content: str) -> None:
 
     ids = template.encode([Message(role="user", content=content)])
 
+    note(f"message: {content}")
     assert control_tokens(ids) == control_tokens(plain)
 
 

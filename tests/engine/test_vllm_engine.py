@@ -130,10 +130,14 @@ async def test_a_server_that_comes_back_with_another_model_is_not_used(
     assert servers[1].asked("/v1/completions") == []
 
 
-@pytest.mark.bad_input(
-    "a vLLM server that is down", "a vLLM server that is slow", "a vLLM server that answers 500"
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param("down", marks=pytest.mark.bad_input("a vLLM server that is down")),
+        pytest.param("broken", marks=pytest.mark.bad_input("a vLLM server that answers 500")),
+        pytest.param("silent", marks=pytest.mark.bad_input("a vLLM server that is slow")),
+    ],
 )
-@pytest.mark.parametrize("fault", ["down", "broken", "silent"])
 async def test_a_server_that_does_not_answer_is_passed_over(
     vocabulary: Vocabulary, servers: Pair, fault: str
 ) -> None:
@@ -152,7 +156,7 @@ async def test_a_server_that_does_not_answer_is_passed_over(
     assert completion.text == written(vocabulary, servers[1])
 
 
-@pytest.mark.bad_input("a vLLM server that is down")
+@pytest.mark.bad_input("a vLLM server that answers 500")
 async def test_with_no_server_left_the_reply_says_so(vocabulary: Vocabulary, servers: Pair) -> None:
     async with connected(vocabulary, *servers) as engine:
         for server in servers:

@@ -191,6 +191,7 @@ def test_dropping_makes_a_damaged_folder_usable_as_its_message_says(tmp_path: Pa
     index.close()
 
 
+@pytest.mark.bad_input("a damaged index")
 def test_damaged_vectors_are_said_to_be_unusable(tmp_path: Path) -> None:
     dice = random.Random(0)
     index = embedded(tmp_path)

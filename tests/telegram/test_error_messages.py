@@ -14,9 +14,19 @@ from tests.fakes import FakeEngine
 from tests.telegram.conftest import Start
 from tests.telegram.running import RunningBot, eventually
 
+LONG = pytest.mark.bad_input("a message of 4096 characters")
+RIGHT_TO_LEFT = pytest.mark.bad_input("right-to-left text")
+EMOJI = pytest.mark.bad_input("emoji")
 
-@pytest.mark.bad_input("a sticker", "a voice note")
-@pytest.mark.parametrize("kind", ["sticker", "voice", "photo"])
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param("sticker", marks=pytest.mark.bad_input("a sticker")),
+        pytest.param("voice", marks=pytest.mark.bad_input("a voice note")),
+        "photo",
+    ],
+)
 async def test_what_is_not_text_is_said_to_be_unreadable(
     bot: RunningBot, chat: Chat, ada: User, kind: str
 ) -> None:
@@ -44,16 +54,15 @@ async def test_help_says_that_edits_are_not_seen(bot: RunningBot, chat: Chat, ad
     assert "edit" in await bot.say(chat, ada, "/help")
 
 
-@pytest.mark.bad_input("a message of 4096 characters", "right-to-left text", "emoji")
 @pytest.mark.parametrize(
     "text",
     [
-        "x" * 4096,
-        "😀" * 2048,
-        "word " * 819,
-        "שלום, מה שלומך היום?",
-        "\u202eright to left override",
-        "👨‍👩‍👧‍👦 🏳️‍🌈 e\u0301 \u200b",
+        pytest.param("x" * 4096, marks=LONG),
+        pytest.param("😀" * 2048, marks=(LONG, EMOJI)),
+        pytest.param("word " * 819, marks=LONG),
+        pytest.param("שלום, מה שלומך היום?", marks=RIGHT_TO_LEFT),
+        pytest.param("\u202eright to left override", marks=RIGHT_TO_LEFT),
+        pytest.param("👨‍👩‍👧‍👦 🏳️‍🌈 e\u0301 \u200b", marks=EMOJI),
         "line\nline\r\nline",
         "'; DROP TABLE turns; --",
         "{braces} %s %(name)s {0}",

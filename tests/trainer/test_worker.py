@@ -23,7 +23,6 @@ from store.tables import AdapterRow, TurnRow
 from tests.fakes import Clock
 from tests.store.talk import ADA, BOB, meet, talk
 from tests.trainer.examples import asked, settings
-from trainer import worker
 from trainer.worker import Worker
 
 PATIENCE_SECONDS = 20
@@ -66,11 +65,15 @@ time.sleep(60)
 Play = Callable[[str], list["subprocess.Popen[bytes]"]]
 
 
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Looks often, so that no test waits."""
-    monkeypatch.setattr(worker, "LOOK_SECONDS", 0.01)
-    monkeypatch.setattr(worker, "BEAT_SECONDS", 0.05)
+def make_worker(database: Database, *, stop_seconds: float = 20.0, **chosen: object) -> Worker:
+    """A worker that looks often, so that no test waits."""
+    return Worker(
+        settings(**chosen),
+        database,
+        look_seconds=0.01,
+        beat_seconds=0.05,
+        stop_seconds=stop_seconds,
+    )
 
 
 @pytest.fixture
@@ -112,7 +115,7 @@ def runs(sqlite: Database) -> Runs:
 
 @pytest.fixture
 def hand(sqlite: Database, tmp_path: Path) -> Worker:
-    return Worker(settings(data_dir=tmp_path, train_cron="off", train_min_ratings=5), sqlite)
+    return make_worker(sqlite, data_dir=tmp_path, train_cron="off", train_min_ratings=5)
 
 
 @contextmanager
@@ -213,12 +216,12 @@ def test_a_run_that_is_cancelled_has_its_process_ended(
 
 
 def test_a_process_that_will_not_end_is_killed(
-    hand: Worker, runs: Runs, play: Play, ready: Path, monkeypatch: pytest.MonkeyPatch
+    sqlite: Database, tmp_path: Path, runs: Runs, play: Play, ready: Path
 ) -> None:
-    monkeypatch.setattr(worker, "STOP_SECONDS", 0.1)
     children = play(DEAF)
+    strict = make_worker(sqlite, data_dir=tmp_path, train_cron="off", stop_seconds=0.1)
 
-    with at_work(hand):
+    with at_work(strict):
         run, _ = runs.queue("this test")
         until(ready.exists)
         runs.cancel(run.id)
@@ -304,7 +307,7 @@ def test_while_a_run_runs_no_other_worker_begins_one(
     hand: Worker, runs: Runs, play: Play, sqlite: Database
 ) -> None:
     children = play(SLEEPS)
-    other = Worker(settings(train_cron="off"), sqlite)
+    other = make_worker(sqlite, train_cron="off")
 
     with at_work(hand), at_work(other):
         run, _ = runs.queue("this test")
@@ -496,5 +499,5 @@ def test_what_is_too_old_is_deleted_while_the_worker_works(
     clock.advance(seconds=90_000)
     new = talk(sqlite, "new")
     assert turn_ids() == [old, new]
-    with at_work(Worker(settings(data_dir=tmp_path, keep_days=1), sqlite)):
+    with at_work(make_worker(sqlite, data_dir=tmp_path, keep_days=1)):
         until(lambda: turn_ids() == [new])
