@@ -366,11 +366,15 @@ def _has_removed_passage() -> ColumnElement[bool]:
 
 def _standing_corrections(session: Session, turn_ids: list[int]) -> dict[int, CorrectionRow]:
     """The corrections that stand in place of replies, by those whose words may be used."""
-    usable = select(PersonRow.id).where(
-        PersonRow.access != Access.DENIED,
-        PersonRow.id.not_in(held_back()),
-        PersonRow.id.not_in(select(ErasureRow.person_id)),
-    )
-    opinions = read_opinions(session, turn_ids, usable)
+
+    def is_usable(person_id: Any) -> ColumnElement[bool]:
+        return exists().where(
+            PersonRow.id == person_id,
+            PersonRow.access != Access.DENIED,
+            PersonRow.id.not_in(held_back()),
+            PersonRow.id.not_in(select(ErasureRow.person_id)),
+        )
+
+    opinions = read_opinions(session, turn_ids, is_usable)
     found = {turn_id: opinion.standing() for turn_id, opinion in opinions.items()}
     return {turn_id: each[0] for turn_id, each in found.items() if each}

@@ -8,15 +8,19 @@ row in `erasures`, and `resume` goes on.
 
 import time
 from collections.abc import Callable, Collection, Sequence
-from datetime import timedelta
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
+from typing import TypeVar
 
-from sqlalchemy import ColumnElement, Select, delete, or_, select, update
+from sqlalchemy import delete, exists, select, update
 from sqlalchemy.orm import Session
 
-from store.database import Database, Lock
+from store.database import Database, Lock, in_parts
 from store.domain import Access, Erasure, Split
 from store.memories import of_person, reconsider, remember
-from store.parts import blank_sources
+from store.parts import blank_parts, quoting_turns
 from store.tables import (
     AdapterRow,
     ChunkRow,
@@ -25,6 +29,7 @@ from store.tables import (
     DocumentRow,
     ErasureRow,
     FeedbackRow,
+    MemoryRow,
     PersonRow,
     QuarantineRow,
     RunExampleRow,
@@ -37,18 +42,41 @@ from store.tables import (
     UpdateRow,
 )
 
-FIRST_STEP_TURNS = 4
-MOST_STEP_TURNS = 64
-"""Turns of one transaction: few at first, then as many as keep to `STEP_SECONDS`."""
+FIRST_STEP_ROWS = 2
+MOST_STEP_ROWS = 64
+"""Rows of one transaction: few at first, then as many as keep to `STEP_SECONDS`."""
 
-STEP_SECONDS = 0.03
-"""How long one transaction is to hold the write lock; others wait for no longer than a few."""
+STEP_SECONDS = 0.02
+"""Time for which one transaction is to hold the write lock."""
 
-PAUSE_SECONDS = 0.01
-"""Between two transactions: SQLite's writers ask again after a moment, and would starve."""
+PAUSE_SECONDS = 0.03
+"""Time between two transactions. SQLite's writers ask again only after a moment, and would starve
+(docs/experiments.md, 2026-11-30)."""
+
+EXPIRED_AT_ONCE = 2_000
+"""Turns that are too old and are looked up together."""
 
 QUOTA_WINDOW = timedelta(days=1)
 """The longest time that a quota counts."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sources:
+    """Rows that are to go, and turns of others that were served with their words."""
+
+    turns: AbstractSet[int]
+    corrections: AbstractSet[int]
+    quoting: AbstractSet[int]
+
+    def holds(self, part: TurnPartRow) -> bool:
+        """Return whether a part of a prompt has words of these rows."""
+        return self.asked(part) or part.correction_id in self.corrections
+
+    def asked(self, part: TurnPartRow) -> bool:
+        """Return whether a part has the question, too, and not only a correction."""
+        return part.source_turn_id in self.turns
 
 
 class Eraser:
@@ -64,18 +92,14 @@ class Eraser:
         a denial; so does a quarantine, and the wish not to be trained on. Their use of quotas stays
         for a day, as numbers. Versions that were trained on them are marked.
         """
-        with self._database.session() as session:
-            if session.get(PersonRow, person_id) is not None:
-                session.merge(ErasureRow(person_id=person_id, requested_at=self._database.now()))
-                session.flush()
-                reconsider(session, of_person(person_id))
-                self._keep_usage(session, person_id)
+        self._begin(person_id)
         adapters: dict[int, str] = {}
-        turns = self._in_steps(
-            lambda size: self._erase_turns(self._turns_of(person_id, size), adapters)
-        )
-        self._in_steps(lambda size: self._erase_corrections(person_id, size, adapters))
-        self._in_steps(lambda size: self._erase_ratings(person_id, size, adapters))
+        turns = 0
+        while sources := self._sources_of(person_id):  # they may go on talking meanwhile
+            adapters |= self._mark((*sources.turns, *sources.quoting), sources.corrections)
+            self._erase_sources(sources)
+            turns += len(sources.turns)
+        adapters |= self._erase_ratings(person_id)
         with self._database.session() as session:
             session.execute(delete(UpdateRow).where(UpdateRow.person_id == person_id))
             session.execute(delete(ErasureRow).where(ErasureRow.person_id == person_id))
@@ -99,144 +123,135 @@ class Eraser:
         next run starts without.
         """
         before = self._database.now() - age
-        old = select(TurnRow.id).where(TurnRow.created_at < before).order_by(TurnRow.id)
-        erased = self._in_steps(lambda size: self._erase_turns(self._roots(old.limit(size)), None))
+        expired = 0
+        while sources := self._sources_before(before):
+            self._drop_samples((*sources.turns, *sources.quoting), sources.corrections)
+            self._erase_sources(sources)
+            expired += len(sources.turns)
         with self._database.session() as session:
             day_ago = self._database.now() - QUOTA_WINDOW
             session.execute(delete(SpentRow).where(SpentRow.created_at < day_ago))
-        return erased
+        return expired
 
     def erase_document(self, document_id: int) -> tuple[str, ...]:
         """Delete a document and take its passages out of prompts; the versions that learned them.
 
         Replies that were written from it are neither recalled nor trained on after that.
         """
+        chunks = select(ChunkRow.id).where(ChunkRow.document_id == document_id)
+        quoting = (
+            select(TurnPartRow.turn_id)
+            .where(TurnPartRow.chunk_id.in_(chunks), TurnPartRow.erased.is_(False))
+            .distinct()
+        )
         adapters: dict[int, str] = {}
-        self._in_steps(lambda size: self._erase_passages(document_id, size, adapters))
+        while True:
+            with self._database.reading() as session:
+                ids = set(session.scalars(chunks))
+                turns = session.scalars(quoting).all()
+            if not turns:
+                break
+            adapters |= self._mark(turns, ())
+            self._in_steps(turns, partial(_blank_passages, chunk_ids=ids))
         with self._database.session() as session:
-            self._mark_quoting(session, document_id, None, adapters)
             session.execute(delete(DocumentRow).where(DocumentRow.id == document_id))
         return tuple(adapters[each] for each in sorted(adapters))
 
-    def _in_steps(self, step: Callable[[int], int]) -> int:
-        """Repeat a step, larger or smaller as time allows, until it finds nothing; the sum."""
-        size, total = FIRST_STEP_TURNS, 0
-        while True:
-            begun = time.monotonic()
-            done = step(size)
-            if not done:
-                return total
-            total += done
-            slow = time.monotonic() - begun > STEP_SECONDS
-            size = max(1, size // 2) if slow else min(MOST_STEP_TURNS, size * 2)
+    def _begin(self, person_id: int) -> None:
+        """Make sure that nothing of a person is used any more, in one short transaction."""
+        with self._database.session() as session:
+            known = session.get(PersonRow, person_id) is not None
+            if known and session.get(ErasureRow, person_id) is None:
+                session.add(ErasureRow(person_id=person_id, requested_at=self._database.now()))
+                session.flush()
+                reconsider(session, of_person(person_id))
+                self._keep_usage(session, person_id)
+
+    def _sources_of(self, person_id: int) -> _Sources | None:
+        """The rows of a person that are left; None if there are none."""
+        with self._database.reading() as session:
+            own = session.scalars(select(TurnRow.id).where(TurnRow.person_id == person_id)).all()
+            turns = _with_regenerations(session, own)
+            given = select(CorrectionRow.id).where(CorrectionRow.person_id == person_id)
+            corrections = {*session.scalars(given), *_corrections_of(session, turns)}
+            if not turns and not corrections:
+                return None
+            quoting = quoting_turns(session, turns, corrections) - turns
+        return _Sources(turns=turns, corrections=corrections, quoting=quoting)
+
+    def _sources_before(self, moment: datetime) -> _Sources | None:
+        """Some turns that are older than a moment; None if there are none."""
+        old = select(TurnRow.id).where(TurnRow.created_at < moment).order_by(TurnRow.created_at)
+        with self._database.reading() as session:
+            turns = _with_regenerations(session, session.scalars(old.limit(EXPIRED_AT_ONCE)).all())
+            if not turns:
+                return None
+            corrections = _corrections_of(session, turns)
+            quoting = quoting_turns(session, turns, corrections, since=moment) - turns
+        return _Sources(turns=turns, corrections=corrections, quoting=quoting)
+
+    def _erase_sources(self, sources: _Sources) -> None:
+        """Take the words out of others' prompts, then delete the rows."""
+        self._in_steps(sorted(sources.quoting), partial(_blank_sources, sources=sources))
+        self._in_steps(sorted(sources.turns), _delete_turns)
+        self._in_steps(sorted(sources.corrections), _delete_corrections)  # of others' turns
+
+    def _erase_ratings(self, person_id: int) -> dict[int, str]:
+        """Delete a person's ratings of others' turns; the versions that learned from those."""
+        with self._database.reading() as session:
+            rows = session.execute(
+                select(FeedbackRow.id, FeedbackRow.turn_id).where(
+                    FeedbackRow.person_id == person_id
+                )
+            ).all()
+        adapters = self._mark([row[1] for row in rows], ())
+        self._in_steps([(row[0], row[1]) for row in rows], _delete_ratings)
+        return adapters
+
+    def _in_steps(self, rows: Sequence[T], step: Callable[[Session, Sequence[T]], object]) -> None:
+        """Do something with rows, a few a transaction: as many as hold the lock for a moment."""
+        size, done = FIRST_STEP_ROWS, 0
+        while done < len(rows):
+            with self._database.session() as session:
+                self._database.lock(session, Lock.ERASING)
+                begun = time.monotonic()
+                step(session, rows[done : done + size])
+            done += size
+            spent = time.monotonic() - begun
+            if spent > STEP_SECONDS:
+                size = max(1, size // 2)
+            elif spent < STEP_SECONDS / 2:
+                size = min(MOST_STEP_ROWS, size * 2)
             time.sleep(PAUSE_SECONDS)
 
-    def _turns_of(self, person_id: int, size: int) -> list[int]:
-        own = select(TurnRow.id).where(TurnRow.person_id == person_id).limit(size)
-        return self._roots(own)
-
-    def _roots(self, wanted: Select[int]) -> list[int]:
-        """The turns of a query, and those in which somebody had them answered again."""
-        with self._database.reading() as session:
-            ids = list(session.scalars(wanted))
-            again = select(TurnRow.id).where(TurnRow.regenerates_id.in_(ids))
-            return sorted({*ids, *session.scalars(again)}) if ids else []
-
-    def _erase_turns(self, ids: Sequence[int], adapters: dict[int, str] | None) -> int:
-        if not ids:
-            return 0
-        with self._database.session() as session:
-            self._database.lock(session, Lock.ERASING)
-            corrections = list(
-                session.scalars(select(CorrectionRow.id).where(CorrectionRow.turn_id.in_(ids)))
-            )
-            sources = or_(
-                TurnPartRow.source_turn_id.in_(ids), TurnPartRow.correction_id.in_(corrections)
-            )
-            quoting = blank_sources(session, sources & TurnPartRow.turn_id.not_in(ids))
-            examples = _examples_of([*ids, *quoting], corrections)
-            if adapters is None:
-                _drop_samples(session, examples)
-            else:
-                adapters |= self._mark(session, examples)
-            conversations = set(
-                session.scalars(select(TurnRow.conversation_id).where(TurnRow.id.in_(ids)))
-            )
-            session.execute(delete(TurnRow).where(TurnRow.id.in_(ids)))
-            session.flush()
-            _drop_empty(session, conversations)
-        return len(ids)
-
-    def _erase_corrections(self, person_id: int, size: int, adapters: dict[int, str]) -> int:
-        with self._database.session() as session:
-            self._database.lock(session, Lock.ERASING)
-            rows = session.execute(
-                select(CorrectionRow.id, CorrectionRow.turn_id)
-                .where(CorrectionRow.person_id == person_id)
-                .limit(size)
-            ).all()
-            ids = [row[0] for row in rows]
-            if ids:
-                quoting = blank_sources(
-                    session, TurnPartRow.correction_id.in_(ids), whole=lambda row: False
-                )
-                adapters |= self._mark(session, _examples_of(quoting, ids))
-                session.execute(delete(CorrectionRow).where(CorrectionRow.id.in_(ids)))
-                session.flush()
-                remember(session, {row[1] for row in rows})
-            return len(ids)
-
-    def _erase_ratings(self, person_id: int, size: int, adapters: dict[int, str]) -> int:
-        with self._database.session() as session:
-            self._database.lock(session, Lock.ERASING)
-            rows = session.execute(
-                select(FeedbackRow.id, FeedbackRow.turn_id)
-                .where(FeedbackRow.person_id == person_id)
-                .limit(size)
-            ).all()
-            if rows:
-                turns = {row[1] for row in rows}
-                adapters |= self._mark(session, _examples_of(turns, []))
-                session.execute(
-                    delete(FeedbackRow).where(FeedbackRow.id.in_([row[0] for row in rows]))
-                )
-                session.flush()
-                remember(session, turns)
-            return len(rows)
-
-    def _erase_passages(self, document_id: int, size: int, adapters: dict[int, str]) -> int:
-        with self._database.session() as session:
-            self._database.lock(session, Lock.ERASING)
-            return self._mark_quoting(session, document_id, size, adapters)
-
-    def _mark_quoting(
-        self, session: Session, document_id: int, size: int | None, adapters: dict[int, str]
-    ) -> int:
-        chunks = select(ChunkRow.id).where(ChunkRow.document_id == document_id)
-        quoting = blank_sources(session, TurnPartRow.chunk_id.in_(chunks), limit=size)
-        if quoting:
-            adapters |= self._mark(session, _examples_of(quoting, []))
-            reconsider(session, TurnRow.id.in_(quoting))
-        return len(quoting)
-
-    def _mark(self, session: Session, examples: ColumnElement[bool]) -> dict[int, str]:
-        """Mark runs and versions that learned from examples; the versions, by id.
+    def _mark(self, turns: Collection[int], corrections: Collection[int]) -> dict[int, str]:
+        """Mark runs and versions that learned from rows; the versions, by id.
 
         A run under way passes the mark on to what it makes. The samples of runs that measured on
         them are dropped, too.
         """
-        _drop_samples(session, examples)
-        learned = select(RunExampleRow.run_id).where(examples, RunExampleRow.split == Split.TRAIN)
-        runs = set(session.scalars(learned))
+        self._drop_samples(turns, corrections)
+        with self._database.reading() as session:
+            runs = _runs_with(session, Split.TRAIN, turns, corrections)
         if not runs:
             return {}
         now = self._database.now()
-        for table, key in ((RunRow, RunRow.id), (AdapterRow, AdapterRow.run_id)):
-            session.execute(
-                update(table).where(key.in_(runs), table.erased_at.is_(None)).values(erased_at=now)
-            )
         made = select(AdapterRow.id, AdapterRow.name).where(AdapterRow.run_id.in_(runs))
-        return dict(session.execute(made).all())
+        with self._database.session() as session:
+            for table, key in ((RunRow, RunRow.id), (AdapterRow, AdapterRow.run_id)):
+                unmarked = key.in_(runs) & table.erased_at.is_(None)
+                session.execute(update(table).where(unmarked).values(erased_at=now))
+            return dict(session.execute(made).all())
+
+    def _drop_samples(self, turns: Collection[int], corrections: Collection[int]) -> None:
+        """Drop the samples of runs that measured on rows, and have admins' messages deleted."""
+        with self._database.reading() as session:
+            runs = _runs_with(session, Split.HELD_OUT, turns, corrections)
+        if runs:
+            shown = SampleMessageRow.run_id.in_(runs)
+            with self._database.session() as session:
+                session.execute(delete(RunSampleRow).where(RunSampleRow.run_id.in_(runs)))
+                session.execute(update(SampleMessageRow).where(shown).values(unwanted=True))
 
     def _keep_usage(self, session: Session, person_id: int) -> None:
         """Keep what they asked for lately, as numbers: erasing must not renew quotas."""
@@ -262,24 +277,68 @@ class Eraser:
             )
 
 
-def _examples_of(turn_ids: Collection[int], corrections: Collection[int]) -> ColumnElement[bool]:
-    """The condition for rows of `run_examples` that were made of turns or corrections."""
-    return or_(
-        RunExampleRow.turn_id.in_(turn_ids),
-        RunExampleRow.other_turn_id.in_(turn_ids),
-        RunExampleRow.correction_id.in_(corrections),
-    )
+def _runs_with(
+    session: Session, split: Split, turns: Collection[int], corrections: Collection[int]
+) -> set[int]:
+    """The runs that have an example in a split which was made of turns or corrections."""
+    runs: set[int] = set()
+    for part in in_parts(turns):
+        for column in (RunExampleRow.turn_id, RunExampleRow.other_turn_id):
+            made = select(RunExampleRow.run_id).where(
+                column.in_(part), RunExampleRow.split == split
+            )
+            runs.update(session.scalars(made))
+    for part in in_parts(corrections):
+        of_them = RunExampleRow.correction_id.in_(part)
+        made = select(RunExampleRow.run_id).where(of_them, RunExampleRow.split == split)
+        runs.update(session.scalars(made))
+    return runs
 
 
-def _drop_samples(session: Session, examples: ColumnElement[bool]) -> None:
-    """Drop the samples of runs that measured on examples, and have admins' messages deleted."""
-    measured = select(RunExampleRow.run_id).where(examples, RunExampleRow.split == Split.HELD_OUT)
-    runs = set(session.scalars(measured))
-    if runs:
-        session.execute(delete(RunSampleRow).where(RunSampleRow.run_id.in_(runs)))
-        session.execute(
-            update(SampleMessageRow).where(SampleMessageRow.run_id.in_(runs)).values(unwanted=True)
+def _with_regenerations(session: Session, ids: Collection[int]) -> set[int]:
+    """Turns, and those in which somebody had their questions answered again."""
+    found = set(ids)
+    for part in in_parts(ids):
+        found.update(session.scalars(select(TurnRow.id).where(TurnRow.regenerates_id.in_(part))))
+    return found
+
+
+def _corrections_of(session: Session, turns: Collection[int]) -> set[int]:
+    found: set[int] = set()
+    for part in in_parts(turns):
+        found.update(
+            session.scalars(select(CorrectionRow.id).where(CorrectionRow.turn_id.in_(part)))
         )
+    return found
+
+
+def _blank_sources(session: Session, turns: Sequence[int], *, sources: _Sources) -> None:
+    blank_parts(session, turns, sources.holds, whole=sources.asked)
+
+
+def _blank_passages(session: Session, turns: Sequence[int], *, chunk_ids: set[int]) -> None:
+    blank_parts(session, turns, lambda part: part.chunk_id in chunk_ids)
+    reconsider(session, MemoryRow.turn_id.in_(turns))
+
+
+def _delete_corrections(session: Session, ids: Sequence[int]) -> None:
+    of_them = CorrectionRow.id.in_(ids)
+    turns = set(session.scalars(select(CorrectionRow.turn_id).where(of_them)))
+    session.execute(delete(CorrectionRow).where(of_them))
+    remember(session, turns)
+
+
+def _delete_ratings(session: Session, rows: Sequence[tuple[int, int]]) -> None:
+    session.execute(delete(FeedbackRow).where(FeedbackRow.id.in_([row[0] for row in rows])))
+    remember(session, {row[1] for row in rows})
+
+
+def _delete_turns(session: Session, ids: Sequence[int]) -> None:
+    of_them = TurnRow.id.in_(ids)
+    conversations = set(session.scalars(select(TurnRow.conversation_id).where(of_them)))
+    session.execute(delete(TurnRow).where(of_them))
+    left = exists().where(TurnRow.conversation_id == ConversationRow.id)
+    session.execute(delete(ConversationRow).where(ConversationRow.id.in_(conversations), ~left))
 
 
 def _forget_person(session: Session, person_id: int) -> None:
@@ -292,12 +351,3 @@ def _forget_person(session: Session, person_id: int) -> None:
         session.delete(person)
     else:
         person.name = ""
-
-
-def _drop_empty(session: Session, conversation_ids: set[int]) -> None:
-    kept = select(TurnRow.conversation_id).where(TurnRow.conversation_id.in_(conversation_ids))
-    session.execute(
-        delete(ConversationRow).where(
-            ConversationRow.id.in_(conversation_ids), ConversationRow.id.not_in(kept)
-        )
-    )

@@ -9,7 +9,7 @@ import hashlib
 import json
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from itertools import combinations
@@ -17,7 +17,7 @@ from itertools import combinations
 from sqlalchemy import func, select, union_all
 from sqlalchemy.orm import Session
 
-from store.database import Database, Lock
+from store.database import Database, Lock, in_parts
 from store.domain import (
     AnyExample,
     Demonstration,
@@ -29,7 +29,7 @@ from store.domain import (
     OriginKind,
     PreferencePair,
 )
-from store.opinions import IDS_AT_ONCE, Opinion, read_opinions
+from store.opinions import Opinion, read_opinions
 from store.tables import CorrectionRow, FeedbackRow, ImportedRow, TurnRow
 from store.teaching import TeachingRule, in_silent_group
 
@@ -72,10 +72,10 @@ class Examples:
         with self._database.reading() as session:
             ids = _rated_turns(session, most, random.Random(seed))
             turns: dict[int, TurnRow] = {}
-            for part in _parts(ids):
+            for part in in_parts(ids):
                 usable = select(TurnRow).where(TurnRow.id.in_(part), self._rule.turns())
                 turns |= {row.id: row for row in session.scalars(usable)}
-            opinions = read_opinions(session, turns, self._rule.people())
+            opinions = read_opinions(session, turns, self._rule.may_teach)
             newest = select(ImportedRow).order_by(ImportedRow.id.desc()).limit(most)
             imported = session.scalars(newest).all()[::-1]
         votes = {id: opinions[id] for id in turns if id in opinions and opinions[id].ratings}
@@ -106,14 +106,14 @@ class Examples:
 
         None counts from the beginning.
         """
-        teaches = self._rule.people()
+        teaches = self._rule.may_teach
         counts = (
             (
                 select(FeedbackRow.id)
                 .join(TurnRow, TurnRow.id == FeedbackRow.turn_id)
                 .where(
                     FeedbackRow.replaced_at.is_(None),
-                    FeedbackRow.person_id.in_(teaches),
+                    teaches(FeedbackRow.person_id),
                     ~in_silent_group(TurnRow.conversation_id),
                 ),
                 FeedbackRow.created_at,
@@ -122,7 +122,7 @@ class Examples:
                 select(CorrectionRow.id)
                 .join(TurnRow, TurnRow.id == CorrectionRow.turn_id)
                 .where(
-                    CorrectionRow.person_id.in_(teaches),
+                    teaches(CorrectionRow.person_id),
                     ~in_silent_group(TurnRow.conversation_id),
                 ),
                 CorrectionRow.created_at,
@@ -185,11 +185,6 @@ def _rated_turns(session: Session, most: int | None, draw: random.Random) -> lis
     newest = session.scalars(fair.order_by(placed.c.turn_id.desc())).all()
     older = newest[most:]
     return sorted({*newest[:most], *draw.sample(older, min(most, len(older)))})
-
-
-def _parts(ids: Sequence[int]) -> Iterator[Sequence[int]]:
-    for start in range(0, len(ids), IDS_AT_ONCE):
-        yield ids[start : start + IDS_AT_ONCE]
 
 
 def is_held_out(key: str) -> bool:

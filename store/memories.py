@@ -199,7 +199,7 @@ class Memories:
         return found
 
     def _opinions(self, session: Session, turn_ids: Collection[int]) -> dict[int, Opinion]:
-        known = read_opinions(session, turn_ids, self._rule.people())
+        known = read_opinions(session, turn_ids, self._rule.may_teach)
         return {turn_id: known.get(turn_id, Opinion()) for turn_id in turn_ids}
 
     def _pending(self) -> list[tuple[int, str, bool]]:
@@ -264,28 +264,24 @@ def remember(session: Session, turn_ids: Iterable[int]) -> None:
     session.flush()
 
 
-def reconsider(session: Session, turns: ColumnElement[bool]) -> None:
-    """Drop the vectors of turns that meet a condition; those that may teach get new ones.
+def reconsider(session: Session, memories: ColumnElement[bool]) -> None:
+    """Drop the vectors of memories that meet a condition; those that may teach get new ones.
 
     Called in the transaction of a decision on a person or a group. Their bytes are overwritten.
     """
-    of_them = select(TurnRow.id).where(turns)
-    session.execute(
-        update(MemoryRow).where(MemoryRow.turn_id.in_(of_them)).values(vector=None, embedder=None)
-    )
+    session.execute(update(MemoryRow).where(memories).values(vector=None, embedder=None))
 
 
 def of_person(person_id: int) -> ColumnElement[bool]:
-    """Return the condition for turns that a person asked or corrected."""
+    """Return the condition for memories of turns that a person asked or corrected."""
+    asked = select(TurnRow.id).where(TurnRow.person_id == person_id)
     corrected = select(CorrectionRow.turn_id).where(CorrectionRow.person_id == person_id)
-    return or_(TurnRow.person_id == person_id, TurnRow.id.in_(corrected))
+    return MemoryRow.turn_id.in_(asked.union(corrected))
 
 
 def of_chat(chat_id: int) -> ColumnElement[bool]:
-    """Return the condition for turns of a chat."""
-    return TurnRow.conversation_id.in_(
-        select(ConversationRow.id).where(ConversationRow.chat_id == chat_id)
-    )
+    """Return the condition for memories of a chat."""
+    return MemoryRow.chat_id == chat_id
 
 
 def content_hash(question: str, answer: str) -> str:
@@ -356,7 +352,7 @@ def _proposal(row: TurnRow, opinion: Opinion) -> Proposal | None:
 def _is_decided() -> ColumnElement[bool]:
     """True for a turn whose newest correction was there when an admin last decided."""
     later = exists().where(
-        CorrectionRow.turn_id == TurnRow.id,
+        CorrectionRow.turn_id == ApprovalRow.turn_id,
         CorrectionRow.text != "",
         CorrectionRow.created_at >= ApprovalRow.created_at,
         CorrectionRow.id > func.coalesce(ApprovalRow.correction_id, 0),
@@ -367,7 +363,7 @@ def _is_decided() -> ColumnElement[bool]:
 def _approved_copies(
     session: Session, turn_ids: Sequence[int], rule: TeachingRule
 ) -> dict[int, ApprovalRow]:
-    correctors = select(CorrectionRow.id).where(CorrectionRow.person_id.in_(rule.people()))
+    correctors = select(CorrectionRow.id).where(rule.may_teach(CorrectionRow.person_id))
     rows = session.scalars(
         select(ApprovalRow)
         .where(

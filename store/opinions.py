@@ -6,16 +6,15 @@ reply that nobody else liked.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import ColumnElement, Select, func, select
 from sqlalchemy.orm import Session
 
+from store.database import in_parts
 from store.tables import CorrectionRow, FeedbackRow
-
-IDS_AT_ONCE = 500
-"""Ids in one query: SQLite takes 32,766 parameters, and plans long lists slowly."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,17 +47,17 @@ class Opinion:
 
 
 def read_opinions(
-    session: Session, turn_ids: Collection[int], people: Select[int] | None = None
+    session: Session, turn_ids: Collection[int], counts: Callable[[Any], ColumnElement[bool]]
 ) -> Mapping[int, Opinion]:
-    """Return the opinions on turns; of everybody, or of the people that a query selects."""
+    """Return the opinions on turns of those people whose word counts.
+
+    `counts` makes a condition on a row of `people` out of a column with a person's id.
+    """
     opinions = defaultdict[int, Opinion](Opinion)
-    ids = sorted(turn_ids)
-    for start in range(0, len(ids), IDS_AT_ONCE):
-        part = ids[start : start + IDS_AT_ONCE]
+    for part in in_parts(turn_ids):
         ratings, corrections = _ratings(part), _corrections(part)
-        if people is not None:
-            ratings = ratings.where(FeedbackRow.person_id.in_(people))
-            corrections = corrections.where(CorrectionRow.person_id.in_(people))
+        ratings = ratings.where(counts(FeedbackRow.person_id))
+        corrections = corrections.where(counts(CorrectionRow.person_id))
         for turn_id, person_id, rating in session.execute(ratings):
             opinions[turn_id].ratings[person_id] = rating
         for row in session.scalars(corrections):

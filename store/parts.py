@@ -4,11 +4,12 @@ Invariant: a part's words can be taken out of a prompt by the part alone, withou
 """
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Any
+from datetime import datetime
 
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
+from store.database import in_parts
 from store.domain import (
     HEADING_SEPARATOR,
     Memory,
@@ -150,34 +151,52 @@ def memories_in(
     return tuple(sorted(found, key=lambda each: -each.score))
 
 
-def blank_sources(
+def quoting_turns(
     session: Session,
-    where: Any,
+    turns: Collection[int],
+    corrections: Collection[int],
     *,
-    whole: Callable[[TurnPartRow], bool] = lambda row: True,
-    limit: int | None = None,
+    since: datetime | None = None,
 ) -> set[int]:
-    """Take the words of parts that meet a condition out of the prompts they stand in.
+    """Return the turns that were served with words of turns or corrections.
 
-    `whole` says whether an exchange loses its question, too, and not only its reply. Returns the
-    ids of the turns whose prompts were changed.
+    With `since`, only those that were asked at that moment or later.
     """
-    wanted = select(TurnPartRow).where(where, TurnPartRow.erased.is_(False))
-    found = session.scalars(
-        wanted.order_by(TurnPartRow.turn_id, TurnPartRow.ordinal).limit(limit)
-    ).all()
-    changed = {row.turn_id for row in found}
-    marked = {(row.turn_id, row.ordinal) for row in found}
-    turns = session.scalars(select(TurnRow).where(TurnRow.id.in_(changed)))
-    for turn in turns.all():
-        rows = session.scalars(
-            select(TurnPartRow).where(TurnPartRow.turn_id == turn.id).order_by(TurnPartRow.ordinal)
-        ).all()
+    found: set[int] = set()
+    for ids, column in (
+        (turns, TurnPartRow.source_turn_id),
+        (corrections, TurnPartRow.correction_id),
+    ):
+        for part in in_parts(ids):
+            quoting = select(TurnPartRow.turn_id).where(column.in_(part)).distinct()
+            if since is not None:
+                quoting = quoting.join(TurnRow, TurnRow.id == TurnPartRow.turn_id)
+                quoting = quoting.where(TurnRow.created_at >= since)
+            found.update(session.scalars(quoting))
+    return found
+
+
+def blank_parts(
+    session: Session,
+    turn_ids: Collection[int],
+    is_lost: Callable[[TurnPartRow], bool],
+    *,
+    whole: Callable[[TurnPartRow], bool] = lambda part: True,
+) -> None:
+    """Take the words of some parts out of the prompts of turns.
+
+    `whole` says whether an exchange loses its question, too, and not only its reply.
+    """
+    of_them = select(TurnPartRow).where(TurnPartRow.turn_id.in_(turn_ids))
+    by_turn: dict[int, list[TurnPartRow]] = {}
+    for row in session.scalars(of_them.order_by(TurnPartRow.turn_id, TurnPartRow.ordinal)):
+        by_turn.setdefault(row.turn_id, []).append(row)
+    for turn in session.scalars(select(TurnRow).where(TurnRow.id.in_(turn_ids))):
+        rows = by_turn.get(turn.id, [])
         for row in rows:
-            if (row.turn_id, row.ordinal) in marked:
+            if not row.erased and is_lost(row):
                 blank(turn, rows, row, whole=whole(row))
     session.flush()
-    return changed
 
 
 def blank(

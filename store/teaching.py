@@ -48,12 +48,15 @@ class TeachingRule:
             consent_required=privacy.train_consent,
         )
 
-    def people(self) -> Select[int]:
-        """Select the ids of everybody who may teach."""
-        return select(PersonRow.id).where(self.allows(PersonRow))
+    def may_teach(self, person_id: Any) -> ColumnElement[bool]:
+        """Return the condition under which the person with an id may teach.
 
-    def allows(self, person: Any) -> ColumnElement[bool]:
-        """Return the condition under which a row of `people` may teach."""
+        `person_id` is a column of another table, or an id.
+        """
+        person = aliased(PersonRow)
+        return exists().where(person.id == person_id, self._allows(person))
+
+    def _allows(self, person: Any) -> ColumnElement[bool]:
         admitted = or_(
             person.access.in_((Access.ALLOWED, Access.INVITED)), person.id.in_(self.admins)
         )
@@ -74,12 +77,12 @@ class TeachingRule:
         """Return the condition under which a row of `turns` may teach."""
         first = aliased(TurnRow)
         first_asker_allows = exists().where(
-            first.id == TurnRow.regenerates_id, first.person_id.in_(self.people())
+            first.id == TurnRow.regenerates_id, self.may_teach(first.person_id)
         )
         return and_(
             TurnRow.state == TurnState.FINAL,
             TurnRow.completion != "",
-            TurnRow.person_id.in_(self.people()),
+            self.may_teach(TurnRow.person_id),
             or_(TurnRow.regenerates_id.is_(None), first_asker_allows),
             ~in_silent_group(TurnRow.conversation_id),
             ~self._has_forbidden_part(),
@@ -95,13 +98,13 @@ class TeachingRule:
         silent_asker = exists().where(
             source.id == TurnPartRow.source_turn_id,
             or_(
-                source.person_id.not_in(self.people()),
+                ~self.may_teach(source.person_id),
                 in_silent_group(source.conversation_id),
             ),
         )
         silent_corrector = exists().where(
             correction.id == TurnPartRow.correction_id,
-            correction.person_id.not_in(self.people()),
+            ~self.may_teach(correction.person_id),
         )
         return exists().where(
             TurnPartRow.turn_id == TurnRow.id,
@@ -151,7 +154,7 @@ class Teaching:
             rules = session.get(GroupRulesRow, chat_id)
             if rules is not None and not rules.teaches:
                 return TeachingState.SILENT_GROUP
-            if session.scalar(self._rule.people().where(PersonRow.id == person_id)) is not None:
+            if session.scalar(select(self._rule.may_teach(person_id))):
                 return TeachingState.TEACHES
             person = session.get(PersonRow, person_id)
             if person is not None and person.opted_out:
