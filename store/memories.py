@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from sqlalchemy import ColumnElement, Select, and_, delete, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, Select, delete, exists, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from store.database import Database
@@ -107,16 +107,13 @@ class Memories:
 
     def proposals(self, limit: int = 5) -> tuple[Proposal, ...]:
         """Return answers that no admin has decided about, newest first."""
-        undecided = and_(self._rule.turns(), ~_is_decided())
+        undecided = exists().where(
+            TurnRow.id == MemoryRow.turn_id, self._rule.turns(), ~_is_decided()
+        )
+        newest_first = select(MemoryRow.turn_id).order_by(MemoryRow.turn_id.desc())
         found: list[Proposal] = []
         with self._database.reading() as session:
-            newest = session.scalars(
-                select(TurnRow.id)
-                .join(MemoryRow, MemoryRow.turn_id == TurnRow.id)
-                .where(undecided)
-                .order_by(MemoryRow.turn_id.desc())
-                .limit(4 * limit)
-            ).all()
+            newest = session.scalars(newest_first.where(undecided).limit(4 * limit)).all()
             opinions = self._opinions(session, newest)
             for row in _turns(session, newest):
                 proposal = _proposal(row, opinions[row.id])

@@ -5,7 +5,7 @@ Pure. Invariant: no held-out example is trained on, nor a copy of one from anoth
 
 import random
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar, assert_never
 
@@ -57,6 +57,16 @@ class Snapshot:
         }
 
     @property
+    def all(self) -> ExampleSet:
+        """The training and the held-out examples together, each kind oldest first."""
+        train, held_out = self.train, self.held_out
+        return ExampleSet(
+            unpaired=_by_age((*train.unpaired, *held_out.unpaired)),
+            pairs=_by_age((*train.pairs, *held_out.pairs)),
+            demonstrations=_by_age((*train.demonstrations, *held_out.demonstrations)),
+        )
+
+    @property
     def counts(self) -> ExampleCounts:
         """Numbers of examples by kind, which people are shown."""
         up = sum(each.label for each in self.train.unpaired)
@@ -80,10 +90,18 @@ def take_snapshot(
     """Choose the examples of a run. Raises `NothingToLearn`, with the reason.
 
     `system_prompt` is put before imported prompts that have none, as it is before every question.
+    Only examples that are chosen are masked; those that masking makes alike are then merged.
     """
     rater_shares = rater_shares or RaterShares()
-    if recipe.mask:
-        examples = _masked(examples)
+    chosen = _choose(examples, recipe, system_prompt, rater_shares)
+    if not recipe.mask:
+        return chosen
+    return _choose(_masked(chosen.all), recipe, system_prompt, rater_shares)
+
+
+def _choose(
+    examples: ExampleSet, recipe: Recipe, system_prompt: str, rater_shares: RaterShares
+) -> Snapshot:
     unpaired = _by_majority([_as_served(each, system_prompt) for each in examples.unpaired])
     pairs = _without_copies([_as_served(each, system_prompt) for each in examples.pairs])
     demonstrations = _without_copies(
@@ -166,6 +184,10 @@ def _masked(examples: ExampleSet) -> ExampleSet:
             for each in examples.demonstrations
         ),
     )
+
+
+def _by_age(examples: Iterable[Kind]) -> tuple[Kind, ...]:
+    return tuple(sorted(examples, key=lambda each: each.created_at))
 
 
 def _masked_prompt(each: AnyExample) -> tuple[Message, ...]:
