@@ -71,10 +71,13 @@ class People:
 
         From then on they do not teach until they say yes.
         """
+        known = self.find(person_id)
+        if known is not None and (known.asked_at or known.decided_at):
+            return False
         with self._database.session() as session:
             row = self._upsert(session, person_id, None)
             if row.asked_at is not None or row.decided_at is not None:
-                return False
+                return False  # somebody was faster
             row.asked_at = self._database.now()
             reconsider(session, of_person(person_id))
             return True

@@ -96,7 +96,8 @@ async def test_people_rate_a_run_trains_and_the_bot_swaps_and_goes_back(
             assert adapter is not None
             assert adapter.status is AdapterStatus.ACTIVE
             spoken = [turn for turn in rated if turn.completion.strip()]  # it draws what it says
-            assert run.examples["train"] + run.examples["held_out"] == len(spoken)
+            assert run.examples is not None
+            assert run.examples.train + run.examples.held_out == len(spoken)
             report = store.adapters.report(adapter.name)
             assert report is not None
             assert report.passed

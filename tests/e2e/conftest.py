@@ -13,9 +13,13 @@ import pytest
 
 from bot.engine.starter import starter_folder
 from loopback import BotApi
+from store.database import Database
+from store.people import People
 
 TOKEN = "42:e2e-secret"
 COMMAND_SECONDS = 120
+EVERYBODY = (*range(1, 11), *range(100, 150))
+"""The ids of the people in these tests."""
 RATCHET = (sys.executable, "-c", "from bot.cli.main import main; main()")
 
 
@@ -54,6 +58,14 @@ class Home:
             out, err = await process.communicate(stdin.encode())
         assert process.returncode is not None
         return Done(code=process.returncode, out=out.decode(), err=err.decode())
+
+    def agree(self) -> None:
+        """Let everybody whom these tests know have said yes to being learned from."""
+        database = Database(self.database_url)
+        database.upgrade()
+        for person_id in EVERYBODY:
+            People(database).opt_out(person_id, False)
+        database.close()
 
     def settings(self, settings: Mapping[str, str]) -> dict[str, str]:
         """The environment with settings, whose names are given without the prefix."""
@@ -116,7 +128,9 @@ def start_bot(home: Home, api: BotApi) -> StartBot:
     """Starts `ratchet run` against the loopback Telegram, and waits until it listens."""
 
     @asynccontextmanager
-    async def start(**settings: str) -> AsyncIterator[RunningBot]:
+    async def start(*, agreed: bool = True, **settings: str) -> AsyncIterator[RunningBot]:
+        if agreed:
+            home.agree()
         log = home.folder / "bot.log"
         with log.open("ab") as file:
             process = await asyncio.create_subprocess_exec(

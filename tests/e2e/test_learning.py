@@ -80,7 +80,7 @@ async def test_people_rate_an_admin_trains_and_what_was_promoted_can_be_taken_ba
         async with asyncio.timeout(SECONDS):
             while True:  # a reply is on record a moment after it is seen
                 text = await say(office, admin, "/why", reply_to=reply.id)
-                if not text.startswith("Send /why as an answer"):
+                if not text.startswith("Reply to one of my messages"):
                     return text
 
     async with start_bot(**settings, admins="9"):

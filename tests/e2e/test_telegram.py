@@ -1,8 +1,10 @@
 """The bot as a process, with the embedded model, against a loopback Telegram."""
 
 import asyncio
+import io
 import json
 import signal
+import zipfile
 
 import httpx
 
@@ -26,7 +28,7 @@ async def test_a_conversation_from_start_to_export(
     home: Home, api: BotApi, start_bot: StartBot
 ) -> None:
     ada, chat = api.user(7), api.private(api.user(7))
-    async with start_bot() as bot:
+    async with start_bot(agreed=False) as bot:
         started = await chat.send(ada, "/start")
         welcome = await chat.wait_reply(started, timeout=SECONDS, final=any_message)
         question = await chat.wait_reply(welcome.id, timeout=SECONDS, final=any_message)
@@ -49,7 +51,8 @@ async def test_a_conversation_from_start_to_export(
     assert "SmolLM2" in why.text
     assert "base model" in why.text
     assert export.attachment is not None
-    assert b"Paris, of course." in export.attachment.data
+    with zipfile.ZipFile(io.BytesIO(export.attachment.data)) as archive:
+        assert "Paris, of course." in archive.read("corrections.json").decode()
     assert TOKEN not in bot.log.read_text()
     database = Database(home.database_url)
     with database.reading() as session:

@@ -291,7 +291,7 @@ async def test_why_alone_tells_of_the_last_reply(bot: RunningBot, chat: Chat, ad
 async def test_why_before_any_reply_says_how_to_use_it(
     bot: RunningBot, chat: Chat, ada: User
 ) -> None:
-    assert "Reply to one of my answers with /why" in await bot.say(chat, ada, "/why")
+    assert "Reply to one of my messages with /why" in await bot.say(chat, ada, "/why")
 
 
 async def test_why_of_a_message_that_is_no_reply_says_how_to_use_it(
@@ -300,7 +300,7 @@ async def test_why_of_a_message_that_is_no_reply_says_how_to_use_it(
     await bot.say(chat, ada, "/help")
     notice = chat.bot_messages[-1]
 
-    assert "Reply to one of my answers with /why" in await bot.say(
+    assert "Reply to one of my messages with /why" in await bot.say(
         chat, ada, "/why", reply_to=notice.id
     )
 
