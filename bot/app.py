@@ -1,6 +1,6 @@
 """The composition root: the only place in `bot/` that builds repositories, engines and handlers.
 
-A test keeps it so. `bot/serving.py` runs what is built here.
+A test checks this. `bot/serving.py` runs what is built here.
 """
 
 import asyncio
@@ -79,7 +79,7 @@ class Store:
 
     @property
     def status(self) -> StatusReader:
-        """The reader of what `ratchet status` and /status show."""
+        """The reader of the figures that `ratchet status` and /status show."""
         return StatusReader(
             engine=self.settings.engine,
             storage=self.settings.storage,
@@ -218,9 +218,8 @@ async def open_chat(
     """
     async with opened_engine(store.settings) as engine:
         if choose_adapter is not None and (chosen := choose_adapter()) is not None:
-            await engine.load_adapter(
-                chosen
-            )  # it was asked for by name, so an error ends the command
+            # It was asked for by name, so an error ends the command.
+            await engine.load_adapter(chosen)
         yield make_chat(store, engine, choose_adapter)
 
 
@@ -240,7 +239,7 @@ def make_chat(
 
 
 def make_indexer(store: Store) -> Indexer:
-    """Return what indexes documents in the background, whoever adds them."""
+    """Return the indexer, which indexes documents in the background, whoever adds them."""
     return Indexer(store.knowledge)
 
 
@@ -265,7 +264,7 @@ class TelegramBot:
 
     @property
     def is_listening(self) -> bool:
-        """Whether updates are received."""
+        """True if updates are received."""
         updater = self.application.updater
         return updater is not None and updater.running
 

@@ -1,4 +1,4 @@
-"""Answers one message: history → retrieve → prompt → generate → log. No Telegram, no torch.
+"""The chat: history → retrieve → prompt → generate → log. No Telegram, no torch.
 
 Invariant: the question is stored before anything is done about it, the prompt before the model
 sees it, and the reply before the caller gets it as final.
@@ -39,7 +39,7 @@ from store.settings_slices import ReplySettings, RetrievalSettings
 logger = logging.getLogger(__name__)
 
 REGENERATE_TEMPERATURE = 0.8
-"""Answering again at a low temperature would mostly say the same again."""
+"""Least temperature for a second answer: a lower one would mostly say the same again."""
 
 
 class Chat:
@@ -65,10 +65,10 @@ class Chat:
         self._choose_adapter = choose_adapter
         self._lanes = Lanes()
         self._answering: Adapter | None = None
-        """What the last reply was begun with."""
+        """The adapter with which the last reply was begun."""
 
     def in_order(self, place: Place) -> AbstractAsyncContextManager[None]:
-        """Enter a place's lane; what is done inside waits for what came before it there."""
+        """Enter a place's lane: the block waits for everything that came before it there."""
         return self._lanes.enter(place)
 
     async def start_new(self, place: Place) -> None:
@@ -80,11 +80,11 @@ class Chat:
     ) -> AsyncGenerator[str | Turn, None]:
         """Yield the turn as begun, the reply piece by piece, then the turn as finished.
 
-        To be called in order (`in_order`). What an update asked and was answered before is not
-        answered again: its turn comes as finished at once.
+        To be called in order (`in_order`). An update that was answered before is not answered
+        again: its finished turn is yielded at once.
 
         Raises `QuestionTooLong`, `EngineBusy` or `ReplyFailed`; the turn is then kept as failed.
-        Closing the generator cancels the reply; what there was of it is kept.
+        Closing the generator cancels the reply; the text so far is kept.
         """
         conversation = await asyncio.to_thread(self._conversations.current, place)
         turn = await asyncio.to_thread(
@@ -102,7 +102,7 @@ class Chat:
     async def regenerate(
         self, turn: Turn, person_id: int, *, update_id: int | None = None
     ) -> AsyncGenerator[str | Turn, None]:
-        """Answer a turn's question again, in the light of what came before it; like `answer`.
+        """Answer a turn's question again, from the history before it; see `answer`.
 
         The new turn is linked to the first answer, so that a thumb on either makes a pair.
         """
@@ -121,7 +121,7 @@ class Chat:
 
     async def _reply(self, turn: Turn) -> AsyncGenerator[str | Turn, None]:
         TURN.set(turn.id)
-        if turn.state is TurnState.FINAL:  # it was written, and then the process died
+        if turn.state is TurnState.FINAL:  # the process died after the reply was written
             yield turn
             yield turn
             return
@@ -148,11 +148,11 @@ class Chat:
         except EngineError as error:
             await self._end(turn.id, TurnState.FAILED, text)
             raise ReplyFailed("I could not answer that. Please try again.") from error
-        except Exception:  # whatever it is, the turn is not left pending
+        except Exception:  # no error leaves the turn pending
             await self._end(turn.id, TurnState.FAILED, text)
             raise
         assert finished is not None, "an engine's stream ends with its completion"
-        yield finished  # out here: what becomes of it now is no matter of the turn's
+        yield finished  # outside the block: an error of the caller does not change the turn
 
     async def _prepare(self, turn: Turn) -> tuple[tuple[Message, ...], SamplingParams]:
         history = await asyncio.to_thread(
@@ -172,9 +172,8 @@ class Chat:
             budget_tokens=self._settings.prompt_tokens,
             limit_tokens=max(1, self._engine.context_tokens - sampling.max_new_tokens),
         )
-        if prompt.kept(
-            PartKind.PASSAGE
-        ):  # it has to be free to quote them: a penalty costs one fact in fifteen
+        # The reply must be free to quote passages: a penalty costs one fact in fifteen.
+        if prompt.kept(PartKind.PASSAGE):
             sampling = replace(sampling, repetition_penalty=1.0)
         await asyncio.to_thread(
             self._conversations.record_prompt,
@@ -220,14 +219,14 @@ class Chat:
             top_p=settings.top_p,
             repetition_penalty=settings.repetition_penalty,
             max_new_tokens=min(settings.max_new_tokens, self._engine.context_tokens // 2),
-            seed=random.getrandbits(32),  # kept with the turn, so that it can be made again
+            seed=random.getrandbits(32),  # stored with the turn, to reproduce the reply
         )
         if not again:
             return sampling
         return replace(sampling, temperature=max(sampling.temperature, REGENERATE_TEMPERATURE))
 
     async def _adapter(self) -> str | None:
-        """The version to answer with; while it cannot be loaded, the one that answered before."""
+        """Return the version to answer with, or the one before while it cannot be loaded."""
         chosen = await asyncio.to_thread(self._choose_adapter)
         for adapter in (chosen, self._answering):
             if adapter is None:

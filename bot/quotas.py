@@ -1,7 +1,7 @@
-"""How much one person may ask for, so that nobody starves the others.
+"""Quotas: limits on what one person may ask for, so that everybody gets a share.
 
-Counted in SQL, over all chats and replicas. In a bot that is open to everybody, those no admin has
-decided about have a share of the quotas. Admins have none.
+They are counted in SQL, over all chats and replicas. People whom no admin has allowed have a share
+of the quotas. Admins have no quotas.
 """
 
 from datetime import timedelta
@@ -15,7 +15,7 @@ from store.settings_slices import QuotaSettings
 
 MINUTE = timedelta(minutes=1)
 WRITING = timedelta(minutes=10)
-"""What is older and pending was left by a crash and given up; no reply takes as long."""
+"""Age after which a pending turn was left by a crash: no reply takes as long."""
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
 
@@ -39,9 +39,9 @@ class Quotas:
         self._people = people
 
     def check(self, person_id: int, update_id: int) -> None:
-        """Raise `QuotaReached` if they have asked for as much as they may.
+        """Raise `QuotaReached` if a person has asked for as much as they may.
 
-        What was begun before a crash was within the quotas, and counts among what they asked.
+        An update that was begun before a crash was within the quotas, and is already counted.
         """
         quota = self._quota
         if person_id in self._admins or self._conversations.was_begun(update_id):
@@ -51,23 +51,23 @@ class Quotas:
             messages, tokens = self._for_strangers(messages), self._for_strangers(tokens)
         turns = self._conversations.usage(person_id, MINUTE).turns
         if messages and turns >= messages:
-            raise QuotaReached(f"That is {turns} messages in a minute. Please wait a moment.")
+            raise QuotaReached(f"You sent {turns} messages in a minute. Please wait a moment.")
         pending = self._conversations.usage(person_id, WRITING).pending
         if quota.at_once and pending >= quota.at_once:
             raise QuotaReached(f"I am still writing {pending} replies to you. Please wait.")
         if tokens and self._conversations.usage(person_id, DAY).tokens >= tokens:
-            raise QuotaReached("That is all I can write for you today. Please come back tomorrow.")
+            raise QuotaReached("You have reached your daily limit. Please come back tomorrow.")
 
     def check_rating(self, person_id: int) -> None:
-        """Raise `QuotaReached` if they have rated as much as counts."""
+        """Raise `QuotaReached` if a person has given as many ratings as count."""
         most = self._quota.ratings
         if not most or person_id in self._admins:
             return
         if self._feedback.given_by(person_id, HOUR) >= most:
-            raise QuotaReached("Those are more ratings than I can count. Please come back later.")
+            raise QuotaReached("You have reached the hourly limit for ratings. Please try later.")
 
     def _for_strangers(self, bound: int) -> int:
-        """Return their share of a bound; 0 stays no bound at all, and the share is never 0."""
+        """Return the strangers' share of a limit, at least 1; 0 stays no limit."""
         return max(1, round(bound * self._quota.stranger_share)) if bound else 0
 
     def _is_stranger(self, person_id: int) -> bool:

@@ -1,4 +1,4 @@
-"""How Alembic reaches the database: the URL comes from `store.database.alembic_config`.
+"""Alembic's environment: the database's URL comes from `store.database.alembic_config`.
 
 The `alembic` command at the desk (`alembic check`, `alembic revision --autogenerate`) reads
 `RATCHET_DATABASE_URL` through the settings instead.
@@ -15,12 +15,12 @@ from store.tables import Base
 def _compare_server_default(
     context: object, inspected: object, column: Column[object], *defaults: object
 ) -> bool | None:
-    """None leaves it to Alembic, which asks Postgres; Postgres cannot compare JSON."""
+    """Return False for JSON, which Postgres cannot compare; None leaves the rest to Alembic."""
     return False if isinstance(column.type, JSON) else None
 
 
 def run() -> None:
-    """Migrate; a migration that fails leaves the schema as the one before it left it."""
+    """Run the migrations; one that fails leaves the schema as the one before it left it."""
     url = context.config.attributes.get("url") or load_settings().storage.database
     engine = create_database_engine(url, foreign_keys=False)
     try:

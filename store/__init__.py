@@ -1,1 +1,1 @@
-"""Store keeps: SQL rows, the Chroma index over them, and the settings they are read with."""
+"""The store: SQL rows, the Chroma index over them, and the settings."""

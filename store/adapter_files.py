@@ -35,7 +35,7 @@ def flush(path: Path) -> None:
 
 
 def hash_adapter(folder: Path) -> str:
-    """SHA-256 of an adapter's configuration and weights. Raises `AdapterDamaged`."""
+    """Return the SHA-256 of an adapter's configuration and weights. Raises `AdapterDamaged`."""
     digest = hashlib.sha256()
     for name in FILES:
         try:

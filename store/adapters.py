@@ -1,4 +1,4 @@
-"""Adapters: rows, and directories that are known by their content.
+"""Adapters: rows in SQL, and directories that are named by their content.
 
 Invariant: an adapter's files never change under its name, and at most one adapter is active.
 """
@@ -22,7 +22,7 @@ from store.errors import AdapterDamaged, AdapterNotFit, AdapterNotFound, Nothing
 from store.tables import ActivationRow, AdapterRow, EvaluationRow, RunRow
 
 BEING_MADE_SECONDS = 3600.0
-"""A younger directory may be one that another process is just putting there."""
+"""Age below which a directory without a row may still be in the making by another process."""
 
 _NOTES = TypeAdapter(AdapterNotes)
 _UNUSED = (AdapterStatus.RETIRED, AdapterStatus.REJECTED)
@@ -69,7 +69,7 @@ class Adapters:
             sequence = (session.scalar(select(func.max(AdapterRow.id))) or 0) + 1
             name = f"a{sequence}-{sha256[:8]}"
             path = self._folder / name
-            shutil.rmtree(path, ignore_errors=True)  # of a crash before the row was committed
+            shutil.rmtree(path, ignore_errors=True)  # left by a crash before the commit
             aside.rename(path)
             flush(self._folder)
             run = session.get(RunRow, run_id) if run_id is not None else None
@@ -88,7 +88,7 @@ class Adapters:
             return self._adapter(row)
 
     def get(self, name: str) -> Adapter:
-        """The adapter of that name, its files checked.
+        """Return the adapter with a name, after a check of its files.
 
         Raises `AdapterNotFound`, `AdapterDamaged`, or `AdapterNotFit` for one that was removed.
         """
@@ -101,9 +101,9 @@ class Adapters:
             return _checked(self._adapter(row))
 
     def active(self) -> Adapter | None:
-        """The adapter that replies are written with; None is the base model.
+        """Return the adapter that writes the replies; None is the base model.
 
-        Its files are not checked here, on the way of every reply, but when it is loaded.
+        Its files are checked when it is loaded, and not here, where every reply would wait for it.
         """
         with self._database.reading() as session:
             row = session.scalars(
@@ -112,13 +112,13 @@ class Adapters:
             return self._adapter(row) if row else None
 
     def all(self) -> tuple[Adapter, ...]:
-        """Every version, oldest first; their files are not checked."""
+        """Return every version, oldest first; their files are not checked."""
         with self._database.reading() as session:
             rows = session.scalars(select(AdapterRow).order_by(AdapterRow.id))
             return tuple(self._adapter(row) for row in rows)
 
     def of_run(self, run_id: int) -> Adapter | None:
-        """The version that a run made last, if it got so far."""
+        """Return the last version that a run made, or None."""
         with self._database.reading() as session:
             row = session.scalars(
                 select(AdapterRow).where(AdapterRow.run_id == run_id).order_by(AdapterRow.id.desc())
@@ -135,13 +135,13 @@ class Adapters:
         force: bool = False,
         instead_of: Collection[str | None] | None = None,
     ) -> Adapter:
-        """Make an adapter the active one. One transaction: there is never a moment with two.
+        """Make an adapter the active one, in one transaction: there is never a moment with two.
 
-        A version that a run made and the gate has not passed needs `force`, and so does one that
-        learned from what was erased. With `instead_of`, nothing
-        happens unless one of these is active, None being the base model. Raises
-        `AdapterNotFound`, `AdapterDamaged`, or `AdapterNotFit` for one that did not pass, that was
-        trained on another base model, or that is not to take the place of the active one.
+        A version needs `force` if a run made it and the gate has not passed it, or if it learned
+        from erased words. With `instead_of`, nothing happens unless one of these is active; None
+        is the base model. Raises `AdapterNotFound`, `AdapterDamaged`, or `AdapterNotFit` for a
+        version that did not pass, that was trained on another base model, or that may not replace
+        the active one.
         """
         adapter = self.get(name)
         if adapter.base_model != base_model:
@@ -177,12 +177,11 @@ class Adapters:
         expected: str | None = None,
         force: bool = False,
     ) -> Adapter | None:
-        """Go back to the version before the active one; None is the base model.
+        """Go back to the version before the active one and return it; None is the base model.
 
-        Versions that were rolled back, or that cannot be loaded, are passed over; so are those that
-        learned from what was erased, without `force`. With `expected`, nothing happens unless that
-        version is active. Raises `NothingToRollBack`, or `AdapterNotFit` when another one is
-        active.
+        Versions that were rolled back or cannot be loaded are skipped; without `force`, so are
+        those that learned from erased words. With `expected`, nothing happens unless that version
+        is active. Raises `NothingToRollBack`, or `AdapterNotFit` if another version is active.
         """
         with self._database.session() as session:
             return self._go_back(session, reason, person_id, expected, force=force)
@@ -190,8 +189,8 @@ class Adapters:
     def retire_erased(self, age: timedelta) -> tuple[str, Adapter | None] | None:
         """Replace an active version that has held erased words for as long as `age`.
 
-        The newest version that never saw them answers then, else the base model. Returns the name
-        of the version that went and its replacement, or None if there was nothing to do.
+        The newest version without erased words replaces it, or else the base model. Return the
+        name of the old version and its replacement, or None if there was nothing to do.
         """
         with self._database.session() as session:
             self._database.lock(session, Lock.ADAPTERS)
@@ -202,12 +201,15 @@ class Adapters:
                 return None
             clean = self._newest_clean(session, active)
             self._switch(session, clean)
-            reason = f"{active.name} learned from what was erased"
+            reason = f"{active.name} learned from words that were erased"
             self._remember(session, clean, reason, None)
             return active.name, self._adapter(clean) if clean else None
 
     def _newest_clean(self, session: Session, active: AdapterRow) -> AdapterRow | None:
-        """The newest version that was live before, or has passed the gate, and can be loaded."""
+        """Return the newest loadable version that was live and has no erased words.
+
+        Versions that were rolled back are skipped.
+        """
         rows = session.scalars(
             select(AdapterRow)
             .where(
@@ -226,9 +228,10 @@ class Adapters:
         return next((row for row in rows if self._usable(row)), None)
 
     def withdraw(self, name: str, *, reason: str) -> Adapter | None:
-        """Go back from the active version for good: it cannot be used; None is the base model.
+        """Reject the active version, which cannot be used, and go back to the one before it.
 
-        Raises `NothingToRollBack` or `AdapterNotFit`, when it is not active any more.
+        Return that one; None is the base model. Raises `NothingToRollBack` or `AdapterNotFit` if
+        the version is no longer active.
         """
         with self._database.session() as session:
             before = self._go_back(session, reason, None, name, force=False)
@@ -236,7 +239,7 @@ class Adapters:
             return before
 
     def history(self, limit: int = 10) -> tuple[Activation, ...]:
-        """The newest changes of the active adapter, newest first."""
+        """Return the newest changes of the active adapter, newest first."""
         with self._database.reading() as session:
             rows = session.execute(
                 select(ActivationRow, AdapterRow.name)
@@ -255,18 +258,18 @@ class Adapters:
             )
 
     def note_merged(self, name: str, merged: bool) -> None:
-        """Record whether the engine holds a version merged. Raises `AdapterNotFound`."""
+        """Record whether the engine has merged a version. Raises `AdapterNotFound`."""
         with self._database.session() as session:
             row = _named(session, name)
             notes = replace(_NOTES.validate_python(row.metrics), merged=merged)
             row.metrics = _NOTES.dump_python(notes, mode="json")
 
     def tidy(self, *, keep: int) -> tuple[str, ...]:
-        """Make rows and directories agree, and bound the room they take; what was done, in words.
+        """Make rows and directories agree, remove old files, and return sentences on what was done.
 
-        Of versions that are not in use the newest `keep` are kept; the active one, the one that
-        `rollback` would go back to, and candidates are never removed. Directories that no row
-        knows are what a crash left.
+        The newest `keep` versions that are not in use are kept. The active one, the one that
+        `rollback` would go back to, and candidates are never removed. Directories without a row
+        were left by a crash.
         """
         with self._database.session() as session:
             self._database.lock(session, Lock.ADAPTERS)
@@ -279,7 +282,7 @@ class Adapters:
             for row in (*gone, *surplus):
                 row.status = AdapterStatus.REMOVED
             known = {row.name for row in rows}
-        # Committed first: what is said to be removed may still be there, but never the reverse.
+        # After the commit: a crash may leave files of a removed version, never a row without files.
         for row in surplus:
             shutil.rmtree(self._folder / row.name, ignore_errors=True)
         return (
@@ -289,7 +292,7 @@ class Adapters:
         )
 
     def _clear(self, known: Collection[str]) -> Iterator[str]:
-        """Remove directories that are of no version; their names."""
+        """Remove directories that belong to no version, and yield their names."""
         for folder in sorted(self._folder.iterdir()) if self._folder.is_dir() else ():
             age = time.time() - folder.stat().st_mtime
             if folder.is_dir() and folder.name not in known and age > BEING_MADE_SECONDS:
@@ -300,7 +303,7 @@ class Adapters:
         return (self._folder / row.name).is_dir()
 
     def evaluate(self, name: str, report: GateReport, *, run_id: int | None) -> None:
-        """Keep what the gate said of an adapter. Raises `AdapterNotFound`."""
+        """Store the gate's report on an adapter. Raises `AdapterNotFound`."""
         with self._database.session() as session:
             row = _named(session, name)
             session.add(
@@ -313,7 +316,7 @@ class Adapters:
             )
 
     def report(self, name: str) -> GateReport | None:
-        """What the gate last said of an adapter."""
+        """Return the gate's last report on an adapter, or None."""
         with self._database.reading() as session:
             return _report(session, name)
 
@@ -343,7 +346,7 @@ class Adapters:
     def _before(
         self, session: Session, active: AdapterRow, *, force: bool = False
     ) -> AdapterRow | None:
-        """The newest version before the active one that was not undone and can be loaded."""
+        """Return the newest version before the active one that was not undone and can be loaded."""
         steps = (
             select(AdapterRow)
             .join(ActivationRow, ActivationRow.adapter_id == AdapterRow.id)
@@ -411,7 +414,7 @@ def _active(session: Session) -> AdapterRow | None:
 
 
 def _check_passed(session: Session, row: AdapterRow, *, force: bool) -> None:
-    """Refuse a version that its run's gate did not pass, or that holds what was erased."""
+    """Raise `AdapterNotFit` for a version that did not pass the gate or has erased words."""
     report = _report(session, row.name)
     passed = report.passed if report else row.run_id is None
     if row.status == AdapterStatus.REJECTED:
@@ -419,11 +422,11 @@ def _check_passed(session: Session, row: AdapterRow, *, force: bool) -> None:
     elif not passed:
         reason = "has not passed the gate"
     elif row.erased_at is not None:
-        reason = "learned from what somebody had erased"
+        reason = "learned from words that were erased"
     else:
         return
     if not force:
-        raise AdapterNotFit(f"{row.name} {reason}; --force promotes it all the same")
+        raise AdapterNotFit(f"{row.name} {reason}; --force promotes it anyway")
 
 
 def _named(session: Session, name: str) -> AdapterRow:

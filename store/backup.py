@@ -1,8 +1,8 @@
-"""Backups: everything that is kept, in a folder that any installation can be restored from.
+"""Backups: all stored data in a folder, from which an installation can be restored.
 
 The rows go into a SQLite file, whichever database they come from, in one snapshot while the bot
-talks; so a backup also moves an installation from SQLite to Postgres. Adapters come along with
-their hashes. What can be built again (vectors, the converted model) and secrets do not.
+runs; so a backup also moves an installation from SQLite to Postgres. Adapters are copied with
+their hashes. Secrets and files that can be built again (vectors, the converted model) are not.
 """
 
 import hashlib
@@ -34,27 +34,28 @@ ROWS_AT_ONCE = 500
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a backup holds, to be checked against."""
+    """The contents of a backup, against which a restore checks it."""
 
     created_at: str
     rows: dict[str, int]
-    """Table → rows."""
+    """The number of rows, by table."""
     adapters: dict[str, str]
-    """Name → SHA-256, of those whose files are there."""
+    """The SHA-256, by name, of the adapters whose files are in the backup."""
     rows_sha256: str
-    """Of the file with the rows."""
+    """The SHA-256 of the file with the rows."""
 
 
 def back_up(
     database: Database, adapters: Path, folder: Path, settings: Mapping[str, Any]
 ) -> Manifest:
-    """Write a backup into a new `folder`; `settings` are kept beside it, for people to read.
+    """Write a backup into a new `folder`, with a copy of `settings` for people to read.
 
-    It is made aside and renamed, so that half a backup is never taken for one; nobody else on the
-    machine can read it. A version whose files are damaged is left out. Raises `BackupUnusable`.
+    It is written elsewhere and then renamed, so that half a backup is never taken for a whole one;
+    other users of the machine cannot read it. A version whose files are damaged is left out.
+    Raises `BackupUnusable`.
     """
     if folder.exists():
-        raise BackupUnusable(f"{folder} exists already: name a folder that does not")
+        raise BackupUnusable(f"{folder} exists already: choose a new folder")
     aside = folder.absolute().parent / f".{uuid4().hex}"
     try:
         aside.mkdir(mode=0o700, parents=True)
@@ -79,10 +80,10 @@ def back_up(
 
 
 def restore(folder: Path, database: Database, adapters: Path) -> Manifest:
-    """Put a backup into an empty database; what was put there is counted and hashed.
+    """Copy a backup into an empty database, after a check of its counts and hashes.
 
-    Documents are indexed anew when the bot runs. Raises `BackupUnusable`, and then no row was
-    written.
+    The bot indexes the documents again when it runs. Raises `BackupUnusable`; no row is written
+    then.
     """
     manifest = _manifest(folder)
     database.upgrade()
@@ -94,16 +95,16 @@ def restore(folder: Path, database: Database, adapters: Path) -> Manifest:
             rows_file = Path(shutil.copy(folder / ROWS_FILE, space))
             if _sha256(rows_file) != manifest.rows_sha256:
                 raise BackupUnusable(
-                    f"{folder / ROWS_FILE} is damaged: it is not as it was written"
+                    f"{folder / ROWS_FILE} is damaged: it was changed after it was written"
                 )
             with _opened(rows_file) as copy:
-                copy.upgrade()  # it may be of an earlier version
+                copy.upgrade()  # it may come from an earlier version
                 if not manifest.rows.items() <= _counts(copy).items():
-                    raise BackupUnusable(f"the rows in {folder} are not those of its manifest")
+                    raise BackupUnusable(f"the rows in {folder} do not match its manifest")
                 for name, sha256 in manifest.adapters.items():
                     copy_adapter(folder / ADAPTERS_FOLDER / name, adapters / name)
                     if hash_adapter(adapters / name) != sha256:
-                        raise BackupUnusable(f"{name} in {folder} is not as its manifest says")
+                        raise BackupUnusable(f"{name} in {folder} does not match its manifest")
                 _copy_rows(copy, database, index_anew=True)
     except OSError as error:
         raise BackupUnusable(f"{folder} cannot be restored: {error}") from error
@@ -111,7 +112,7 @@ def restore(folder: Path, database: Database, adapters: Path) -> Manifest:
 
 
 def _copy_rows(source: Database, target: Database, *, index_anew: bool = False) -> dict[str, int]:
-    """Every row of every table, as of one moment, in one transaction; how many of each."""
+    """Copy the rows of one snapshot in one transaction; return the number of rows by table."""
     counts = {}
     with source.snapshot() as reader, target.engine.begin() as writer:
         for table in Base.metadata.sorted_tables:
@@ -127,7 +128,7 @@ def _copy_rows(source: Database, target: Database, *, index_anew: bool = False) 
 
 
 def _go_on_counting(writer: Connection, table: Table) -> None:
-    """Postgres counts ids on its own; SQLite goes by the highest there is."""
+    """Set Postgres's id counter to the highest id; SQLite looks for it by itself."""
     if writer.dialect.name == "postgresql" and table.autoincrement_column is not None:
         column = table.autoincrement_column.name
         writer.execute(
@@ -139,12 +140,12 @@ def _go_on_counting(writer: Connection, table: Table) -> None:
 
 
 def _copy_sound(adapters: Adapters, target: Path) -> Iterator[tuple[str, str]]:
-    """Copy the files of every version that are as its hash says; its name and hash."""
+    """Copy the files of versions that match their hashes; yield each one's name and hash."""
     for each in adapters.all():
         try:
             adapters.get(each.name)
         except AdapterError as error:  # removed, or damaged
-            logger.warning("the backup is without %s: %s", each.name, error)
+            logger.warning("the backup leaves out %s: %s", each.name, error)
             continue
         copy_adapter(Path(each.path), target / each.name)
         yield each.name, each.sha256

@@ -1,7 +1,7 @@
-"""Conversations and their turns: what was asked, what the model was given, what it said.
+"""Conversations and their turns: questions, the prompts that were served, and replies.
 
 Invariant: a turn's row exists before the model is asked, and holds the whole reply before the
-reply is shown as final. A turn left `PENDING` by a crash is no history.
+reply is shown as final. A turn left `PENDING` by a crash is not history.
 """
 
 from dataclasses import asdict
@@ -50,7 +50,7 @@ class Conversations:
         self._database = database
 
     def current(self, place: Place) -> Conversation:
-        """The conversation that goes on in a place; begun if there is none."""
+        """Return the conversation that goes on in a place, or begin one."""
         with self._database.reading() as session:
             found = _newest(session, place)
             if found is not None:
@@ -75,10 +75,10 @@ class Conversations:
         regenerates_id: int | None = None,
         update_id: int | None = None,
     ) -> Turn:
-        """Store the question before anything is done about it.
+        """Store a question as a new turn, before anything is done about it.
 
-        An update that asked before, in a process that died, has its turn again: as it ended, if its
-        reply was written, else to be answered anew.
+        An update that a process began to answer before it died gets its old turn: finished if the
+        reply was written, or else to be answered again.
         """
         with self._database.session() as session:
             begun = _asked_by(session, update_id)
@@ -111,7 +111,7 @@ class Conversations:
     def record_prompt(self, turn_id: int, prompt: Prompt, sampling: dict[str, object]) -> None:
         """Store the prompt that the model is about to be given, and the sources of its parts.
 
-        A source that was erased while the prompt was built leaves the prompt now. Raises
+        Words of a source that was erased while the prompt was built are taken out. Raises
         `TurnNotFound`.
         """
         with self._database.session() as session:
@@ -132,7 +132,7 @@ class Conversations:
         seconds: float = 0.0,
         finish_reason: FinishReason | None = None,
     ) -> Turn:
-        """Store how a turn ended. Raises `TurnNotFound` (its person may have erased it)."""
+        """Store the outcome of a turn. Raises `TurnNotFound` (its person may have erased it)."""
         with self._database.session() as session:
             row = _turn_row(session, turn_id)
             row.state = state
@@ -145,7 +145,7 @@ class Conversations:
             return _turn(session, row)
 
     def turn(self, turn_id: int, *, chat_id: int | None = None) -> Turn:
-        """One turn; with `chat_id`, only if it was held in that chat. Raises `TurnNotFound`."""
+        """Return a turn; with `chat_id`, only one of that chat. Raises `TurnNotFound`."""
         with self._database.reading() as session:
             row = _turn_row(session, turn_id)
             conversation = session.get_one(ConversationRow, row.conversation_id)
@@ -154,7 +154,7 @@ class Conversations:
             return _turn(session, row)
 
     def last_turn(self, conversation_id: int) -> Turn | None:
-        """The newest finished turn of a conversation."""
+        """Return the newest finished turn of a conversation, or None."""
         with self._database.reading() as session:
             row = session.scalars(_finished(conversation_id).limit(1)).first()
             return _turn(session, row) if row is not None else None
@@ -162,7 +162,7 @@ class Conversations:
     def history(
         self, conversation_id: int, *, before: int | None = None, limit: int = 50
     ) -> tuple[Exchange, ...]:
-        """Return finished exchanges, oldest first; of an answer given again, the last one.
+        """Return finished exchanges, oldest first; of regenerated answers, only the last.
 
         A reply that was corrected is given as corrected. A reply that was written from a removed
         document, or that is being erased, is left out. `before` leaves out that turn and everything
@@ -200,7 +200,7 @@ class Conversations:
         return tuple(exchanges)
 
     def versions(self, turn_id: int) -> tuple[Turn, ...]:
-        """The turn that was first answered and every regeneration of it, oldest first."""
+        """Return the first answer to a turn's question and its regenerations, oldest first."""
         with self._database.reading() as session:
             row = _turn_row(session, turn_id)
             root = row.regenerates_id or row.id
@@ -214,7 +214,7 @@ class Conversations:
     def record_sent(
         self, turn_id: int, chat_id: int, message_ids: tuple[int, ...], kind: SentKind
     ) -> None:
-        """Remember which Telegram messages show a turn. Raises `TurnNotFound`."""
+        """Store which Telegram messages show a turn. Raises `TurnNotFound`."""
         with self._database.session() as session:
             _turn_row(session, turn_id)
             for message_id in message_ids:
@@ -225,13 +225,13 @@ class Conversations:
                 )
 
     def shown_in(self, chat_id: int, message_id: int, kind: SentKind) -> int | None:
-        """The turn that a Telegram message shows, if it shows one."""
+        """Return the id of the turn that a Telegram message shows, or None."""
         with self._database.reading() as session:
             row = session.get(SentMessageRow, (chat_id, message_id))
             return row.turn_id if row is not None and row.kind == kind else None
 
     def shown_by(self, turn_id: int, chat_id: int) -> tuple[int, ...]:
-        """The Telegram messages that show a turn's reply, first to last."""
+        """Return the ids of the Telegram messages that show a turn's reply, first to last."""
         with self._database.reading() as session:
             return tuple(
                 session.scalars(
@@ -246,12 +246,12 @@ class Conversations:
             )
 
     def was_begun(self, update_id: int) -> bool:
-        """Whether an update has a turn already, begun by a process that died."""
+        """Return whether an update has a turn already, begun by a process that died."""
         with self._database.reading() as session:
             return _asked_by(session, update_id) is not None
 
     def usage(self, person_id: int, lately: timedelta) -> Usage:
-        """Return what a person has asked for in the time until now, erased or not."""
+        """Return a person's use of the bot in the last `lately`, erased turns included."""
         pending = case((TurnRow.state == TurnState.PENDING, 1), else_=0)
         asked = select(
             func.count(),
@@ -273,7 +273,7 @@ class Conversations:
         )
 
     def count(self) -> int:
-        """How many turns were finished."""
+        """Return the number of finished turns."""
         with self._database.reading() as session:
             return session.scalar(select(func.count()).where(TurnRow.state == TurnState.FINAL)) or 0
 
@@ -365,7 +365,7 @@ def _has_removed_passage() -> ColumnElement[bool]:
 
 
 def _standing_corrections(session: Session, turn_ids: list[int]) -> dict[int, CorrectionRow]:
-    """The corrections that stand in place of replies, by those whose words may be used."""
+    """Return the corrections that replace replies, by people whose words may be used."""
 
     def is_usable(person_id: Any) -> ColumnElement[bool]:
         return exists().where(

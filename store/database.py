@@ -1,4 +1,4 @@
-"""Opens the database: the engine, the session scope, and whether the schema is at head.
+"""The database: SQLAlchemy's engine, sessions, locks, and the schema's revision.
 
 SQLite runs in WAL mode with foreign keys on, so that readers never wait for the writer. Sessions
 are for threads: coroutines call repositories through `asyncio.to_thread`.
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 BUSY_TIMEOUT_SECONDS = 30
-"""How long a writer waits for another before the database counts as locked."""
+"""Time that a writer waits for another before the database counts as locked."""
 
 IDS_AT_ONCE = 500
 """Ids in one query: SQLite takes 32,766 parameters, and plans long lists slowly."""
@@ -43,7 +43,7 @@ Clock = Callable[[], datetime]
 
 
 def utc_now() -> datetime:
-    """The clock that repositories are given outside tests."""
+    """Return the current time; repositories use this clock outside tests."""
     return datetime.now(UTC)
 
 
@@ -57,7 +57,7 @@ class Lock(IntEnum):
 
 
 class Database:
-    """One database: hands out sessions, and knows its schema's revision."""
+    """One database: its sessions, locks and schema."""
 
     def __init__(self, url: str, *, clock: Clock = utc_now) -> None:
         self.url = url
@@ -70,19 +70,19 @@ class Database:
 
     @contextmanager
     def session(self) -> Iterator[Session]:
-        """A transaction that may write: committed at the end of the block, undone if it raises."""
+        """Open a transaction that may write: committed after the block, undone on an error."""
         with self._translated(), self._writers.begin() as session:
             yield session
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        """A transaction that only reads, and so never waits for a writer."""
+        """Open a transaction that only reads, and so never waits for a writer."""
         with self._translated(), self._readers.begin() as session:
             yield session
 
     @contextmanager
     def snapshot(self) -> Iterator[Connection]:
-        """Everything as of one moment, however long it is read and whoever writes meanwhile."""
+        """Open a connection that sees the database as of one moment, whoever writes meanwhile."""
         options: dict[str, Any] = {"reads_only": True}
         if self.engine.dialect.name == "postgresql":
             options["isolation_level"] = "REPEATABLE READ"
@@ -100,9 +100,9 @@ class Database:
             session.execute(select(func.pg_advisory_xact_lock(key)))
 
     def scrub(self) -> None:
-        """Empty SQLite's log of what was deleted; in the database's file it is overwritten already.
+        """Empty SQLite's write-ahead log, which still has rows that were deleted from the file.
 
-        While somebody reads, what they read stays there, and nobody is made to wait for it.
+        Pages that somebody is reading stay in the log; nobody has to wait.
         """
         if self.alone:
             with self._outside_transactions() as cursor:
@@ -112,17 +112,17 @@ class Database:
                 cursor.execute(f"PRAGMA busy_timeout={1000 * BUSY_TIMEOUT_SECONDS}")
 
     def _compact(self) -> None:
-        """Overwrite what was deleted in SQLite's file before it was overwritten at once."""
+        """Rebuild SQLite's file: rows deleted before `secure_delete` was on may still be in it."""
         if self.alone:
             with self._outside_transactions() as cursor:
                 try:
                     cursor.execute("VACUUM")
-                except sqlite3.OperationalError as error:  # no room, or somebody else has it
-                    logger.warning("what was deleted before may still be in the file: %s", error)
+                except sqlite3.OperationalError as error:  # no room, or the file is in use
+                    logger.warning("rows that were deleted may still be in the file: %s", error)
 
     @contextmanager
     def _outside_transactions(self) -> Iterator[Any]:
-        """A cursor of the driver's own."""
+        """Open a cursor of the driver, outside any transaction."""
         with (
             self._translated(),
             closing(self.engine.raw_connection()) as connection,
@@ -132,11 +132,11 @@ class Database:
 
     @property
     def alone(self) -> bool:
-        """Whether no other machine shares it: SQLite is a file of one machine."""
+        """True if no other machine shares the database: SQLite is a file of one machine."""
         return self.engine.dialect.name == "sqlite"
 
     def revision(self) -> str | None:
-        """The schema's revision; None for an empty database. Raises `DatabaseUnavailable`."""
+        """Return the schema's revision, None for an empty one. Raises `DatabaseUnavailable`."""
         with self._translated(), self.engine.connect() as connection:
             if not inspect(connection).has_table("alembic_version"):
                 return None
@@ -150,7 +150,7 @@ class Database:
             raise SchemaNotAtHead(found, head)
 
     def upgrade(self) -> None:
-        """Bring the schema to head; does nothing when it is there.
+        """Bring the schema to head; do nothing if it is there already.
 
         Raises `SchemaNotAtHead` for a schema that a newer version made.
         """
@@ -181,19 +181,19 @@ class Database:
             ) from error
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Close the connections."""
         self.engine.dispose()
 
 
 def in_parts(ids: Iterable[int]) -> Iterator[list[int]]:
-    """Yield ids a few hundred at a time, as many as one query is to name."""
+    """Yield ids in sorted lists, each short enough for one query."""
     ordered = sorted(ids)
     for start in range(0, len(ordered), IDS_AT_ONCE):
         yield ordered[start : start + IDS_AT_ONCE]
 
 
 def alembic_config(url: str) -> "Config":
-    """Alembic's configuration, built from the installed package instead of an ini file."""
+    """Return Alembic's configuration, made from the installed package instead of an ini file."""
     from alembic.config import Config
 
     config = Config()
@@ -204,16 +204,16 @@ def alembic_config(url: str) -> "Config":
 
 
 def head_revision() -> str:
-    """The newest revision that this installation knows; files are named by theirs."""
+    """Return the newest revision that this installation knows, from the names of the files."""
     files = (resources.files("migrations") / "versions").iterdir()
     return max(each.name.partition("_")[0] for each in files if each.name[0].isdigit())
 
 
 def create_database_engine(url: str, *, foreign_keys: bool = True) -> Engine:
-    """SQLAlchemy's engine for a URL. Raises `DatabaseUnavailable`, or makes SQLite's folder.
+    """Return SQLAlchemy's engine for a URL; make SQLite's folder. Raises `DatabaseUnavailable`.
 
-    Migrations switch `foreign_keys` off: SQLite alters a table by dropping it, which would take
-    along every row that refers to it.
+    Migrations switch `foreign_keys` off: SQLite alters a table by dropping it, which would
+    delete every row that refers to it.
     """
     try:
         parsed = make_url(url)
@@ -249,7 +249,7 @@ def _set_pragmas(connection: Any, _record: object, *, foreign_keys: bool) -> Non
 
 def _begin(connection: Any) -> None:
     # A transaction that reads first and writes later would fail at once when another has written
-    # between; taking the write lock at the start makes it wait for its place instead.
+    # between; with the write lock from the start, it waits instead.
     reads_only = connection.get_execution_options().get("reads_only", False)
     connection.exec_driver_sql("BEGIN" if reads_only else "BEGIN IMMEDIATE")
 

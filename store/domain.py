@@ -12,10 +12,10 @@ from typing import Literal, TypeAlias
 Role: TypeAlias = Literal["system", "user", "assistant"]
 
 TERMINAL_PERSON_ID = 0
-"""Who types in the terminal: Telegram gives no person this id."""
+"""The id of the person in the terminal; Telegram gives it to nobody."""
 
 TERMINAL_CHAT_ID = 0
-"""Where they type; no Telegram chat has this id either."""
+"""The id of the terminal's chat; no Telegram chat has it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,9 +27,9 @@ class Message:
 
 
 class Access(StrEnum):
-    """What an admin decided about a person; `UNDECIDED` follows `RATCHET_ACCESS`.
+    """An admin's decision about a person; `UNDECIDED` follows `RATCHET_ACCESS`.
 
-    Who was `INVITED` may talk, but is not known to be trusted: a link can be passed on.
+    An `INVITED` person may talk, but is not known to be trusted: a link can be passed on.
     """
 
     UNDECIDED = "undecided"
@@ -46,19 +46,19 @@ class Person:
     name: str
     access: Access
     opted_out: bool
-    """Nothing they wrote or rated may be trained on."""
+    """True if nothing they wrote or rated may be trained on."""
     consented_to: int | None
     """The version of the question that they said yes to; None if they did not, or not yet."""
     asked_at: datetime | None
-    """When they were first asked whether the bot may learn from them; None if they were not."""
+    """The first time that they were asked for consent to training; None if they were not."""
     decided_at: datetime | None
-    """When they last decided about training; None if they never did."""
+    """The last time that they decided about training; None if they never did."""
     first_seen: datetime
 
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where a conversation is held: a Telegram chat and, in a forum, its topic (0 elsewhere)."""
+    """The place of a conversation: a Telegram chat and, in a forum, its topic (0 elsewhere)."""
 
     chat_id: int
     thread_id: int = 0
@@ -74,7 +74,7 @@ class Conversation:
 
 
 class TurnState(StrEnum):
-    """How far a turn got; only `FINAL` turns are history."""
+    """The state of a turn; only `FINAL` turns are history."""
 
     PENDING = "pending"
     FINAL = "final"
@@ -83,7 +83,7 @@ class TurnState(StrEnum):
 
 
 class FinishReason(StrEnum):
-    """Why the engine stopped writing."""
+    """The reason why the engine stopped writing."""
 
     STOP = "stop"
     LENGTH = "length"
@@ -91,7 +91,7 @@ class FinishReason(StrEnum):
 
 
 HEADING_SEPARATOR = " › "
-"""Joins a title and the headings under it into one path."""
+"""The separator between a title and the headings under it, in a path."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +165,7 @@ class Prompt:
     parts: tuple[PromptPart, ...]
 
     def kept(self, kind: PartKind) -> tuple[PromptPart, ...]:
-        """The parts of one kind, in the order in which they stand."""
+        """Return the parts of one kind, in the order of the prompt."""
         return tuple(part for part in self.parts if part.kind is kind)
 
 
@@ -190,7 +190,7 @@ class Turn:
     person_id: int
     state: TurnState
     question: str
-    """What the person wrote."""
+    """The text that the person wrote."""
     messages: tuple[Message, ...]
     """The prompt exactly as the model was given it; empty until it is built."""
     parts: tuple[PromptPart, ...]
@@ -227,13 +227,13 @@ class AuditEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class Usage:
-    """What a person has asked for lately."""
+    """The use that a person made of the bot lately."""
 
     turns: int
     pending: int
-    """Of these, how many are being answered."""
+    """The number of these turns that are being answered."""
     tokens: int
-    """Read and written for them."""
+    """Tokens read and written for them."""
 
 
 class Rating(IntEnum):
@@ -244,7 +244,7 @@ class Rating(IntEnum):
 
 
 class RatingSource(StrEnum):
-    """By which way a rating came."""
+    """The way in which a rating came."""
 
     BUTTON = "button"
     REACTION = "reaction"
@@ -253,7 +253,7 @@ class RatingSource(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Feedback:
-    """One person's last word on one turn."""
+    """One person's last rating of one turn."""
 
     turn_id: int
     person_id: int
@@ -264,7 +264,7 @@ class Feedback:
 
 @dataclass(frozen=True, kw_only=True)
 class Tally:
-    """How many people rated a turn each way."""
+    """The number of people who rated a turn each way."""
 
     up: int = 0
     down: int = 0
@@ -272,7 +272,7 @@ class Tally:
 
 @dataclass(frozen=True, kw_only=True)
 class Correction:
-    """What a reply should have been, by one person."""
+    """The reply that a turn should have had, by one person."""
 
     id: int
     turn_id: int
@@ -282,7 +282,7 @@ class Correction:
 
 
 class SentKind(StrEnum):
-    """What a Telegram message of the bot is to its turn."""
+    """The role of a Telegram message of the bot in its turn."""
 
     REPLY = "reply"
     CORRECTION_PROMPT = "correction_prompt"
@@ -300,13 +300,13 @@ class Document:
     size_bytes: int
     chunks: int
     indexed: bool
-    """Whether its chunks are in the index that is in use now."""
+    """True if its chunks are in the index that is in use now."""
     added_by: int
     created_at: datetime
 
 
 class AddOutcome(StrEnum):
-    """What became of a document that was handed in."""
+    """The outcome of adding a document."""
 
     ADDED = "added"
     REPLACED = "replaced"
@@ -349,11 +349,11 @@ class Example:
     completion: str
     label: bool
     held_out: bool
-    """Measured on and never trained on; decided once, by a hash of the turn."""
+    """True if it is measured on and never trained on; decided once, by a hash of the turn."""
     finished: bool = True
-    """Whether the model ended it; a reply that was cut must not teach when to stop."""
+    """True if the model ended the reply; one that was cut must not teach when to stop."""
     raters: tuple[int, ...] = ()
-    """Whose word it is; nobody's for an imported one."""
+    """The people who judged it; nobody for an imported one."""
     created_at: datetime
 
 
@@ -367,23 +367,23 @@ class PreferencePair:
     rejected: str
     chosen_finished: bool = True
     rejected_finished: bool = True
-    """A reply that was cut must not teach when to stop."""
+    """False for a reply that was cut: it must not teach when to stop."""
     held_out: bool
     raters: tuple[int, ...] = ()
-    """Whose word it is; nobody's for an imported one."""
+    """The people who judged it; nobody for an imported one."""
     created_at: datetime
 
 
 @dataclass(frozen=True, kw_only=True)
 class Demonstration:
-    """What a reply should have been, with nothing to compare it to."""
+    """The reply that a prompt should have had, with nothing to compare it to."""
 
     origin: Origin
     prompt: tuple[Message, ...]
     completion: str
     held_out: bool
     raters: tuple[int, ...] = ()
-    """Whose word it is; nobody's for an imported one."""
+    """The people who judged it; nobody for an imported one."""
     created_at: datetime
 
 
@@ -392,7 +392,7 @@ AnyExample: TypeAlias = Example | PreferencePair | Demonstration
 
 @dataclass(frozen=True, kw_only=True)
 class ExampleSet:
-    """Everything that may be trained on or measured with, each kind oldest first."""
+    """All examples that may be trained on or measured with, each kind oldest first."""
 
     unpaired: tuple[Example, ...] = ()
     pairs: tuple[PreferencePair, ...] = ()
@@ -400,7 +400,7 @@ class ExampleSet:
 
     @property
     def every(self) -> tuple[AnyExample, ...]:
-        """All kinds, one after another."""
+        """The examples of all kinds, one kind after another."""
         return (*self.unpaired, *self.pairs, *self.demonstrations)
 
 
@@ -410,7 +410,7 @@ class Erasure:
 
     turns: int
     adapters: tuple[str, ...]
-    """Versions that were trained on something of it, oldest first."""
+    """Versions that were trained on some of the erased words, oldest first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -423,16 +423,16 @@ class SentSample:
 
 @dataclass(frozen=True, kw_only=True)
 class GroupRules:
-    """What the bot does in a group."""
+    """The rules for the bot in a group."""
 
     answers: bool = True
     teaches: bool = True
-    """Whether what is said to it there may be trained on, and recalled."""
+    """True if words said to it there may be trained on and recalled."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Suspect:
-    """Somebody whose ratings teach nothing until an admin has looked."""
+    """A person whose ratings teach nothing until an admin has looked."""
 
     person_id: int
     name: str
@@ -467,7 +467,7 @@ class Proposal:
     question: str
     answer: str
     sha256: str
-    """Of question and answer: an answer that changed meanwhile has another one."""
+    """The hash of question and answer; it changes when the answer does."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -493,34 +493,34 @@ class AdapterNotes:
     instead_of: str | None = None
     """The version with the whole update, which went too far."""
     merged: bool | None = None
-    """Whether the engine holds it merged into the weights; None until one has loaded it."""
+    """True if the engine has merged it into the weights; None until one has loaded it."""
 
 
 class AdapterStatus(StrEnum):
-    """Where a version stands; at most one is active."""
+    """The state of a version; at most one is active."""
 
     CANDIDATE = "candidate"
     ACTIVE = "active"
     RETIRED = "retired"
     REJECTED = "rejected"
     REMOVED = "removed"
-    """Its files are gone, to save room or by a crash; the row stays, for what it wrote."""
+    """The files are gone, to save room or by a crash; the row stays, since replies name it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Adapter:
-    """A LoRA adapter, known by its content: `a<sequence>-<first 8 hex of sha256>`."""
+    """A LoRA adapter, named by its content: `a<sequence>-<first 8 hex of sha256>`."""
 
     name: str
     sha256: str
-    """Of its weights and configuration; checked at every load."""
+    """The hash of its weights and configuration; checked at every load."""
     base_model: str
     path: str
     run_id: int | None
     status: AdapterStatus
     notes: AdapterNotes
     erased_at: datetime | None
-    """Since when it holds something that was erased; None if it does not."""
+    """The time since which it holds erased words; None if it holds none."""
     created_at: datetime
 
 
@@ -537,12 +537,12 @@ class Activation:
 
 
 class RunStatus(StrEnum):
-    """The life of a training run."""
+    """The state of a training run."""
 
     QUEUED = "queued"
     RUNNING = "running"
     PASSED = "passed"
-    """The gate let it through; an admin decides (`RATCHET_PROMOTE=ask`)."""
+    """The gate passed it, and an admin decides (`RATCHET_PROMOTE=ask`)."""
     PROMOTED = "promoted"
     REJECTED = "rejected"
     FAILED = "failed"
@@ -551,22 +551,22 @@ class RunStatus(StrEnum):
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more will happen to the run."""
+        """True if nothing more will happen to the run."""
         return self not in (RunStatus.QUEUED, RunStatus.RUNNING)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """How far a running run is."""
+    """The progress of a running run."""
 
     stage: str = ""
-    """What it is doing, in a word or two."""
+    """The name of the stage, in a word or two."""
     step: int = 0
     steps: int = 0
-    """Of the training itself; 0 before it is known."""
+    """Steps of the training itself; 0 before the number is known."""
     loss: float | None = None
     share: float = 0.0
-    """Of the whole run, 0 to 1."""
+    """The share of the whole run that is done, 0 to 1."""
     seconds_left: float | None = None
     examples: int = 0
 
@@ -577,7 +577,7 @@ class RunMetrics:
 
     recipe: Mapping[str, object] = field(default_factory=dict)
     curve: tuple[tuple[int, float], ...] = ()
-    """Step and training loss."""
+    """Pairs of a step and its training loss."""
     held_back: int = 0
     """People whose ratings were held back before the run."""
 
@@ -605,12 +605,12 @@ class TrainingRun:
     id: int
     status: RunStatus
     reason: str
-    """Why it was queued."""
+    """The reason why it was queued."""
     outcome: str
-    """Why it ended as it did, in a sentence; "" until it has ended."""
+    """The reason why it ended as it did, in a sentence; "" until it has ended."""
     requested_by: int | None
     examples: ExampleCounts | None
-    """None until they are chosen."""
+    """The numbers of its examples; None until they are chosen."""
     metrics: RunMetrics
     progress: Progress
     log: str
@@ -621,7 +621,7 @@ class TrainingRun:
 
     @property
     def seconds(self) -> float:
-        """How long it took, from start to end; 0 until it has ended."""
+        """The time from start to end; 0 until it has ended."""
         if self.started_at is None or self.finished_at is None:
             return 0.0
         return (self.finished_at - self.started_at).total_seconds()
@@ -629,13 +629,13 @@ class TrainingRun:
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One thing the gate looks at: what was measured, what is allowed, and whether it will do."""
+    """A check of the gate: the measured value, the limit, and whether it passed."""
 
     name: str
     value: float | None
-    """None when it could not be measured."""
+    """The measured value; None when it could not be measured."""
     limit: str
-    """What is allowed, such as `≥ 0.5`."""
+    """The allowed values, such as `≥ 0.5`."""
     passed: bool
     detail: str = ""
 
@@ -648,5 +648,5 @@ class GateReport:
 
     @property
     def passed(self) -> bool:
-        """Whether the candidate may go live; a report without checks says no."""
+        """True if the candidate may go live; False for a report without checks."""
         return bool(self.checks) and all(check.passed for check in self.checks)

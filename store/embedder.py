@@ -28,15 +28,15 @@ Vector = Sequence[float]
 
 
 class Embedder(Protocol):
-    """Turns text into vectors of one length, each of Euclidean length 1. Any thread."""
+    """A model that turns texts into vectors of one size, each of Euclidean length 1. Any thread."""
 
     @property
     def name(self) -> str:
-        """Vectors of embedders with different names cannot be compared."""
+        """The embedder's name; vectors of embedders with different names cannot be compared."""
         ...
 
     def embed(self, texts: Sequence[str]) -> list[Vector]:
-        """One vector a text, in their order. Raises `EmbedderNotFound`."""
+        """Return one vector for each text, in order. Raises `EmbedderNotFound`."""
         ...
 
 
@@ -58,7 +58,7 @@ class SentenceEmbedder:
         """See `Embedder.embed`."""
         with self._lock:  # one batch at a time: two would only fight over the cores
             if self._last is not None and [self._last[0]] == list(texts):
-                return [self._last[1]]  # a question is searched for in documents and in memory
+                return [self._last[1]]  # documents and memories are searched for the same question
             vectors = run_in_short_lived_thread(partial(self._embed, list(texts)))
             if len(texts) == 1:
                 self._last = (texts[0], vectors[0])
@@ -78,7 +78,7 @@ class SentenceEmbedder:
 
 
 def find_starter() -> Path:
-    """The embedded model's folder, its weights checked. Raises `EmbedderNotFound`."""
+    """Return the embedded model's folder, its weights checked. Raises `EmbedderNotFound`."""
     spec = importlib.util.find_spec(STARTER_PACKAGE)
     folders = spec.submodule_search_locations if spec else None
     folder = Path(folders[0]) / "model" if folders else None
@@ -91,7 +91,7 @@ def find_starter() -> Path:
     with weights.open("rb") as file:
         if hashlib.file_digest(file, "sha256").hexdigest() != STARTER_SHA256:
             raise EmbedderNotFound(
-                f"{weights} is not all-MiniLM-L6-v2's original: install it anew, "
+                f"{weights} is not all-MiniLM-L6-v2's original: install it again, "
                 "or set RATCHET_EMBEDDER"
             )
     return folder

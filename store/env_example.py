@@ -12,7 +12,7 @@ TOP = """\
 
 
 def env_example() -> str:
-    """Return the file: every setting with its description and default, under its heading."""
+    """Return the file's text: every setting with its description and default, under headings."""
     parts = [TOP]
     for _, each in Settings().slices:
         heading = (type(each).__doc__ or "").partition("\n")[0].rstrip(".")

@@ -1,4 +1,4 @@
-"""Erasing: what a person, a document or time takes out of the store, and out of others' prompts.
+"""Erasing: takes the words of a person, a document or old turns out of rows and prompts.
 
 Every copy of words has a foreign key to its source, so that erasing is a join. It goes in steps:
 the first one, a short transaction, makes sure that nothing is used any more; the others delete a
@@ -54,7 +54,7 @@ PAUSE_SECONDS = 0.03
 (docs/experiments.md, 2026-11-30)."""
 
 EXPIRED_AT_ONCE = 2_000
-"""Turns that are too old and are looked up together."""
+"""The number of expired turns that are looked up together."""
 
 QUOTA_WINDOW = timedelta(days=1)
 """The longest time that a quota counts."""
@@ -86,7 +86,7 @@ class Eraser:
         self._database = database
 
     def erase_person(self, person_id: int) -> Erasure:
-        """Delete a person's turns, ratings and corrections, and what others said of those turns.
+        """Delete a person's turns, ratings and corrections, and others' opinions on those turns.
 
         An admin's decision about them stays, without their name, so that erasing is no way around
         a denial; so does a quarantine, and the wish not to be trained on. Their use of quotas stays
@@ -108,7 +108,7 @@ class Eraser:
         return Erasure(turns=turns, adapters=tuple(adapters[each] for each in sorted(adapters)))
 
     def resume(self) -> int:
-        """Finish erasures that a crash cut short; how many."""
+        """Finish erasures that a crash cut short; return their number."""
         with self._database.reading() as session:
             begun = session.scalars(select(ErasureRow.person_id)).all()
         for person_id in begun:
@@ -116,11 +116,11 @@ class Eraser:
         return len(begun)
 
     def expire(self, age: timedelta) -> int:
-        """Delete the turns that are older than `age`, with all that was said of them; how many.
+        """Delete turns older than `age` with all opinions on them; return the number of turns.
 
         A question goes with every answer to it; newer turns that quote it keep their own words.
-        People stay known, with an admin's decision about them, and versions stay what they are: the
-        next run starts without.
+        People and admins' decisions about them stay, and versions stay as they are: the next run
+        trains without these turns.
         """
         before = self._database.now() - age
         expired = 0
@@ -134,7 +134,7 @@ class Eraser:
         return expired
 
     def erase_document(self, document_id: int) -> tuple[str, ...]:
-        """Delete a document and take its passages out of prompts; the versions that learned them.
+        """Delete a document and its passages in prompts; return the versions that learned from it.
 
         Replies that were written from it are neither recalled nor trained on after that.
         """
@@ -168,7 +168,7 @@ class Eraser:
                 self._keep_usage(session, person_id)
 
     def _sources_of(self, person_id: int) -> _Sources | None:
-        """The rows of a person that are left; None if there are none."""
+        """Return the rows of a person that are left; None if there are none."""
         with self._database.reading() as session:
             own = session.scalars(select(TurnRow.id).where(TurnRow.person_id == person_id)).all()
             turns = _with_regenerations(session, own)
@@ -180,7 +180,7 @@ class Eraser:
         return _Sources(turns=turns, corrections=corrections, quoting=quoting)
 
     def _sources_before(self, moment: datetime) -> _Sources | None:
-        """Some turns that are older than a moment; None if there are none."""
+        """Return some turns that are older than a moment; None if there are none."""
         old = select(TurnRow.id).where(TurnRow.created_at < moment).order_by(TurnRow.created_at)
         with self._database.reading() as session:
             turns = _with_regenerations(session, session.scalars(old.limit(EXPIRED_AT_ONCE)).all())
@@ -197,7 +197,7 @@ class Eraser:
         self._in_steps(sorted(sources.corrections), _delete_corrections)  # of others' turns
 
     def _erase_ratings(self, person_id: int) -> dict[int, str]:
-        """Delete a person's ratings of others' turns; the versions that learned from those."""
+        """Delete a person's ratings of others' turns; return versions that learned from them."""
         with self._database.reading() as session:
             rows = session.execute(
                 select(FeedbackRow.id, FeedbackRow.turn_id).where(
@@ -209,7 +209,7 @@ class Eraser:
         return adapters
 
     def _in_steps(self, rows: Sequence[T], step: Callable[[Session, Sequence[T]], object]) -> None:
-        """Do something with rows, a few a transaction: as many as hold the lock for a moment."""
+        """Call `step` with rows, a few in each transaction, to hold the lock only briefly."""
         size, done = FIRST_STEP_ROWS, 0
         while done < len(rows):
             with self._database.session() as session:
@@ -225,7 +225,7 @@ class Eraser:
             time.sleep(PAUSE_SECONDS)
 
     def _mark(self, turns: Collection[int], corrections: Collection[int]) -> dict[int, str]:
-        """Mark runs and versions that learned from rows; the versions, by id.
+        """Mark runs and versions that learned from rows; return the versions' names by id.
 
         A run under way passes the mark on to what it makes. The samples of runs that measured on
         them are dropped, too.
@@ -244,7 +244,7 @@ class Eraser:
             return dict(session.execute(made).all())
 
     def _drop_samples(self, turns: Collection[int], corrections: Collection[int]) -> None:
-        """Drop the samples of runs that measured on rows, and have admins' messages deleted."""
+        """Drop the samples of runs that measured on rows; mark admins' messages for deletion."""
         with self._database.reading() as session:
             runs = _runs_with(session, Split.HELD_OUT, turns, corrections)
         if runs:
@@ -254,7 +254,7 @@ class Eraser:
                 session.execute(update(SampleMessageRow).where(shown).values(unwanted=True))
 
     def _keep_usage(self, session: Session, person_id: int) -> None:
-        """Keep what they asked for lately, as numbers: erasing must not renew quotas."""
+        """Keep a person's recent use as numbers: erasing must not renew quotas."""
         since = self._database.now() - QUOTA_WINDOW
         asked = session.execute(
             select(TurnRow.created_at, TurnRow.prompt_tokens + TurnRow.completion_tokens).where(
@@ -280,7 +280,7 @@ class Eraser:
 def _runs_with(
     session: Session, split: Split, turns: Collection[int], corrections: Collection[int]
 ) -> set[int]:
-    """The runs that have an example in a split which was made of turns or corrections."""
+    """Return the runs with an example in a split that was made of turns or corrections."""
     runs: set[int] = set()
     for part in in_parts(turns):
         for column in (RunExampleRow.turn_id, RunExampleRow.other_turn_id):
@@ -296,7 +296,7 @@ def _runs_with(
 
 
 def _with_regenerations(session: Session, ids: Collection[int]) -> set[int]:
-    """Turns, and those in which somebody had their questions answered again."""
+    """Return turns together with those that answer their questions again."""
     found = set(ids)
     for part in in_parts(ids):
         found.update(session.scalars(select(TurnRow.id).where(TurnRow.regenerates_id.in_(part))))

@@ -1,4 +1,4 @@
-"""What can go wrong in the store.
+"""The errors of the store.
 
     StoreError
     ├── SettingsError             a setting that cannot be used
@@ -8,7 +8,7 @@
     ├── AnswerChanged             an answer that is not the one that was shown
     ├── ExportTooSoon             another export within the hour
     ├── DocumentError
-    │   ├── UnsupportedDocument   a type that nothing here reads
+    │   ├── UnsupportedDocument   a type of file that cannot be read
     │   ├── UnreadableDocument    damaged, encrypted, or not what its name says
     │   ├── EmptyDocument         nothing in it to read
     │   ├── DocumentTooLarge      more than the limits allow, packed or unpacked
@@ -18,7 +18,7 @@
     ├── IndexInUse                another process has the embedded index open
     ├── RunNotFound               no such training run
     ├── BackupUnusable            a backup that cannot be made, or restored
-    ├── PreferencesUnreadable     a file of preferences with a line that is none
+    ├── PreferencesUnreadable     a preference file with an invalid line
     └── AdapterError
         ├── AdapterNotFound       no such adapter
         ├── AdapterDamaged        its files are not what its name says
@@ -32,7 +32,7 @@ from datetime import timedelta
 
 
 class StoreError(Exception):
-    """Base of everything the store raises on purpose."""
+    """Base of all errors that the store raises on purpose."""
 
 
 class SettingsError(StoreError):
@@ -54,7 +54,7 @@ class DatabaseUnavailable(StoreError):
 
 
 class TurnNotFound(StoreError):
-    """No such turn, or not one that this chat may touch."""
+    """The turn does not exist, or is not one that this chat may touch."""
 
     def __init__(self, turn_id: int) -> None:
         super().__init__(f"there is no turn {turn_id} here")
@@ -72,31 +72,31 @@ class ExportTooSoon(StoreError):
 
     def __init__(self, wait: timedelta) -> None:
         minutes = max(1, round(wait.total_seconds() / 60))
-        super().__init__(f"You had an export lately. Please try again in {minutes} minutes.")
+        super().__init__(f"You had an export recently. Please try again in {minutes} minutes.")
 
 
 class DocumentError(StoreError):
-    """A document that cannot be taken in; the message is fit to be shown to whoever sent it."""
+    """A document that cannot be added; the message may be shown to its sender."""
 
 
 class UnsupportedDocument(DocumentError):
-    """A type that nothing here reads."""
+    """A type of file that cannot be read."""
 
 
 class UnreadableDocument(DocumentError):
-    """Damaged, encrypted, or not what its name says."""
+    """A file that is damaged, encrypted, or not what its name says."""
 
 
 class EmptyDocument(DocumentError):
-    """Nothing in it to read."""
+    """A file without text."""
 
 
 class DocumentTooLarge(DocumentError):
-    """More than the limits allow, packed or unpacked."""
+    """A file above the limits, packed or unpacked."""
 
 
 class DocumentNotFound(DocumentError):
-    """No such document."""
+    """The document does not exist."""
 
     def __init__(self, document_id: int) -> None:
         super().__init__(
@@ -105,7 +105,7 @@ class DocumentNotFound(DocumentError):
 
 
 class EmbedderNotFound(StoreError):
-    """No sentence embedder under that name."""
+    """There is no sentence embedder of that name."""
 
 
 class IndexUnavailable(StoreError):
@@ -123,7 +123,7 @@ class IndexInUse(StoreError):
 
 
 class RunNotFound(StoreError):
-    """No such training run."""
+    """The training run does not exist."""
 
     def __init__(self, run_id: int) -> None:
         super().__init__(f"there is no run {run_id}: /runs or `ratchet status` shows them")
@@ -134,7 +134,7 @@ class BackupUnusable(StoreError):
 
 
 class PreferencesUnreadable(StoreError):
-    """A file of preferences with a line that is none; nothing of it was taken in."""
+    """A preference file with an invalid line; nothing of it was imported."""
 
 
 class AdapterError(StoreError):
@@ -142,18 +142,18 @@ class AdapterError(StoreError):
 
 
 class AdapterNotFound(AdapterError):
-    """No such adapter."""
+    """The adapter does not exist."""
 
     def __init__(self, name: str) -> None:
         super().__init__(f"there is no adapter {name}")
 
 
 class AdapterDamaged(AdapterError):
-    """Its files are not what its name says."""
+    """The files of an adapter are not what its name says."""
 
 
 class AdapterNotFit(AdapterError):
-    """Its status or its base model forbids what was asked."""
+    """The status or base model of an adapter forbids what was asked."""
 
 
 class NothingToRollBack(AdapterError):

@@ -1,8 +1,8 @@
-"""Rated turns, corrections, answers given again and imported files → training examples.
+"""Training examples, from rated turns, corrections, regenerated answers and imported files.
 
-Invariant: which share an example belongs to is decided by a hash of the turn it comes from (of
-the first answer, for an answer given again) and by nothing else, so that what is held out once is
-never trained on, whatever is rated later.
+Invariant: only a hash of the turn that an example comes from (of the first answer, for a
+regenerated one) decides whether it is held out, so that an example that is held out once is never
+trained on, whatever is rated later.
 """
 
 import hashlib
@@ -34,13 +34,13 @@ from store.tables import CorrectionRow, FeedbackRow, ImportedRow, TurnRow
 from store.teaching import TeachingRule, in_silent_group
 
 RATER_SHARE = 4
-"""One rater has at most one part in so many of the turns that are read for a run."""
+"""Divisor: one rater has at most a quarter of the turns that are read for a run."""
 
 MOST_COUNTED = 10_000
-"""Ratings that are counted at most: no schedule waits for more."""
+"""The number up to which ratings are counted: no schedule waits for more."""
 
 HELD_OUT_SHARE = 0.2
-"""A constant and not a setting: with another share, what was held out would be trained on."""
+"""The share that is held out. No setting: another share would train on what was held out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ class Preference:
 class Examples:
     """The training examples of one database.
 
-    Who may teach is `TeachingRule`'s to say; imported examples always do.
+    `TeachingRule` decides who may teach; imported examples always do.
     """
 
     def __init__(self, database: Database, rule: TeachingRule | None = None) -> None:
@@ -64,10 +64,10 @@ class Examples:
         self._rule = rule or TeachingRule()
 
     def collect(self, most: int | None = None, *, seed: int = 0) -> ExampleSet:
-        """Return what may be trained on or measured with, each kind oldest first.
+        """Return the examples to train on and to measure with, each kind oldest first.
 
-        With `most`, no more than about so many turns are read: the newest, of which one rater has
-        a quarter at most, and as many again drawn from what is older.
+        With `most`, only the newest so many turns are read, of which one rater has at most a
+        quarter, and as many again, drawn at random from older ones.
         """
         with self._database.reading() as session:
             ids = _rated_turns(session, most, random.Random(seed))
@@ -143,9 +143,9 @@ class Examples:
             )
 
     def take_in(self, preferences: Iterable[Preference], *, source: str) -> int:
-        """Import preferences; those that are here already are left out. Returns how many are new.
+        """Import the preferences that are not here yet, and return their number.
 
-        All of them or none: it is one transaction.
+        Either all of them are imported or none: it is one transaction.
         """
         added = 0
         with self._database.session() as session:
@@ -172,7 +172,7 @@ class Examples:
 
 
 def _rated_turns(session: Session, most: int | None, draw: random.Random) -> list[int]:
-    """The ids of turns that were rated or corrected, oldest first."""
+    """Return the ids of turns that were rated or corrected, oldest first."""
     given = union_all(
         select(FeedbackRow.turn_id, FeedbackRow.person_id).where(FeedbackRow.replaced_at.is_(None)),
         select(CorrectionRow.turn_id, CorrectionRow.person_id),
@@ -188,7 +188,7 @@ def _rated_turns(session: Session, most: int | None, draw: random.Random) -> lis
 
 
 def is_held_out(key: str) -> bool:
-    """Whether what `key` names is measured on instead of trained on."""
+    """Return whether the example with a key is measured on instead of trained on."""
     first = hashlib.sha256(key.encode()).digest()[:8]
     return int.from_bytes(first) < HELD_OUT_SHARE * 2**64
 
@@ -254,7 +254,7 @@ def _demonstration(row: TurnRow, correction: CorrectionRow) -> Demonstration:
 def _regenerated(
     turns: Mapping[int, TurnRow], votes: Mapping[int, Opinion]
 ) -> Iterable[PreferencePair]:
-    """Of two answers to the same question, the one that people liked better."""
+    """Yield pairs of answers to the same question, of which people liked one better."""
     versions = defaultdict[int, list[int]](list)
     for turn_id in votes:
         versions[turns[turn_id].regenerates_id or turn_id].append(turn_id)
@@ -320,7 +320,7 @@ def _prompt_digest(prompt: Sequence[Message]) -> str:
 
 
 def _digest(each: Preference) -> str:
-    """The same preference under the same digest; another label makes it another."""
+    """Return a digest that only an equal preference has, its label included."""
     text = json.dumps(
         [_prompt_digest(each.prompt), each.completion, each.rejected, each.label],
         ensure_ascii=False,

@@ -1,8 +1,9 @@
-"""What a person gets when they ask for their data: a zip that a person and a program can read.
+"""Exports of a person's data: zip files that people and programs can read.
 
-Their own words and the replies to them, what they gave, and what was decided about them. The words
-of documents, of other people and of the installation's system prompt are left out; titles and kinds
-stand in their place. A test compares this file with the tables.
+They hold the person's own words and the replies to them, their ratings and corrections, and all
+decisions about them. The words of documents, of other people and of the installation's system
+prompt are left out; titles and kinds stand in their place. A test compares this file with the
+tables.
 """
 
 import io
@@ -42,12 +43,12 @@ from store.tables import (
 )
 
 PART_BYTES = 45_000_000
-"""The size of one file: a bot may upload 50 MB to Telegram."""
+"""The largest size of one file: a bot may upload 50 MB to Telegram."""
 
 TURNS_AT_ONCE = 500
 
 EVERY = timedelta(hours=1)
-"""How often a person may ask for an export."""
+"""The time that a person must wait between two exports."""
 
 NOT_PERSONAL = frozenset(
     {"chunks", "evaluations", "group_rules", "imported_examples", "invitations", "sample_messages"}
@@ -79,7 +80,7 @@ class Exports:
         self._database = database
 
     def begin(self, person_id: int) -> None:
-        """Note that a person asks for an export. Raises `ExportTooSoon` within an hour."""
+        """Record that a person asks for an export. Raises `ExportTooSoon` within an hour."""
         with self._database.session() as session:
             row = session.get(PersonRow, person_id)
             now = self._database.now()
@@ -90,7 +91,7 @@ class Exports:
             row.exported_at = now
 
     def write(self, person_id: int, *, part_bytes: int = PART_BYTES) -> Iterator[bytes]:
-        """Yield zip files with everything that is held about a person, each of bounded size.
+        """Yield zip files with all data about a person, each of bounded size.
 
         Every file can be opened by itself; the first one has the README.
         """
@@ -140,7 +141,7 @@ class _Part:
         self._is_empty = True
 
     def is_full_with(self, text: str) -> bool:
-        """Return whether another file might make it too large, if it compressed not at all."""
+        """Return whether another file would make it too large if it could not be compressed."""
         return not self._is_empty and self._buffer.tell() + len(text.encode()) > self._most_bytes
 
     def add(self, name: str, text: str) -> None:

@@ -1,4 +1,4 @@
-"""What the admins of a Telegram group decided about the bot in it."""
+"""The rules of Telegram groups for the bot, as their admins decided."""
 
 from dataclasses import asdict, replace
 
@@ -17,12 +17,12 @@ class Groups:
         self._database = database
 
     def rules(self, chat_id: int) -> GroupRules:
-        """What holds in a group; until somebody decides, the bot answers and learns."""
+        """Return the rules of a group; until somebody decides, the bot answers and learns."""
         with self._database.reading() as session:
             return _rules(session.get(GroupRulesRow, chat_id))
 
     def decide(self, chat_id: int, **changes: bool) -> GroupRules:
-        """Record what an admin of the group decided: a rule, or both; what holds then."""
+        """Record a group admin's decision on one rule or both, and return the rules."""
         with self._database.session() as session:
             self._database.lock(session, chat_id)
             row = session.get(GroupRulesRow, chat_id)
@@ -32,7 +32,7 @@ class Groups:
             return rules
 
     def move(self, chat_id: int, to: int) -> None:
-        """What holds in a group holds in the supergroup that it became, too."""
+        """Copy the rules of a group to the supergroup that it became."""
         with self._database.session() as session:
             row = session.get(GroupRulesRow, chat_id)
             if row is not None:

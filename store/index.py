@@ -1,6 +1,6 @@
 """The vector index: Chroma, in this process or on a server. It can be dropped and rebuilt from SQL.
 
-Invariant: an id in the index is a chunk's id in SQL; which ids count is for SQL to say.
+Invariant: an id in the index is a chunk's id in SQL; SQL decides which ids count.
 """
 
 import shutil
@@ -28,13 +28,13 @@ BATCH_SIZE = 500
 """Vectors sent to Chroma at a time; its own limit is in the thousands."""
 
 TIMEOUT_SECONDS = 30.0
-"""How long a Chroma server may take over one call."""
+"""The time that a Chroma server may take for one call."""
 
 
 class ChromaIndex:
     """One collection of unit vectors, compared by cosine. Opened when it is first used. Any thread.
 
-    Vectors of different embedders cannot lie in one collection: `name` tells them apart.
+    Vectors of different embedders cannot be in one collection: `name` tells them apart.
     """
 
     def __init__(self, *, path: Path, url: str, name: str) -> None:
@@ -48,7 +48,7 @@ class ChromaIndex:
 
     @property
     def absent(self) -> bool:
-        """Whether it is an embedded one that was never made."""
+        """True if it is an embedded index that was never made."""
         return not self._url and not self._path.exists()
 
     @property
@@ -58,11 +58,11 @@ class ChromaIndex:
 
     @property
     def identity(self) -> str:
-        """Tells one index from another: vectors that lie in that one are not in this one."""
+        """The name of this index among all; its vectors are in no other one."""
         return f"{self._url or 'embedded'}#{self._name}"
 
     def open(self) -> None:
-        """Raises `IndexInUse`, or `IndexUnavailable`; may be tried again after either."""
+        """Open the index. Raises `IndexInUse` or `IndexUnavailable`; may be tried again then."""
         with self._opening:
             if self._collection is not None:
                 return
@@ -81,12 +81,12 @@ class ChromaIndex:
             self._ask(partial(_upsert, ids=ids[part], vectors=vectors[part]))
 
     def delete(self, ids: Sequence[int]) -> None:
-        """Take vectors out; ids that are not there are no error."""
+        """Delete vectors; ids that are not there are ignored."""
         for start in range(0, len(ids), BATCH_SIZE):
             self._ask(partial(_delete, ids=ids[start : start + BATCH_SIZE]))
 
     def nearest(self, vector: Vector, count: int) -> list[tuple[int, float]]:
-        """The nearest ids with their cosine similarities, nearest first."""
+        """Return the nearest ids with their cosine similarities, nearest first."""
         found = self._ask(
             lambda chroma: chroma.query(
                 query_embeddings=list(vector), n_results=count, include=["distances"]
@@ -99,15 +99,15 @@ class ChromaIndex:
         ]
 
     def ids(self) -> set[int]:
-        """Every id that has a vector here."""
+        """Return every id that has a vector here."""
         return {int(each) for each in self._ask(lambda chroma: chroma.get(include=[]))["ids"]}
 
     def count(self) -> int:
-        """How many vectors lie here."""
+        """Return the number of vectors."""
         return self._ask(lambda chroma: chroma.count())
 
     def drop(self) -> None:
-        """Throw every vector away; a damaged folder too. Raises `IndexInUse` at worst."""
+        """Delete every vector, and a damaged folder. Raises `IndexInUse` or `IndexUnavailable`."""
         with self._opening:
             try:
                 self.open()
@@ -121,7 +121,7 @@ class ChromaIndex:
                 self._collection = self._make_collection(self._client)
 
     def close(self) -> None:
-        """Let another process have it."""
+        """Close the index, so that another process can open it."""
         with self._opening:
             if self._client is not None:
                 self._disconnect(self._client)
@@ -142,7 +142,7 @@ class ChromaIndex:
                 return question(self._collection)
 
     def _connect(self) -> "ClientAPI":
-        import chromadb  # half a second, and not every command needs it
+        import chromadb  # takes half a second, and not every command needs it
         from chromadb.config import Settings
 
         settings = Settings(anonymized_telemetry=False)
@@ -208,7 +208,7 @@ def _translated(where: str) -> Iterator[None]:
 
     try:
         yield
-    # pyo3's PanicException is how Chroma's core reports a damaged folder; it is no Exception.
+    # pyo3's PanicException is how Chroma's core reports a damaged folder; it is not an Exception.
     except BaseException as error:
         expected = (chromadb.errors.ChromaError, httpx.HTTPError, ValueError, OSError, RuntimeError)
         broken = isinstance(error, (*expected, AttributeError))

@@ -1,4 +1,4 @@
-"""Invitations: whoever has the token may talk, until it expires or its places are taken.
+"""Invitations: tokens that let people in until they expire or their places are taken.
 
 Only the token's SHA-256 is kept, so that nobody who reads the database can use it.
 """
@@ -23,7 +23,7 @@ class Invitations:
         self._database = database
 
     def make(self, *, lasts: timedelta, places: int) -> tuple[str, datetime]:
-        """A new token for so many people, and when it expires."""
+        """Make a token for a number of people; return it and the time when it expires."""
         token = secrets.token_urlsafe(TOKEN_BYTES)
         now = self._database.now()
         with self._database.session() as session:
@@ -38,7 +38,7 @@ class Invitations:
         return token, now + lasts
 
     def accept(self, token: str, person_id: int) -> bool:
-        """Let somebody in whom no admin has decided about yet; whether the token let them."""
+        """Let a person in by a token, unless an admin has decided; return whether it did."""
         with self._database.session() as session:
             found = session.scalar(
                 select(InvitationRow)
@@ -58,7 +58,7 @@ class Invitations:
             return True
 
     def withdraw(self) -> int:
-        """Make every token worthless; how many still let somebody in."""
+        """Make every token invalid; return the number of tokens that still let people in."""
         with self._database.session() as session:
             rows = session.scalars(select(InvitationRow)).all()
             session.execute(delete(InvitationRow))

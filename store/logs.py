@@ -1,4 +1,4 @@
-"""What is logged, and how: every line about an update or a turn carries its id.
+"""Logging: every line about an update or a turn carries its id.
 
 Invariant: a line holds no token and no text that people wrote.
 """
@@ -20,7 +20,7 @@ QUIET = (
     *("httpx", "httpcore", "alembic", "apscheduler", "chromadb", "sentence_transformers"),
     "tornado.access",
 )
-"""What logs more than anybody who runs a bot wants to read."""
+"""Loggers that write more than an operator wants to read."""
 
 
 def set_up_logging(level: str, form: Literal["text", "json"] = "text") -> None:

@@ -72,7 +72,7 @@ _KEYS: tuple[re.Pattern[str], ...] = (
 
 @lru_cache(maxsize=4096)
 def mask(text: str) -> str:
-    """Replace all private data that is found by its kind in brackets, such as [email]."""
+    """Replace private data, where it is found, with its kind in brackets, such as [email]."""
     text = _DATA.sub("[data]", text)
     text = _IBAN.sub(_account, text)
     for pattern in _KEYS:

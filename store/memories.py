@@ -4,7 +4,7 @@ A chat's own answers are recalled as they are now. In other chats only approved 
 words that an admin read, masked, and no others.
 
 Invariant: SQL holds everything, vectors included, so that a rating taken back or a person erased is
-forgotten in the same transaction. Who may teach is asked at every recall.
+forgotten in the same transaction. Every recall asks anew who may teach.
 """
 
 import hashlib
@@ -34,18 +34,18 @@ from store.teaching import TeachingRule
 logger = logging.getLogger(__name__)
 
 NEIGHBOURS = 64
-"""The nearest questions of which it is asked whether their answers may be recalled."""
+"""The number of nearest questions whose answers are checked before one is recalled."""
 
 MOST_VECTORS = 5_000
-"""The newest answers of a chat, and the newest approved ones, that a question is compared with."""
+"""The number of newest answers of a chat, and of newest approved ones, that are compared."""
 
 EMBEDDED_AT_ONCE = 64
 
 MOST_EMBEDDED = 512
-"""Questions embedded on the way of one reply; a later reply goes on with the rest."""
+"""The number of questions embedded before one reply; later replies embed the rest."""
 
 WITHHELD = ""
-"""Stands for an embedder in a row whose answer may not be recalled, and so has no vector."""
+"""The embedder of a row whose answer may not be recalled, and which so has no vector."""
 
 
 class _Near(NamedTuple):
@@ -71,8 +71,8 @@ class Memories:
     ) -> tuple[Memory, ...]:
         """Return the answers to the questions nearest to this one, nearest first.
 
-        They are this chat's, and approved copies of others'. Of the conversation itself only
-        corrected answers are among them: the others are history. `floor` is the least cosine
+        They are this chat's answers, and approved copies of others'. From the conversation itself
+        only corrected answers are taken: the rest is history. `floor` is the least cosine
         similarity of two questions. Raises `EmbedderNotFound`.
         """
         self.embed_pending()
@@ -90,7 +90,7 @@ class Memories:
         return tuple(best.values())[:count]
 
     def embed_pending(self) -> None:
-        """Embed questions that wait for it, and drop the vectors of what may not be recalled."""
+        """Embed questions that wait, and drop the vectors of answers that may not be recalled."""
         with self._embedding:
             if not self._is_current:
                 with self._database.session() as session:
@@ -200,7 +200,7 @@ class Memories:
         return {turn_id: known.get(turn_id, Opinion()) for turn_id in turn_ids}
 
     def _pending(self) -> list[tuple[int, str, bool]]:
-        """Turn id, question, and whether the turn may teach, of rows that wait for a vector."""
+        """Return id, question and whether it may teach, for turns that wait for a vector."""
         with self._database.reading() as session:
             waiting = session.execute(
                 select(MemoryRow.turn_id, TurnRow.question)
@@ -234,9 +234,9 @@ class Memories:
 
 
 def remember(session: Session, turn_ids: Iterable[int]) -> None:
-    """Make the rows of `memories` agree with what people said of turns.
+    """Make the rows of `memories` agree with people's opinions on turns.
 
-    Called in the transaction in which somebody rates, takes back or corrects.
+    It is called in the transaction of a rating or a correction.
     """
     for turn_id in turn_ids:
         corrected = session.scalar(
@@ -264,7 +264,8 @@ def remember(session: Session, turn_ids: Iterable[int]) -> None:
 def reconsider(session: Session, memories: ColumnElement[bool]) -> None:
     """Drop the vectors of memories that meet a condition; those that may teach get new ones.
 
-    Called in the transaction of a decision on a person or a group. Their bytes are overwritten.
+    It is called in the transaction of a decision on a person or a group. The bytes of dropped
+    vectors are overwritten.
     """
     session.execute(update(MemoryRow).where(memories).values(vector=None, embedder=None))
 
@@ -302,7 +303,7 @@ def _nearest(
 
 
 def _own(row: TurnRow, opinion: Opinion, score: float, conversation_id: int) -> Memory | None:
-    """The answer to a question of the same chat: the correction that stands, or a liked reply."""
+    """Return the answer to a question of the same chat: a standing correction, or a liked reply."""
     correction = next(iter(opinion.standing()), None)
     is_history = row.conversation_id == conversation_id
     if correction is None and (opinion.lead <= 0 or is_history):
@@ -347,7 +348,7 @@ def _proposal(row: TurnRow, opinion: Opinion) -> Proposal | None:
 
 
 def _is_decided() -> ColumnElement[bool]:
-    """True for a turn whose newest correction was there when an admin last decided."""
+    """Return the condition that an admin has decided since a turn's newest correction."""
     later = exists().where(
         CorrectionRow.turn_id == ApprovalRow.turn_id,
         CorrectionRow.text != "",

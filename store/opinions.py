@@ -1,7 +1,7 @@
-"""What people said of turns: the thumbs that count, and the correction that stands.
+"""People's opinions on turns: the thumbs that count, and the correction that stands.
 
-A correction stands if as many people gave it as like the reply better than they dislike it, the
-correctors themselves not counted. So nobody overrules a group alone, and everybody may correct a
+A correction stands if at least as many people gave it as the reply has 👍 more than 👎, without the
+thumbs of people who corrected it. So nobody overrules a group alone, and everybody may correct a
 reply that nobody else liked.
 """
 
@@ -24,7 +24,7 @@ class Opinion:
     ratings: dict[int, int] = field(default_factory=dict)
     """+1 or −1 by person id."""
     corrections: dict[int, CorrectionRow] = field(default_factory=dict)
-    """By person id, oldest first."""
+    """The last correction by person id, oldest first."""
 
     @property
     def lead(self) -> int:
@@ -49,9 +49,9 @@ class Opinion:
 def read_opinions(
     session: Session, turn_ids: Collection[int], counts: Callable[[Any], ColumnElement[bool]]
 ) -> Mapping[int, Opinion]:
-    """Return the opinions on turns of those people whose word counts.
+    """Return the opinions on turns, of the people who count.
 
-    `counts` makes a condition on a row of `people` out of a column with a person's id.
+    `counts` takes a column with a person's id and returns the condition under which they count.
     """
     opinions = defaultdict[int, Opinion](Opinion)
     for part in in_parts(turn_ids):

@@ -1,6 +1,6 @@
 """The parts of served prompts: rows that say where every word of a prompt came from.
 
-Invariant: a part's words can be taken out of a prompt by the part alone, without looking for text.
+Invariant: a part's words can be taken out of a prompt by the part alone, without a text search.
 """
 
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -28,7 +28,7 @@ from store.tables import (
 )
 
 ERASED = "[erased]"
-"""Stands in other people's served prompts where an erased person's words were."""
+"""The mark in served prompts where words were erased."""
 
 _PAIRS = (PartKind.EXAMPLE, PartKind.EXCHANGE)
 

@@ -12,7 +12,7 @@ from store.memories import of_person, reconsider
 from store.tables import PersonRow
 
 CONSENT_VERSION = 1
-"""Of the question whether somebody may be learned from; another wording gets another number."""
+"""The version of the question for consent to training; a new wording gets a new number."""
 
 
 class People:
@@ -22,19 +22,19 @@ class People:
         self._database = database
 
     def see(self, person_id: int, name: str) -> Person:
-        """The person, remembered from now on if they are new; a changed name is kept."""
+        """Return a person; store them if they are new, or their name if it has changed."""
         known = self.find(person_id)
         if known is not None and known.name == name:
             return known
         try:
             with self._database.session() as session:
                 return _person(self._upsert(session, person_id, name))
-        except IntegrityError:  # somebody else remembered them in the same moment
+        except IntegrityError:  # another thread stored them in the same moment
             with self._database.session() as session:
                 return _person(self._upsert(session, person_id, name))
 
     def find(self, person_id: int) -> Person | None:
-        """The person, if they were ever seen."""
+        """Return a person, or None if they were never seen."""
         with self._database.reading() as session:
             row = session.get(PersonRow, person_id)
             return _person(row) if row else None
@@ -48,7 +48,7 @@ class People:
             return _person(row)
 
     def newcomers(self, age: timedelta) -> frozenset[int]:
-        """Those who were first seen less than `age` ago and whom no admin has let in."""
+        """Return the people first seen less than `age` ago whom no admin has let in."""
         since = self._database.now() - age
         with self._database.reading() as session:
             new = select(PersonRow.id).where(
@@ -57,7 +57,7 @@ class People:
             return frozenset(session.scalars(new))
 
     def opt_out(self, person_id: int, opted_out: bool) -> Person:
-        """Keep what they write and rate out of training, or let it in: they agree to it, then."""
+        """Record that a person opts out of training, or agrees to it."""
         with self._database.session() as session:
             row = self._upsert(session, person_id, None)
             row.opted_out = opted_out
@@ -67,7 +67,7 @@ class People:
             return _person(row)
 
     def ask(self, person_id: int) -> bool:
-        """Note that somebody is asked whether they may be learned from; False if they were before.
+        """Record that a person is asked for consent to training; False if they were before.
 
         From then on they do not teach until they say yes.
         """

@@ -23,7 +23,7 @@ _MESSAGES = TypeAdapter(tuple[Message, ...])
 
 
 def read_preferences(path: Path) -> tuple[Preference, ...]:
-    """Every line of a file. Raises `PreferencesUnreadable`, which names the first bad line."""
+    """Return every line of a file. Raises `PreferencesUnreadable`, naming the first bad line."""
     preferences = []
     try:
         with path.open(encoding="utf-8-sig") as file:
@@ -40,7 +40,7 @@ def read_preferences(path: Path) -> tuple[Preference, ...]:
 
 
 def write_preferences(examples: ExampleSet) -> Iterator[str]:
-    """Everything as lines of conversational TRL rows, imported ones included."""
+    """Yield all examples as lines of conversational TRL rows, imported ones included."""
     for each in examples.every:
         yield json.dumps(_row(each), ensure_ascii=False)
 
@@ -74,9 +74,9 @@ def _read(line: str) -> Preference:
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
-        raise ValueError(f"it is no JSON ({error.msg})") from error
+        raise ValueError(f"it is not valid JSON ({error.msg})") from error
     if not isinstance(row, dict):
-        raise ValueError("it is no JSON object")
+        raise ValueError("it is not a JSON object")
     keys = set(row)
     prompt = _prompt(row.get("prompt"))
     if keys == {"prompt", "chosen", "rejected"}:
@@ -136,7 +136,7 @@ def to_messages(value: list[Any], name: str) -> tuple[Message, ...]:
         messages = _MESSAGES.validate_python(value)
     except ValidationError:
         raise ValueError(
-            f"{name} holds something that is no message with role and content"
+            f"{name} holds something that is not a message with role and content"
         ) from None
     for message in messages:
         storable(message.content, name)
@@ -144,7 +144,7 @@ def to_messages(value: list[Any], name: str) -> tuple[Message, ...]:
 
 
 def storable(text: str, name: str) -> str:
-    """The text, if every database and every model takes it. Raises `ValueError`."""
+    """Return a text if every database and every model takes it. Raises `ValueError`."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""Ratings and corrections. A person's last word on a turn counts; the words before it are kept.
+"""Ratings and corrections. A person's last rating of a turn counts; earlier ones are kept.
 
 Invariant: at most one row per person and turn has no `replaced_at`, and that row is their rating.
 """
@@ -24,9 +24,9 @@ class Ratings:
     def rate(
         self, turn_id: int, person_id: int, rating: Rating | None, source: RatingSource
     ) -> bool:
-        """Record a person's word on a turn; None takes their rating back.
+        """Record a person's rating of a turn, and return whether anything changed.
 
-        Returns whether anything changed: saying the same twice does not. Raises `TurnNotFound`.
+        None takes their rating back; the same rating twice changes nothing. Raises `TurnNotFound`.
         """
         with self._database.session() as session:
             adapter = _adapter_of(session, turn_id)
@@ -60,7 +60,7 @@ class Ratings:
             return True
 
     def ratings(self, turn_id: int) -> tuple[Feedback, ...]:
-        """Everybody's last word on a turn."""
+        """Return everybody's last rating of a turn."""
         with self._database.reading() as session:
             rows = session.scalars(
                 select(FeedbackRow)
@@ -70,12 +70,12 @@ class Ratings:
             return tuple(_feedback(row) for row in rows)
 
     def tally(self, turn_id: int) -> Tally:
-        """How many people rated a turn each way."""
+        """Return the number of people who rated a turn each way."""
         ratings = [feedback.rating for feedback in self.ratings(turn_id)]
         return Tally(up=ratings.count(Rating.UP), down=ratings.count(Rating.DOWN))
 
     def revisions(self, turn_id: int, person_id: int) -> tuple[Feedback, ...]:
-        """Every word of a person on a turn, oldest first, taken back or not."""
+        """Return every rating of a turn by a person, oldest first, taken back or not."""
         with self._database.reading() as session:
             rows = session.scalars(
                 select(FeedbackRow)
@@ -85,7 +85,7 @@ class Ratings:
             return tuple(_feedback(row) for row in rows)
 
     def correct(self, turn_id: int, person_id: int, text: str) -> Correction:
-        """Record what the reply should have been. Raises `TurnNotFound`."""
+        """Record a person's correction of a reply. Raises `TurnNotFound`."""
         with self._database.session() as session:
             _adapter_of(session, turn_id)
             row = CorrectionRow(
@@ -97,7 +97,7 @@ class Ratings:
             return _correction(row)
 
     def corrections(self, turn_id: int) -> tuple[Correction, ...]:
-        """Every correction of a turn, oldest first."""
+        """Return every correction of a turn, oldest first."""
         with self._database.reading() as session:
             rows = session.scalars(
                 select(CorrectionRow)
@@ -107,7 +107,7 @@ class Ratings:
             return tuple(_correction(row) for row in rows)
 
     def given_by(self, person_id: int, lately: timedelta) -> int:
-        """How many ratings and corrections a person has given in the time until now."""
+        """Return the number of a person's ratings and corrections in the last `lately`."""
         since = self._database.now() - lately
         with self._database.reading() as session:
             erased = select(func.sum(SpentRow.ratings)).where(
@@ -120,7 +120,7 @@ class Ratings:
             return sum(session.scalar(count) or 0 for count in (erased, *given))
 
     def count(self) -> Tally:
-        """How many ratings stand each way, over all turns."""
+        """Return the number of ratings that stand each way, over all turns."""
         with self._database.reading() as session:
             counted = dict(
                 session.execute(
@@ -135,7 +135,7 @@ class Ratings:
 def _adapter_of(session: Session, turn_id: int) -> str | None:
     """Lock a turn and return the adapter that wrote it. Raises `TurnNotFound`.
 
-    Locked, the words of one person on one turn come one after another on Postgres too.
+    The lock puts one person's ratings of one turn in order, on Postgres too.
     """
     turn = session.execute(
         select(TurnRow.id, TurnRow.adapter).where(TurnRow.id == turn_id).with_for_update()

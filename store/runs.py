@@ -1,4 +1,4 @@
-"""The queue of training runs: what was asked for, how far it is, how it ended.
+"""The queue of training runs, with their progress and outcomes.
 
 Invariant: at most one run is running, and a run that has ended never changes again.
 """
@@ -34,7 +34,7 @@ from store.tables import (
 )
 
 HEARTBEAT_LOST_SECONDS = 60.0
-"""A run whose worker has said nothing for so long has died with it."""
+"""The silence of a worker after which its run counts as dead."""
 
 LEARNED = (RunStatus.PASSED, RunStatus.PROMOTED, RunStatus.REJECTED)
 """Runs that got as far as a candidate."""
@@ -53,7 +53,7 @@ class Runs:
         self._database = database
 
     def queue(self, reason: str, *, requested_by: int | None = None) -> tuple[TrainingRun, bool]:
-        """Ask for a run; one that already waits or runs is given instead. Also: is it new?"""
+        """Queue a run unless one waits or runs; return the run and whether it is new."""
         with self._database.session() as session:
             self._database.lock(session, Lock.RUNS)
             self._fail_the_dead(session)
@@ -85,7 +85,7 @@ class Runs:
             return _run(row), True
 
     def take(self, run_id: int | None = None) -> TrainingRun | None:
-        """Begin the oldest queued run, or that one; None while another runs or none waits."""
+        """Begin the oldest queued run, or a given one; None while another runs or none waits."""
         with self._database.session() as session:
             self._database.lock(session, Lock.RUNS)
             self._fail_the_dead(session)
@@ -102,7 +102,7 @@ class Runs:
             return _run(row)
 
     def beat(self, run_id: int) -> bool:
-        """Say that the run's worker lives; whether the run is to stop, or was given up as dead."""
+        """Record that a run's worker lives; return whether the run must stop or has ended."""
         with self._database.session() as session:
             row = _row(session, run_id, lock=True)
             if RunStatus(row.status).ended:
@@ -111,7 +111,7 @@ class Runs:
             return row.cancel_requested
 
     def report_progress(self, run_id: int, progress: Progress) -> bool:
-        """Record how far a running run is; False if it has ended meanwhile."""
+        """Record the progress of a running run; False if it has ended meanwhile."""
         with self._database.session() as session:
             row = _running(session, run_id)
             if row is not None:
@@ -165,9 +165,9 @@ class Runs:
             return True
 
     def keep_samples(self, run_id: int, samples: Sequence[tuple[Origin | None, Sample]]) -> bool:
-        """Keep replies before and after a run, in place of earlier ones; False if it has ended.
+        """Store replies before and after a run, in place of earlier ones; False if it has ended.
 
-        A sample goes with the turn that it was asked in.
+        A sample is deleted together with the turn that asked its question.
         """
         with self._database.session() as session:
             if _running(session, run_id) is None:
@@ -191,7 +191,7 @@ class Runs:
             )
 
     def record_sample_message(self, run_id: int, chat_id: int, message_id: int) -> None:
-        """Remember a message that shows samples of a run, so that it can be deleted."""
+        """Store a message that shows samples of a run, so that it can be deleted."""
         with self._database.session() as session:
             session.merge(
                 SampleMessageRow(
@@ -200,7 +200,7 @@ class Runs:
             )
 
     def unwanted_messages(self) -> tuple[SentSample, ...]:
-        """Return messages that show samples of what was erased since."""
+        """Return messages that show samples which were erased since."""
         with self._database.reading() as session:
             rows = session.scalars(
                 select(SampleMessageRow).where(SampleMessageRow.unwanted.is_(True)).limit(100)
@@ -215,7 +215,7 @@ class Runs:
                 session.delete(row)
 
     def finish(self, run_id: int, status: RunStatus, outcome: str, *, log: str = "") -> TrainingRun:
-        """Record how a run ended; the first word counts. Raises `RunNotFound`."""
+        """Record a run's outcome; only the first one counts. Raises `RunNotFound`."""
         assert status.ended, "a run is finished with an outcome"
         with self._database.session() as session:
             row = _row(session, run_id, lock=True)
@@ -237,18 +237,18 @@ class Runs:
             return _run(row)
 
     def get(self, run_id: int) -> TrainingRun:
-        """One run. Raises `RunNotFound`."""
+        """Return a run. Raises `RunNotFound`."""
         with self._database.reading() as session:
             return _run(_row(session, run_id))
 
     def recent(self, limit: int = 10) -> tuple[TrainingRun, ...]:
-        """The newest runs, newest first."""
+        """Return the newest runs, newest first."""
         with self._database.reading() as session:
             rows = session.scalars(select(RunRow).order_by(RunRow.id.desc()).limit(limit))
             return tuple(_run(row) for row in rows)
 
     def last_learned(self) -> TrainingRun | None:
-        """The newest run that got as far as a candidate."""
+        """Return the newest run that got as far as a candidate, or None."""
         with self._database.reading() as session:
             row = session.scalars(
                 select(RunRow).where(RunRow.status.in_(LEARNED)).order_by(RunRow.id.desc())
@@ -256,13 +256,13 @@ class Runs:
             return _run(row) if row else None
 
     def queued(self) -> int:
-        """How many runs wait."""
+        """Return the number of runs that wait."""
         with self._database.reading() as session:
             waiting = select(func.count()).where(RunRow.status == RunStatus.QUEUED)
             return session.scalar(waiting) or 0
 
     def unannounced(self) -> tuple[TrainingRun, ...]:
-        """Ended runs that the admins were not told of yet, oldest first."""
+        """Return the ended runs that admins were not told of yet, oldest first."""
         with self._database.reading() as session:
             rows = session.scalars(
                 select(RunRow)
@@ -272,7 +272,7 @@ class Runs:
             return tuple(_run(row) for row in rows)
 
     def mark_announced(self, run_id: int) -> None:
-        """The admins were told. Raises `RunNotFound`."""
+        """Record that the admins were told of a run. Raises `RunNotFound`."""
         with self._database.session() as session:
             _row(session, run_id, lock=True).announced = True
 
@@ -297,13 +297,13 @@ def _row(session: Session, run_id: int, *, lock: bool = False) -> RunRow:
 
 
 def _running(session: Session, run_id: int) -> RunRow | None:
-    """The run, locked; None if it has ended."""
+    """Return the run, locked; None if it has ended."""
     row = _row(session, run_id, lock=True)
     return None if RunStatus(row.status).ended else row
 
 
 def _gone(session: Session, origins: set[Origin]) -> set[Origin]:
-    """The origins of which something was erased."""
+    """Return the origins of which something was erased."""
     wanted = {id for each in origins for id in (each.turn_id, each.other_turn_id) if id}
     corrected = {each.correction_id for each in origins if each.correction_id}
     turns = set(session.scalars(select(TurnRow.id).where(TurnRow.id.in_(wanted))))

@@ -57,7 +57,7 @@ REMOVED = {
     "train_replay": _IN_THE_RECIPE,
     "train_targets": _IN_THE_RECIPE,
 }
-"""Names that were settings once, and what to do instead."""
+"""Former names of settings, and what to do instead."""
 
 
 class Settings(BaseModel):
@@ -96,7 +96,7 @@ class Settings(BaseModel):
 
     @property
     def slices(self) -> Iterator[tuple[str, Slice]]:
-        """Each record with its name."""
+        """The records with their names."""
         for name in type(self).model_fields:
             yield name, getattr(self, name)
 
@@ -129,19 +129,19 @@ NAMES = frozenset(_PLACES)
 def load_settings(**overrides: object) -> Settings:
     """Read the settings, or raise `SettingsError` with one line that names the variable.
 
-    `overrides` are settings by name (`train_rank=8`) and go before the environment.
+    `overrides` are settings by name (`train_rank=8`) and override the environment.
     """
     try:
         from_file = dotenv_values(ENV_FILE)
     except UnicodeDecodeError as error:
-        raise SettingsError(f"{ENV_FILE} is not UTF-8 text: save it as such ({error})") from None
+        raise SettingsError(f"{ENV_FILE} is not UTF-8 text: save it as UTF-8 ({error})") from None
     given: dict[str, object] = {}
-    for source in (from_file, os.environ):  # the environment goes before the file
+    for source in (from_file, os.environ):  # the environment overrides the file
         for variable, value in source.items():
             if variable.upper().startswith(PREFIX):
                 name = variable.upper().removeprefix(PREFIX).lower()
                 _refuse_unknown(name, variable)
-                if value:  # set to nothing is not set
+                if value:  # an empty value counts as not set
                     given[name] = value
     return make_settings(**{**given, **overrides})
 
@@ -169,11 +169,11 @@ def variable_of(name: str) -> str:
 
 
 def _refuse_unknown(name: str, variable: str) -> None:
-    # A misspelt name would be ignored without a word, and its setting stay at the default.
+    # A misspelt name would be ignored silently, and its setting would keep the default.
     if name in REMOVED:
         raise SettingsError(f"{variable} is no longer a setting: {REMOVED[name]}")
     if name not in _PLACES:
-        raise SettingsError(f"{variable} is no setting; .env.example lists them")
+        raise SettingsError(f"{variable} is not a setting; .env.example lists them all")
 
 
 def _in_words(location: tuple[int | str, ...], message: str) -> str:

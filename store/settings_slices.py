@@ -147,7 +147,7 @@ class EngineSettings(Slice):
     def _are_servers(cls, values: tuple[str, ...]) -> tuple[str, ...]:
         found = tuple(_is_a_url(value) for value in values)
         for value in found:
-            parts = urlsplit(value)  # its port raises ValueError, in words
+            parts = urlsplit(value)  # raises ValueError for a bad port, in plain words
             if not parts.hostname or parts.port == 0 or parts.path:
                 raise ValueError("must be http://HOST:PORT and no more, such as http://gpu1:8000")
         return found
@@ -218,7 +218,7 @@ class RetrievalSettings(Slice):
         default=0.1,
         ge=0,
         le=2,
-        description="How far a passage may score below the best one; 2 allows any.",
+        description="Largest difference between a passage's score and the best; 2 allows any.",
     )
     memories: int = Field(
         default=2,
@@ -242,7 +242,7 @@ class TrainSettings(Slice):
 
     cron: str = Field(
         default=DEFAULT_CRON,
-        description="When to train, in UTC: minute hour day month weekday (mon to sun); or off.",
+        description="Time of training, in UTC: minute hour day month weekday (mon to sun); or off.",
     )
     min_ratings: int = Field(
         default=50, ge=1, description="New ratings needed before a scheduled run starts."
@@ -265,7 +265,7 @@ class TrainSettings(Slice):
         description="Highest learning rate; it is reached early and then falls to 0.",
     )
     epochs: float = Field(
-        default=1.0, gt=0, le=100, description="How many times each example is trained on."
+        default=1.0, gt=0, le=100, description="Number of times that each example is trained on."
     )
     batch_size: int = Field(
         default=8, ge=2, le=1024, description="Examples in one step of the optimizer."
@@ -321,7 +321,7 @@ class TrainSettings(Slice):
             return value
         from apscheduler.triggers.cron import CronTrigger  # most commands do without
 
-        schedule = CronTrigger.from_crontab(value, timezone="UTC")  # ValueError, in words
+        schedule = CronTrigger.from_crontab(value, timezone="UTC")  # ValueError in plain words
         if schedule.get_next_fire_time(None, datetime.now(UTC)) is None:
             raise ValueError("there is no such day")
         return value
@@ -361,13 +361,13 @@ class GateSettings(Slice):
         default=0.5,
         ge=-1,
         le=1,
-        description="How well a version has to tell held-out 👍 from 👎: "
-        "least lower bound of its AUC, where 0.5 is chance.",
+        description="Least lower bound of the AUC with which a version tells held-out 👍 from 👎; "
+        "0.5 is chance.",
     )
     preference_gain: float = Field(
         default=0.0,
-        description="How much better than the active version it has to be, in that AUC and in "
-        "the predicted share of 👍.",
+        description="Least gain over the active version, in that AUC and in the predicted share "
+        "of 👍.",
     )
     retention_drop: float = Field(
         default=0.03,
@@ -423,7 +423,7 @@ class TelegramSettings(Slice):
 
     @property
     def file_url(self) -> str:
-        """Where files are fetched: every Bot API server has them under `/file`."""
+        """URL of files; every Bot API server has them under `/file`."""
         return f"{self.api_url}/file"
 
 

@@ -66,28 +66,28 @@ class Statistics:
         )
 
     def runs_by_status(self) -> dict[str, int]:
-        """Return how many training runs have each status."""
+        """Return the number of training runs with each status."""
         with self._database.reading() as session:
             rows = session.execute(select(RunRow.status, func.count()).group_by(RunRow.status))
             return dict(rows.all())
 
     def updates_waiting(self) -> int:
-        """Return how many updates are stored and not handled yet."""
+        """Return the number of updates that are stored and not handled yet."""
         with self._database.reading() as session:
             return session.scalar(select(func.count()).where(UpdateRow.handled_at.is_(None))) or 0
 
     def people(self) -> int:
-        """Return how many people have written to the bot or rated a reply."""
+        """Return the number of people who have written to the bot or rated a reply."""
         with self._database.reading() as session:
             return session.scalar(select(func.count()).select_from(PersonRow)) or 0
 
     def documents(self) -> int:
-        """Return how many documents there are."""
+        """Return the number of documents."""
         with self._database.reading() as session:
             return session.scalar(select(func.count()).select_from(DocumentRow)) or 0
 
     def documents_pending(self) -> int:
-        """Return how many documents were never indexed."""
+        """Return the number of documents that were never indexed."""
         with self._database.reading() as session:
             return session.scalar(select(func.count()).where(DocumentRow.indexed_in.is_(None))) or 0
 

@@ -1,6 +1,6 @@
 """People whose ratings are held back: they teach nothing until an admin has looked.
 
-Invariant: whom an admin has released is not held back again.
+Invariant: a person whom an admin has released is not held back again.
 """
 
 from sqlalchemy import select
@@ -19,7 +19,7 @@ class Suspects:
         self._database = database
 
     def hold(self, person_id: int, reason: str) -> bool:
-        """Hold somebody's ratings back; whether that is new."""
+        """Hold a person's ratings back; return whether that is new."""
         try:
             with self._database.session() as session:
                 if session.get(QuarantineRow, person_id) is not None:
@@ -33,7 +33,7 @@ class Suspects:
         return True
 
     def release(self, person_id: int) -> bool:
-        """Let somebody's ratings teach; whether they were held back."""
+        """Let a person's ratings teach; return whether they were held back."""
         with self._database.session() as session:
             row = session.get(QuarantineRow, person_id)
             if row is None or row.released_at is not None:
@@ -44,7 +44,7 @@ class Suspects:
             return True
 
     def held(self) -> tuple[Suspect, ...]:
-        """Who is held back, the newest first."""
+        """Return the people who are held back, newest first."""
         with self._database.reading() as session:
             rows = session.execute(
                 select(QuarantineRow, PersonRow.name)
@@ -58,7 +58,7 @@ class Suspects:
             )
 
     def released(self) -> frozenset[int]:
-        """Whom an admin has found to be fine."""
+        """Return the people whom an admin has released."""
         with self._database.reading() as session:
             return frozenset(
                 session.scalars(

@@ -1,7 +1,7 @@
 """The SQL tables, and nothing else. Repositories beside this file turn rows into domain records.
 
 Rows refer to each other by id with real foreign keys; deleting a person, a conversation or a
-document takes everything that hangs on it along.
+document deletes everything that depends on it.
 """
 
 from datetime import UTC, datetime
@@ -26,26 +26,26 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
 
 NEVER_AGAIN = {"sqlite_autoincrement": True}
-"""The id of a deleted row is not given to a new one: buttons and vectors still carry it."""
+"""Option that gives the id of a deleted row to no other: buttons and vectors still carry it."""
 
 BigId = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up only INTEGER keys
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """Aware UTC in, aware UTC out, also on SQLite, which forgets the zone."""
+    """A column of aware UTC times, also on SQLite, which does not store the zone."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """To UTC; a naive time is a bug of ours."""
+        """Convert to UTC; a naive time is a bug of ours."""
         if value is None:
             return None
         assert value.tzinfo is not None, "times are aware"
         return value.astimezone(UTC)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Give the zone back."""
+        """Put the zone back."""
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
@@ -58,17 +58,17 @@ class PlainText(TypeDecorator[str]):
     cache_ok = True
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
-        """Take out what cannot be kept; a model may write anything."""
+        """Remove characters that cannot be stored; a model may write anything."""
         return None if value is None else plain(value)
 
 
 def plain(text: str) -> str:
-    """The text as it is kept, and as a model can read it."""
+    """Return a text as it is stored, and as a model can read it."""
     return text.encode("utf-8", "replace").decode().replace("\0", "")
 
 
 class Base(DeclarativeBase):
-    """Names constraints, so that a migration can name them too."""
+    """The base of all tables; it names constraints, so that migrations can name them too."""
 
     metadata = MetaData(
         naming_convention={
@@ -97,14 +97,14 @@ def _owner(target: str, *, nullable: bool = False, index: bool = True) -> Mapped
 
 
 def _source(target: str) -> Mapped[int | None]:
-    """A reference that is found from its target, and empty once that is gone."""
+    """Return a reference that is indexed by its target, and empty once that is gone."""
     return mapped_column(
         ForeignKey(target, ondelete="SET NULL"), nullable=True, index=True, type_=BigId
     )
 
 
 class PersonRow(Base):
-    """`id` is given by Telegram, never counted up here."""
+    """A person; `id` is given by Telegram, never counted up here."""
 
     __tablename__ = "people"
     id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=False)
@@ -119,7 +119,7 @@ class PersonRow(Base):
 
 
 class ConversationRow(Base):
-    """The newest one in a place is the one that goes on."""
+    """A conversation; the newest one in a place is the one that goes on."""
 
     __tablename__ = "conversations"
     __table_args__ = (Index("ix_conversations_place", "chat_id", "thread_id", "id"), NEVER_AGAIN)
@@ -130,7 +130,7 @@ class ConversationRow(Base):
 
 
 class UpdateRow(Base):
-    """What Telegram sent, until it is handled; then only its id, which Telegram gives."""
+    """An update of Telegram; once it is handled, only its id is left, which Telegram gives."""
 
     __tablename__ = "updates"
     id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=False)
@@ -146,7 +146,7 @@ class UpdateRow(Base):
 class TurnRow(Base):
     """A question and its reply. `messages` and `sampling` are as served, whatever changes later.
 
-    `update_id` is of the update that asked for it, so that it is not answered twice.
+    `update_id` names the update that asked for it, so that it is not answered twice.
     """
 
     __tablename__ = "turns"
@@ -187,7 +187,7 @@ class TurnRow(Base):
 class TurnPartRow(Base):
     """A part of the prompt that a turn was served with, and the source of its words.
 
-    See `domain.PromptPart`. A source that was erased took its words out of the prompt before.
+    See `domain.PromptPart`. The words of an erased source are no longer in the prompt.
     """
 
     __tablename__ = "turn_parts"
@@ -208,7 +208,7 @@ class TurnPartRow(Base):
 
 
 class SentMessageRow(Base):
-    """Which Telegram message shows which turn, so that a reaction or a reply finds it."""
+    """A Telegram message that shows a turn, so that a reaction or a reply finds it."""
 
     __tablename__ = "sent_messages"
     chat_id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
@@ -218,7 +218,7 @@ class SentMessageRow(Base):
 
 
 class FeedbackRow(Base):
-    """Every word of every person; the one with no `replaced_at` is the last.
+    """A rating by a person; their last one has no `replaced_at`.
 
     `adapter` repeats that of the turn, so that versions are compared without reading turns.
     """
@@ -254,7 +254,7 @@ class FeedbackRow(Base):
 
 
 class CorrectionRow(Base):
-    """What a reply should have been."""
+    """A person's correction of a reply."""
 
     __tablename__ = "corrections"
     __table_args__ = (Index("ix_corrections_created_at", "created_at"),)
@@ -266,7 +266,7 @@ class CorrectionRow(Base):
 
 
 class DocumentRow(Base):
-    """`indexed_in` names the index that holds its vectors; any other means it is pending."""
+    """A document; `indexed_in` names the index of its vectors. With any other it is pending."""
 
     __tablename__ = "documents"
     __table_args__ = NEVER_AGAIN
@@ -333,7 +333,7 @@ class RunExampleRow(Base):
 
 
 class RunSampleRow(Base):
-    """Replies before and after a run to a held-out prompt; it goes with the turn that asked."""
+    """Replies before and after a run to a held-out prompt; deleted with the turn that asked."""
 
     __tablename__ = "run_samples"
     id: Mapped[int] = _id()
@@ -394,7 +394,7 @@ class ActivationRow(Base):
 
 
 class ImportedRow(Base):
-    """A preference that was collected elsewhere; `digest` keeps it from being taken in twice."""
+    """A preference that was collected elsewhere; `digest` keeps it from being imported twice."""
 
     __tablename__ = "imported_examples"
     id: Mapped[int] = _id()
@@ -410,7 +410,7 @@ class ImportedRow(Base):
 class MemoryRow(Base):
     """A turn that people like more than they dislike, or that somebody corrected.
 
-    Whether it may be recalled is asked when it is. `embedder` names the model that made `vector`;
+    Every recall asks whether it may be recalled. `embedder` names the model that made `vector`;
     it is null while the vector is to be made, and empty while the answer must not be recalled.
     """
 
@@ -430,8 +430,8 @@ class MemoryRow(Base):
 class ApprovalRow(Base):
     """An admin's decision on an answer that was proposed for every chat.
 
-    What was approved is served as it was shown: `question` and `answer` are masked copies, and
-    `sha256` is theirs. Of what was refused only the hash is kept.
+    An approved answer is served as it was shown: `question` and `answer` are masked copies, and
+    `sha256` is their hash. Of a refused answer only the hash is kept.
     """
 
     __tablename__ = "approvals"
@@ -471,7 +471,7 @@ class SpentRow(Base):
 
 
 class QuarantineRow(Base):
-    """Somebody whose ratings are held back; with `released_at` they were found to be fine."""
+    """A person whose ratings are held back; with `released_at`, an admin has released them."""
 
     __tablename__ = "quarantine"
     person_id: Mapped[int] = mapped_column(
@@ -492,7 +492,7 @@ class InvitationRow(Base):
 
 
 class GroupRulesRow(Base):
-    """What the admins of a group decided about the bot in it."""
+    """The rules for the bot in a group, as the group's admins decided."""
 
     __tablename__ = "group_rules"
     chat_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
@@ -502,7 +502,7 @@ class GroupRulesRow(Base):
 
 
 class AuditRow(Base):
-    """What an admin told the bot to do; stays when the person is erased, for the record."""
+    """An admin's command to the bot; stays when the person is erased, for the record."""
 
     __tablename__ = "audit"
     id: Mapped[int] = _id()
@@ -513,7 +513,7 @@ class AuditRow(Base):
 
 
 class EvaluationRow(Base):
-    """What was measured of an adapter, and the gate's report on it."""
+    """The gate's report on an adapter, with what was measured."""
 
     __tablename__ = "evaluations"
     id: Mapped[int] = _id()

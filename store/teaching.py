@@ -1,10 +1,10 @@
 """The one rule for who may teach: training, memory, counts and gates all ask it.
 
-A person teaches who has access, has not opted out, is not held back, is not being erased, and has
-said yes if they were asked. A turn teaches if the person who asked it does, if its group lets it,
-and if every source of its prompt still may be used.
+A person may teach if they have access, have not opted out, are not held back, are not being erased,
+and have said yes if they were asked. A turn teaches if the person who asked it may teach, if its
+group allows it, and if every source of its prompt may still be used.
 
-Invariant: the rule is asked when something is used, never remembered. So a decision holds at once.
+Invariant: the rule is asked at each use, and the answer is not stored. So a decision holds at once.
 """
 
 from dataclasses import dataclass
@@ -34,10 +34,10 @@ class TeachingRule:
     """An installation's rule for who may teach."""
 
     open_access: bool = True
-    """Whether people teach whom no admin has decided about."""
+    """True if people whom no admin has decided about may teach."""
     admins: frozenset[int] = frozenset()
     consent_required: bool = False
-    """Whether people who were never asked must say yes, too."""
+    """True if people who were never asked must say yes, too."""
 
     @classmethod
     def of(cls, admission: AdmissionSettings, privacy: PrivacySettings) -> Self:
@@ -89,10 +89,10 @@ class TeachingRule:
         )
 
     def _has_forbidden_part(self) -> ColumnElement[bool]:
-        """True where a turn was served with words that must not be learned from.
+        """Return the condition that a turn was served with words that must not be learned from.
 
         Those are words that were erased, that come from a removed or replaced document, or that
-        somebody said who may not teach.
+        were written by a person who may not teach.
         """
         source, correction = aliased(TurnRow), aliased(CorrectionRow)
         silent_asker = exists().where(
@@ -132,7 +132,7 @@ def in_silent_group(conversation_id: Any) -> ColumnElement[bool]:
 
 
 class TeachingState(StrEnum):
-    """Whether the bot learns from a person in a chat, and why not."""
+    """The state of a person in a chat: the bot learns from them, or the reason why it does not."""
 
     TEACHES = "teaches"
     NOT_AGREED = "not agreed"
@@ -142,7 +142,7 @@ class TeachingState(StrEnum):
 
 
 class Teaching:
-    """Tells people whether they teach. Any thread."""
+    """The teaching states of people, to be shown to them. Any thread."""
 
     def __init__(self, database: Database, rule: TeachingRule) -> None:
         self._database = database

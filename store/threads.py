@@ -1,9 +1,9 @@
-"""Threads that compute once and are gone.
+"""Short-lived threads for computations.
 
-A thread that computes with torch gets helpers, which libgomp counts for as long as it lives. Once
-there are more than cores, all of them hardly look for work before they sleep, and each of the
-engine's steps takes a fifth longer (docs/experiments.md). So only the engine's thread stays;
-weights and adapters are read and texts are embedded in passing.
+A thread that computes with torch gets helper threads, which libgomp counts for as long as it lives.
+Once there are more of them than cores, they wait for work only briefly before they sleep, and each
+of the engine's steps takes a fifth longer (docs/experiments.md). So only the engine's thread stays;
+weights and adapters are loaded and texts are embedded in short-lived threads.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def run_in_short_lived_thread(work: Callable[[], T]) -> T:
-    """What this makes, in a thread that ends with it; who is interrupted does not wait for it."""
+    """Run `work` in a short-lived daemon thread and return its result. Ctrl-C returns at once."""
     made: Future[T] = Future()
 
     def make() -> None:

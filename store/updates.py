@@ -1,8 +1,9 @@
-"""The inbox: every update is here before Telegram is told that it was received.
+"""The inbox: every update is stored here before Telegram is told that it was received.
 
-An update is handled once, by its id, whoever receives it and how often. Whoever handles it holds a
-lease; when that runs out, because a process died, another takes it over. Handled, an update is
-emptied, and only its number is kept for as long as Telegram might send it again.
+An update is handled once, by its id, however often and by whichever process it is received. The
+process that handles it holds a lease; when that runs out, because the process died, another one
+takes the update over. A handled update is emptied; its id is kept for as long as Telegram might
+send it again.
 """
 
 from datetime import timedelta
@@ -16,13 +17,13 @@ from store.database import Database
 from store.tables import UpdateRow
 
 LEASE = timedelta(seconds=60)
-"""Renewed several times over while its holder lives."""
+"""Time after which a lease runs out; a living process renews it several times before."""
 
 REMEMBERED = timedelta(days=2)
-"""Telegram keeps an update for a day."""
+"""Time for which ids are kept; Telegram keeps an update for a day."""
 
 ATTEMPTS = 3
-"""An update that the process died of so often is not tried again."""
+"""Number of tries; an update during which the process died so often is not tried again."""
 
 
 class Updates:
@@ -56,7 +57,7 @@ class Updates:
         return True
 
     def handled(self, update_id: int) -> None:
-        """It is done with; nothing of what it said is kept here."""
+        """Mark an update as handled, and delete its contents."""
         with self._database.session() as session:
             session.execute(
                 update(UpdateRow)
@@ -74,7 +75,7 @@ class Updates:
             )
 
     def take_over(self, *, alone: bool = False) -> list[dict[str, Any]]:
-        """What nobody holds any more, oldest first, to be handled here; see `ATTEMPTS`.
+        """Take over updates that nobody holds any more; return them, oldest first. See `ATTEMPTS`.
 
         `alone` says that no other process handles updates, so that no lease needs to run out.
         """
@@ -102,7 +103,7 @@ class Updates:
         return [body for _, body in sorted(rows, key=lambda row: int(row[0]))]
 
     def sweep(self) -> None:
-        """Forget the numbers of updates that Telegram will not send again."""
+        """Delete the ids of updates that Telegram will not send again."""
         with self._database.session() as session:
             session.execute(
                 delete(UpdateRow).where(UpdateRow.handled_at < self._database.now() - REMEMBERED)

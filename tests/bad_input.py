@@ -21,7 +21,7 @@ AREAS: dict[str, dict[str, str | None]] = {
         "control tokens of the chat template": r"^message: .*(<\|im_|\[INST\]|system:)",
         "a button of a turn in another chat": r"^TurnNotFound: ",
         "a button that is too old": r"^answerCallbackQuery 400: .*query is too old",
-        "a button that cannot be understood": r"^answerCallbackQuery 200: .*too old for me",
+        "a button that cannot be understood": r"^answerCallbackQuery 200: .*no longer works",
         "a double tap": None,
         "a file of 25 MB": r"^sendMessage 200: .*up to 20 MB",
         "an encrypted PDF": r"^UnreadableDocument: .*locked with a password",

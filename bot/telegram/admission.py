@@ -1,7 +1,7 @@
-"""Who may talk: looks at every update before anything else does.
+"""Admission: the check of every update, before any other handler.
 
-What is not meant for the bot stops here, unread and unkept. A message of somebody without access
-gets one polite answer an hour and costs no generation.
+An update that is not meant for the bot stops here, unread and not stored. A person without access
+gets one polite answer an hour, and no reply is generated for them.
 """
 
 import asyncio
@@ -26,11 +26,11 @@ from store.settings_slices import AdmissionSettings
 logger = logging.getLogger(__name__)
 
 RIGHTS_SECONDS = 2.0
-"""Least time between two requests to see or delete what is held, by somebody without access."""
+"""Least time between two requests to see or delete data, by a person without access."""
 
 
 class Admission:
-    """Lets people in or turns them away."""
+    """The admission to one bot: people are let in or turned away."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class Admission:
         self._rights = Notices(RIGHTS_SECONDS)
 
     async def check(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
-        """Raise `ApplicationHandlerStop` for what is not for us, or comes without access."""
+        """Raise `ApplicationHandlerStop` for updates not meant for us, or without access."""
         user, message = update.effective_user, update.message
         if user is None or not is_for_us(update):
             raise ApplicationHandlerStop
@@ -56,7 +56,7 @@ class Admission:
             new_id = message.migrate_to_chat_id
             await asyncio.to_thread(self._groups.move, message.chat_id, new_id)
             raise ApplicationHandlerStop
-        if _decides_about_group(update):  # Telegram tells who may
+        if _decides_about_group(update):  # the handler asks Telegram whether they may
             return
         if _asks_for_rights(update) and await asyncio.to_thread(self._has_rights, user.id):
             return
@@ -70,8 +70,8 @@ class Admission:
             await acknowledge(update.callback_query, "You have no access to this bot.")
         elif message is not None and self._notices.due(user.id):
             await message.reply_text(
-                "I am sorry, I may not talk with you. If you think I should, ask whoever runs me, "
-                f"and give them this number: {user.id}"
+                "Sorry, you have no access to this bot. "
+                f"To ask for it, send this number to the person who runs the bot: {user.id}"
             )
         raise ApplicationHandlerStop
 
@@ -82,19 +82,19 @@ class Admission:
         return self._groups.rules(chat.id).answers
 
     def _has_rights(self, person_id: int) -> bool:
-        """Whether somebody without access has rows to see or delete, and has not asked just now."""
+        """Return whether a person without access has rows here and has not asked just now."""
         person = self._people.find(person_id)
         return person is not None and self._rights.due(person_id)
 
     def _may_talk(self, user: User, update: Update) -> bool:
         if update.message_reaction is not None:
-            # Most reactions in a group are on other people's messages: no reason to remember who.
+            # Most reactions in a group are on other people's messages: no need to store who.
             person = self._people.find(user.id)
         else:
             person = self._people.see(user.id, user.full_name)
             token = token_in(update)
             if token is not None and self._invitations.accept(token, user.id):
-                logger.info("%d came in by an invitation", user.id)
+                logger.info("person %d joined with an invitation", user.id)
                 return True
         if user.id in self._settings.admins:
             return True
@@ -111,7 +111,7 @@ def _decides_about_group(update: Update) -> bool:
 
 
 def _asks_for_rights(update: Update) -> bool:
-    """True for a command, or the button under it, that everybody has who has rows."""
+    """Return whether a person asks to see or delete their rows, by command or button."""
     query, message = update.callback_query, update.message
     if query is not None:
         return ForgetButton.parse(query.data) is not None
@@ -119,7 +119,7 @@ def _asks_for_rights(update: Update) -> bool:
 
 
 def _wants_answer(update: Update) -> bool:
-    """A message, or a button that has the bot write something."""
+    """Return whether an update is a message, or a button that makes the bot write."""
     if update.callback_query is None:
         return update.message is not None
     button = ReplyButton.parse(update.callback_query.data)

@@ -1,6 +1,6 @@
-"""Tells admins how runs go and how they ended, and deletes what shows erased words.
+"""Announcements: admins are told of runs, and messages that show erased words are deleted.
 
-Looks into the store about once a second; the trainer and other processes write there.
+The store is read about once a second; the trainer and other processes write there.
 """
 
 import asyncio
@@ -29,19 +29,19 @@ EDIT_EVERY = 4
 """Looks between two edits of a progress message: Telegram allows about one a second in a chat."""
 
 FOLLOWED = 20
-"""Progress messages that are kept up to date at most; the oldest are let go."""
+"""Most progress messages that are kept up to date; older ones are dropped."""
 
 TOLD_RUNS = 100
-"""Runs for which it is remembered who was told."""
+"""Number of runs for which the admins who were told are remembered."""
 
-BLANKED = "[deleted: somebody had what stood here erased]"
+BLANKED = "[deleted: these words were erased]"
 
 SAMPLE_CHARS = 300
 TABLE_CHARS = 2500
 
 
 class Announcements:
-    """One bot's news for its admins. `run` is a task that lives as long as the bot."""
+    """One bot's announcements. `run` is a task that lives as long as the bot."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class Announcements:
         self._told: set[tuple[int, int]] = set()
 
     def follow(self, run_id: int, message: Message) -> None:
-        """Keep a message at the run's progress until the run has ended."""
+        """Show a run's progress in a message until the run has ended."""
         self._followed.setdefault(run_id, []).append(message)
         while sum(map(len, self._followed.values())) > FOLLOWED:
             oldest = next(iter(self._followed))
@@ -71,7 +71,7 @@ class Announcements:
                 del self._followed[oldest]
 
     async def run(self, bot: Bot) -> None:
-        """Look until cancelled."""
+        """Call `look` again and again until cancelled."""
         look = 0
         while True:
             try:
@@ -79,15 +79,15 @@ class Announcements:
                 self._last_trouble = ""
             except (StoreError, TelegramError) as error:
                 if str(error) != self._last_trouble:
-                    logger.warning("news for the admins are late: %s", error)
+                    logger.warning("announcements to admins are delayed: %s", error)
                 self._last_trouble = str(error)
             except Exception:  # the outermost edge of this task
-                logger.exception("looking for news failed")
+                logger.exception("announcements failed")
             look += 1
             await asyncio.sleep(self._look_seconds)
 
     async def look(self, bot: Bot, *, progress: bool = True) -> None:
-        """Look once."""
+        """Load a new version, delete messages, show progress and announce ended runs, once."""
         await self._active.prepare(partial(self._tell, bot))
         await self._delete_unwanted(bot)
         if progress:
@@ -97,7 +97,7 @@ class Announcements:
             await self._announce(bot, run)
 
     async def _delete_unwanted(self, bot: Bot) -> None:
-        """Delete messages that show samples of what was erased; what Telegram keeps is blanked."""
+        """Delete messages that show erased samples; blank those that Telegram cannot delete."""
         for each in await asyncio.to_thread(self._runs.unwanted_messages):
             try:
                 await bot.delete_message(each.chat_id, each.message_id)
@@ -143,7 +143,7 @@ class Announcements:
                     )
             except (BadRequest, Forbidden) as error:
                 logger.info("admin %d was not told of run %d: %s", admin_id, run.id, error)
-            except BaseException:  # the network kept it from them: the next look tells
+            except BaseException:  # not delivered: the next look sends it again
                 self._told.discard((run.id, admin_id))
                 raise
         await asyncio.to_thread(self._runs.mark_announced, run.id)
@@ -151,11 +151,11 @@ class Announcements:
 
 
 def announcement(run: TrainingRun, report: GateReport | None, samples: Sequence[Sample]) -> str:
-    """How a run ended, as Telegram's HTML: outcome, gate, and replies before and after."""
+    """Return a run's outcome, gate report and samples as Telegram's HTML."""
     parts = [escape(run_line(run))]
     if run.metrics.held_back:
         held_back = run.metrics.held_back
-        parts.append(f"People whose ratings were held back before it: {held_back}. /quarantine")
+        parts.append(f"People whose ratings were held back: {held_back}. See /quarantine.")
     if report is not None:
         parts.append(f"<pre>{escape(gate_text(report)[:TABLE_CHARS])}</pre>")
     for each in samples:

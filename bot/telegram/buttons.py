@@ -1,4 +1,4 @@
-"""The data of buttons: what Telegram sends back when one is tapped, built and parsed in one place.
+"""The data of buttons, which Telegram sends back at a tap, built and parsed in one place.
 
 Each record is one kind of button. `data` is what the button carries, at most 64 bytes, and `parse`
 reads it back; None means that the data is not of this kind. No two kinds share a first word.
@@ -16,14 +16,14 @@ HASH_CHARS = 16
 """Characters of a hash in a button."""
 
 ANYBODY = 0
-"""In place of a person's id: whoever taps the button answers for themselves."""
+"""Stands for any person's id: whoever taps the button answers for themselves."""
 
 _ID = "([0-9]{1,18})"
 _YES_NO = {True: "yes", False: "no"}
 
 
 class ReplyAction(StrEnum):
-    """What a person can do with a reply by its buttons."""
+    """An action of a person on a reply, by its buttons."""
 
     UP = "up"
     DOWN = "down"
@@ -173,7 +173,7 @@ class CancelButton:
 
 
 class VersionAction(StrEnum):
-    """What an admin can do with a version; `FORCE` promotes one that the gate rejected."""
+    """An action of an admin on a version; `FORCE` promotes one that the gate rejected."""
 
     PROMOTE = "promote"
     FORCE = "force"

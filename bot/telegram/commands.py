@@ -23,12 +23,12 @@ class Audience(StrEnum):
     EVERYONE = "everyone"
     GROUP_ADMINS = "group admins"
     ADMINS = "admins"
-    """Those of `RATCHET_ADMINS`, in private chats only."""
+    """The people in `RATCHET_ADMINS`, in private chats only."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """One command."""
+    """A command, with its texts and its handler."""
 
     name: str
     menu: str
@@ -40,7 +40,7 @@ class Command:
     arguments: str = ""
     """Arguments that /help shows behind the name."""
     in_groups: bool = False
-    """Whether the menu of groups shows it. It works in groups all the same."""
+    """True if the menu of groups shows it; it works in groups in any case."""
 
 
 def _start(handlers: "Handlers") -> Handler:
@@ -245,7 +245,7 @@ FOR_ADMINS = _menu(list(COMMANDS))
 
 
 def help_lines(*, for_admins: bool) -> str:
-    """Return one line a command: those for admins, or those for everybody else."""
+    """Return one line for each command: those for admins, or those for everybody else."""
     return "\n".join(
         f"/{each.name}{' ' if each.arguments else ''}{each.arguments} – {each.help}"
         for each in COMMANDS

@@ -1,4 +1,4 @@
-"""`/group`: the admins of a group decide whether the bot answers and learns in it."""
+"""The command `/group`: a group's admins decide whether the bot answers and learns in it."""
 
 import asyncio
 from functools import partial
@@ -20,14 +20,14 @@ NOT_YOU = "Only the admins of this group can change that."
 
 
 class GroupHandlers:
-    """Shows and changes the rules of a group: whether the bot answers in it, and learns from it."""
+    """The handlers that show and change a group's rules: answering in it, learning from it."""
 
     def __init__(self, *, groups: Groups) -> None:
         self._groups = groups
         self._notices = Notices(HOURLY)
 
     async def on_group(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
-        """`/group`: show the rules to an admin of the group, with buttons that change them."""
+        """Handle `/group`: show the rules to an admin of the group, with buttons to change them."""
         message, person_id = message_and_person(update)
         if is_private(message):
             await message.reply_text(NOT_HERE)

@@ -1,4 +1,4 @@
-"""Talking: a message comes in, a reply is streamed back with its sources and buttons under it."""
+"""Questions: each message gets a streamed reply, with its sources and buttons under it."""
 
 import asyncio
 import logging
@@ -39,7 +39,7 @@ ONLY_TEXT = "I can only read text."
 
 
 class QuestionHandlers:
-    """Messages to the bot, and `/new` and `/why`."""
+    """The handlers of messages to the bot, and of `/new` and `/why`."""
 
     def __init__(
         self,
@@ -86,20 +86,20 @@ class QuestionHandlers:
             await self._consent.ask(bot, message.chat_id, None, asker)
 
     async def on_other(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
-        """A sticker, a voice note, a picture: say so."""
+        """Tell the sender of a sticker, a voice note or a picture that only text is read."""
         message = update.effective_message
         assert message is not None
         await message.reply_text(ONLY_TEXT)
 
     async def on_new(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
-        """`/new`: forget what was said before, as far as answering goes."""
+        """Handle `/new`: answer from now on without what was said before."""
         message = update.effective_message
         assert message is not None
         await self._chat.start_new(place_of(message))
         await message.reply_text("A new conversation. I start from nothing.")
 
     async def on_why(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
-        """`/why`: how the reply came about that this answers, or the last one."""
+        """Handle `/why`: explain the reply that the message answers, or the last one."""
         message = update.effective_message
         assert message is not None
         turn = await asyncio.to_thread(self._asked_about, message)
@@ -110,7 +110,7 @@ class QuestionHandlers:
         await message.reply_text(text)
 
     async def on_unknown_command(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
-        """Some other command; in a group it may be meant for another bot."""
+        """Answer an unknown command; in a group it may be meant for another bot."""
         message = update.effective_message
         assert message is not None
         if is_private(message):
@@ -119,14 +119,14 @@ class QuestionHandlers:
     async def regenerate(
         self, reply: Message, turn: Turn, person_id: int, *, update_id: int
     ) -> None:
-        """Answer again what `turn` answered; `reply` is the message that showed it."""
+        """Answer the question of a turn again; `reply` is the message that showed the turn."""
         if not await self._may_ask(reply, person_id, update_id):
             return
         pieces = self._chat.regenerate(turn, person_id, update_id=update_id)
         await self._show(reply, pieces)
 
     async def _may_ask(self, message: Message, person_id: int, update_id: int) -> bool:
-        """Whether they have not reached a quota; they are told so once a minute."""
+        """Return whether a person is within their quotas; tell them once a minute if not."""
         try:
             await asyncio.to_thread(self._quotas.check, person_id, update_id)
         except QuotaReached as reached:

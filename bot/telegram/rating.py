@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 CORRECTION_QUESTION = "What should that reply have been?"
 
 LATE_SECONDS = 0.5
-"""How much later than an answer to it a message of the bot may be noted."""
+"""Wait before a second look: Telegram may report a reaction before the message is stored."""
 
 POSITIVE_REACTIONS = frozenset("👍❤🔥🥰👏😁🎉🤩🙏👌😍💯🤣⚡🏆🤗🫡😘🆒")
 """Reactions that count as 👍, without variation selectors."""
@@ -62,7 +62,7 @@ _ANSWERS = {
 }
 _NOT_LEARNED = {
     TeachingState.TEACHES: "",
-    TeachingState.NOT_AGREED: " I do not learn from it as long as you do not say /optin.",
+    TeachingState.NOT_AGREED: " I do not learn from it until you say /optin.",
     TeachingState.OPTED_OUT: " I do not learn from it: you have opted out (/optin).",
     TeachingState.SILENT_GROUP: " I do not learn in this group.",
     TeachingState.NOT_ADMITTED: " I do not learn from it.",
@@ -70,7 +70,7 @@ _NOT_LEARNED = {
 
 
 class RatingHandlers:
-    """What people say of replies."""
+    """The handlers of ratings, reactions and corrections."""
 
     def __init__(
         self,
@@ -93,12 +93,12 @@ class RatingHandlers:
         self._tallies = Lanes(length=1000)
 
     async def on_button(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
-        """A button under a reply was pressed."""
+        """Handle a tap on a button under a reply."""
         query = update.callback_query
         assert query is not None
         button = ReplyButton.parse(query.data)
         if button is None or not isinstance(query.message, Message):
-            await acknowledge(query, "That button is too old for me.")
+            await acknowledge(query, "That button no longer works.")
             return
         action, turn_id = button.action, button.turn_id
         try:
@@ -121,10 +121,10 @@ class RatingHandlers:
             await self._rate(query, turn_id, _RATINGS[action])
 
     async def on_reaction(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
-        """A reaction was put on some message, changed, or taken away."""
+        """Handle a reaction that was added to a message, changed, or taken away."""
         reaction = update.message_reaction
         assert reaction is not None
-        if reaction.user is None:  # an anonymous admin or a channel is nobody who can rate
+        if reaction.user is None:  # an anonymous admin or a channel cannot rate
             return
         chat_id = reaction.chat.id
         if not self._speaks(reaction):
@@ -138,7 +138,7 @@ class RatingHandlers:
             changed = await asyncio.to_thread(
                 self._record, turn_id, reaction.user.id, rating, RatingSource.REACTION
             )
-        except QuotaReached as error:  # there is no place to say it
+        except QuotaReached as error:  # a reaction cannot be answered
             logger.info("a reaction of %d does not count: %s", reaction.user.id, error)
             return
         if changed:
@@ -151,15 +151,15 @@ class RatingHandlers:
         look = partial(self._conversations.shown_in, chat_id, message_id, kind)
         turn_id = await asyncio.to_thread(look)
         if turn_id is None:
-            # Telegram can tell of an answer before it has told the number of the message.
+            # Telegram may report an answer before it has reported the id of the message.
             await asyncio.sleep(LATE_SECONDS)
             turn_id = await asyncio.to_thread(look)
         return turn_id
 
     async def on_correction(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
-        """An answer to one of the bot's messages: if that was ✏️'s question, a correction.
+        """Record an answer to ✏️'s question as a correction.
 
-        Other answers go on to be talked about.
+        Answers to other messages of the bot are left to the next handler.
         """
         message = update.effective_message
         assert message is not None
@@ -187,7 +187,7 @@ class RatingHandlers:
         raise ApplicationHandlerStop
 
     async def _answered_again(self, turn: Turn, update_id: int) -> bool:
-        """Whether another tap asked for a later version, as the first of a double tap did."""
+        """Return whether another tap, such as the first of a double tap, got a later version."""
         versions = await asyncio.to_thread(self._conversations.versions, turn.id)
         return any(
             each.id > turn.id and each.state == TurnState.FINAL and each.update_id != update_id
@@ -229,9 +229,9 @@ class RatingHandlers:
     def _record(
         self, turn_id: int, person_id: int, rating: Rating | None, source: RatingSource
     ) -> bool:
-        """Whether anything changed. Raises `QuotaReached`.
+        """Record a rating; return whether anything changed. Raises `QuotaReached`.
 
-        Whoever has rated a reply may always say something else of it, or nothing.
+        A person who has rated a reply may always change that rating, or take it back.
         """
         rated = {each.person_id for each in self._feedback.ratings(turn_id)}
         if rating is not None and person_id not in rated:
@@ -239,7 +239,7 @@ class RatingHandlers:
         return self._feedback.rate(turn_id, person_id, rating, source)
 
     def _correct(self, turn_id: int, person_id: int, chat_id: int, text: str) -> str:
-        """Record a correction; return what to say to it."""
+        """Record a correction; return the answer to its author."""
         try:
             self._quotas.check_rating(person_id)
         except QuotaReached as error:
@@ -281,7 +281,7 @@ class RatingHandlers:
         )
 
     def _speaks(self, reaction: MessageReactionUpdated) -> bool:
-        """Whether it says or takes back anything; 🤔 for one is neither good nor bad."""
+        """Return whether a reaction gives or takes back a rating; 🤔, for one, does not."""
         return any(
             self._meaning(side) is not None
             for side in (reaction.old_reaction, reaction.new_reaction)

@@ -1,4 +1,4 @@
-"""Shows a reply while it is written: as a draft in private chats, as an edited message in groups.
+"""A reply that is shown while it is written: a draft in private chats, an edited message in groups.
 
 Showing progress may fail without harm; only the finished reply matters. All replies together stay
 under Telegram's rate limits.
@@ -111,7 +111,7 @@ class ReplyStream:
         self._shown: Part | None = None
         self._messages = list(messages)
         self._writing = False
-        """Whether text was written."""
+        """True once text was written."""
         self._begun = asyncio.Event()
         """Set when text was written, or when none will follow."""
         self._finished = asyncio.Event()

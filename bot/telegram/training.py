@@ -1,6 +1,6 @@
-"""What admins do about learning, in private: train, look at runs and versions, forward and back.
+"""Training commands of admins, in private: train, look at runs and versions, promote, roll back.
 
-Whatever changes what people are answered with is asked back first, with buttons.
+A change of the active version must be confirmed with a button first.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ SHOWN = 10
 
 
 class TrainingHandlers:
-    """`/train`, `/runs`, `/adapters`, `/promote`, `/rollback`, `/stats`."""
+    """The handlers of `/train`, `/runs`, `/adapters`, `/promote`, `/rollback` and `/stats`."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class TrainingHandlers:
         self._base_model = base_model
 
     async def on_train(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
-        """`/train`: queue a run; its message shows how far it is."""
+        """Handle `/train`: queue a run, and show its progress in a message."""
         message, admin_id = message_and_person(update)
         run, new = await asyncio.to_thread(
             self._runs.queue, "an admin asked for it", requested_by=admin_id
@@ -61,13 +61,15 @@ class TrainingHandlers:
         self._news.follow(run.id, shown)
 
     async def on_runs(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
-        """`/runs`: the last ones."""
+        """Handle `/runs`: list the last runs."""
         message, _ = message_and_person(update)
         runs = await asyncio.to_thread(self._runs.recent, SHOWN)
-        await message.reply_text("\n".join(map(run_line, runs)) or "There were none yet: /train.")
+        await message.reply_text(
+            "\n".join(map(run_line, runs)) or "There are no runs yet. /train starts one."
+        )
 
     async def on_adapters(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
-        """`/adapters`: the versions; `/adapters NAME`: what the gate said of one."""
+        """Handle `/adapters`: list the versions, or show the gate's report on one."""
         message, _ = message_and_person(update)
         if context.args:
             await message.reply_text(await asyncio.to_thread(self._about, context.args[0]))
@@ -76,19 +78,21 @@ class TrainingHandlers:
         changes = await asyncio.to_thread(self._adapters.history, 3)
         lines = [adapter_line(each) for each in versions[-SHOWN:]]
         lines += ["", *map(activation_line, changes)] if changes else []
-        hint = "/adapters NAME shows what the gate said of one."
-        none = "There are none yet: the base model answers. /train makes one."
+        hint = "/adapters NAME shows the gate's report on a version."
+        none = "There are no versions yet: the base model answers. /train makes one."
         await message.reply_text("\n".join([*lines, "", hint]) if lines else none)
 
     async def on_promote(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
-        """`/promote NAME`, and `/promote NAME --force` for one that was rejected."""
+        """Handle `/promote NAME`; with `--force`, also for a version that was rejected."""
         message, _ = message_and_person(update)
         arguments = [each.replace("—", "--") for each in context.args or ()]
         names = [each for each in arguments if not each.startswith("--")]
         action = VersionAction.FORCE if "--force" in arguments else VersionAction.PROMOTE
         button = VersionButton(action=action, name=names[0]) if len(names) == 1 else None
         if button is None or VersionButton.parse(button.data) is None:
-            await message.reply_text("Give me a name, as in /promote a3-1f2e3d4c; /adapters lists.")
+            await message.reply_text(
+                "Please name one version, as in /promote a3-1f2e3d4c. /adapters lists them."
+            )
             return
         try:
             await asyncio.to_thread(self._adapters.get, names[0])
@@ -101,7 +105,7 @@ class TrainingHandlers:
         )
 
     async def on_rollback(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
-        """`/rollback`: back to the version before, once confirmed."""
+        """Handle `/rollback`: go back to the version before, once confirmed."""
         message, _ = message_and_person(update)
         active = await asyncio.to_thread(self._adapters.active)
         if active is None:
@@ -114,7 +118,7 @@ class TrainingHandlers:
         )
 
     async def on_stats(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
-        """`/stats`: a picture."""
+        """Handle `/stats`: send a picture, or only its caption if it cannot be drawn."""
         message, _ = message_and_person(update)
         statistics = await asyncio.to_thread(read_statistics, self._statistics, self._runs)
         try:
@@ -125,7 +129,7 @@ class TrainingHandlers:
         await message.reply_photo(picture, caption=statistics.caption)
 
     async def on_button(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
-        """A button under one of these messages."""
+        """Handle a tap on a button under one of these messages."""
         query = update.callback_query
         assert query is not None
         button = parse_training(query.data)
@@ -173,7 +177,7 @@ class TrainingHandlers:
         except StoreError as error:
             return str(error)[:1000]
         report = self._adapters.report(name)
-        said = gate_text(report) if report else "The gate has not looked at it."
+        said = gate_text(report) if report else "The gate has not checked it."
         return f"{adapter_line(adapter)}\n\n{said}"
 
 

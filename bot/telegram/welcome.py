@@ -1,4 +1,4 @@
-"""The first words: `/start` and `/help`."""
+"""The welcome and the list of commands: `/start` and `/help`."""
 
 from telegram import Update
 from telegram.ext import ContextTypes
@@ -34,18 +34,18 @@ send a file – add it to what I know (.txt .md .pdf .docx .html .csv .json .jso
 
 
 class WelcomeHandlers:
-    """Says hello."""
+    """The handlers of `/start` and `/help`."""
 
     def __init__(self, *, admins: frozenset[int]) -> None:
         self._admins = admins
 
     async def on_start(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
-        """`/start`."""
+        """Handle `/start`: send the welcome."""
         assert update.effective_message is not None
         await update.effective_message.reply_text(WELCOME)
 
     async def on_help(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
-        """`/help`."""
+        """Handle `/help`: send the list of commands, with those for admins to admins."""
         assert update.effective_message is not None
         assert update.effective_user is not None
         text = HELP + help_lines(for_admins=False)

@@ -1,1 +1,1 @@
-"""Documents: a file's bytes to sections, chunks and rows, within limits of memory and time."""
+"""Documents: files, read into sections, chunks and rows within limits of memory and time."""

@@ -1,9 +1,9 @@
-"""A document's text to chunks small enough for the embedder.
+"""Chunks: a document's text, cut into pieces small enough for the embedder.
 
 Every chunk is a slice of one section's text, exactly as it stands there, without white space at
 its ends. Invariant: the slices of a section, in order, cover it but for white space between two
 of them; where a section is cut, a slice may begin a few whole sentences before the end of the one
-before it (the overlap), so that what a pronoun stands for is not always left behind.
+before it (the overlap), so that a pronoun more often has the word it stands for in its chunk.
 """
 
 import re
@@ -70,7 +70,7 @@ def chunk(
 
 
 def _packed(text: str, max_chars: int, overlap_chars: int) -> Iterator[_Span]:
-    """Yield the spans of chunks: as many pieces in each as fit."""
+    """Yield the spans of chunks, each of as many pieces as fit."""
     start = fresh = end = 0  # fresh: where the chunk's own text begins, behind its overlap
     for piece_start, piece_end in _pieces(text, max_chars):
         if end and piece_end - start > max_chars:
@@ -146,7 +146,7 @@ def _sentences(text: str, span: _Span) -> Iterator[_Span]:
 
 
 def _ends_sentence(text: str, match: re.Match[str]) -> bool:
-    """Whether this is the end of a sentence, and not of an abbreviation, initial or list number."""
+    """Return whether a sentence ends here, and not an abbreviation, initial or list number."""
     if text[match.start()] != ".":
         return True
     following = text[match.end() : match.end() + 1]
@@ -165,7 +165,7 @@ def _ends_sentence(text: str, match: re.Match[str]) -> bool:
 
 
 def _slices(text: str, span: _Span, max_chars: int) -> Iterator[_Span]:
-    """Yield a word in slices, cut before a character and not before its accents."""
+    """Yield slices of a word that begin with a letter and not with its accents."""
     start, end = span
     while end - start > max_chars:
         stop = start + max_chars
@@ -179,7 +179,7 @@ def _slices(text: str, span: _Span, max_chars: int) -> Iterator[_Span]:
 
 
 def _continues(text: str, index: int) -> bool:
-    """Whether the code point belongs to the character before it."""
+    """Return whether the code point belongs to the character before it."""
     mark = text[index]
     return (
         unicodedata.category(mark).startswith("M")

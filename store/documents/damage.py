@@ -1,4 +1,4 @@
-"""What the libraries that read files for us raise when a file is damaged, in our own words."""
+"""Damaged files: the errors of the reading libraries, translated into ours."""
 
 import struct
 import zlib
@@ -14,7 +14,7 @@ from pypdf.errors import PyPdfError
 from store.errors import UnreadableDocument
 
 # Readers of broken files fail in ways that their own error classes do not cover: a missing key, a
-# number that is a string, a tree that is a loop. MemoryError is left out: that is about us.
+# number that is a string, a tree that is a loop. MemoryError is left out: it is not the file's.
 FAULTS = (
     PyPdfError,
     OpcError,
@@ -29,7 +29,7 @@ FAULTS = (
     EOFError,
     LookupError,
     OSError,
-    SyntaxError,  # as lxml calls what is wrong with XML
+    SyntaxError,  # raised by lxml for errors in XML
     RuntimeError,  # RecursionError and NotImplementedError too
     TypeError,
     ValueError,
@@ -38,10 +38,10 @@ FAULTS = (
 
 @contextmanager
 def damage_named(name: str, kind: str) -> Iterator[None]:
-    """Raise UnreadableDocument, naming the file, for whatever a reading library raises inside."""
+    """Raise UnreadableDocument, naming the file, for any error of a reading library inside."""
     try:
         yield
     except FAULTS as error:
         raise UnreadableDocument(
-            f"{name} cannot be read as {kind}: it is damaged, or was cut short on its way"
+            f"{name} cannot be read as {kind}: it is damaged or incomplete"
         ) from error

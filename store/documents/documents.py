@@ -1,8 +1,8 @@
 """The knowledge base: documents and chunks in SQL, their vectors in the index.
 
 Invariant: SQL is the truth. A document is added when its rows are committed, and pending until its
-vectors are in the index that is in use; a vector whose chunk is gone is never shown, and is swept
-out. So a crash between the two, a dropped index or another embedder heals by itself.
+vectors are in the index that is in use; a vector whose chunk is gone is never shown, and is
+deleted later. So the next indexing repairs a crash, a dropped index or a change of the embedder.
 """
 
 import hashlib
@@ -23,10 +23,10 @@ from store.index import ChromaIndex
 from store.tables import ChunkRow, DocumentRow, TurnPartRow
 
 EMBEDDED_AT_ONCE = 32
-"""Chunks embedded in one go; a question waits for no more than these while documents are read."""
+"""Chunks embedded in one batch; a question waits for at most one batch."""
 
 OVERLAP_SHARE = 6
-"""One part in so many of a chunk may repeat the end of the chunk before it."""
+"""Divisor: up to a sixth of a chunk may repeat the end of the chunk before it."""
 
 
 class Documents:
@@ -42,9 +42,9 @@ class Documents:
         self._eraser = Eraser(database)
 
     def add(self, name: str, data: bytes, *, added_by: int) -> tuple[Document, AddOutcome]:
-        """Take a file in. It can be found once `index_pending` has seen it.
+        """Add a file; searches find it once `index_pending` has run.
 
-        The same contents are one document under whatever name; other contents under a known name
+        The same contents are one document under any name; other contents under a known name
         replace the old version. Raises `DocumentError`, and then nothing has changed.
         """
         sha256 = hashlib.sha256(data).hexdigest()
@@ -65,7 +65,7 @@ class Documents:
                     or_(DocumentRow.name == name, DocumentRow.sha256 == sha256)
                 )
             ).all()
-            for number, each in enumerate(old):  # a name is given once
+            for number, each in enumerate(old):  # names are unique
                 each.name = f"{each.name}\n{number}"
             session.flush()
             row = self._insert(session, name, parsed, sha256, len(data), added_by)
@@ -77,9 +77,9 @@ class Documents:
             return self._document(session, row), outcome
 
     def remove(self, document_id: int) -> Document:
-        """Take a document out: of the index, and of every prompt that quoted it.
+        """Remove a document from the index and from every prompt that quoted it.
 
-        Replies that were written from it are no history, and are neither recalled nor trained on.
+        Replies that were written from it leave the history, and are not recalled or trained on.
         Raises `DocumentNotFound`.
         """
         with self._database.reading() as session:
@@ -91,20 +91,21 @@ class Documents:
         return document
 
     def documents(self) -> tuple[Document, ...]:
-        """Every document, by name."""
+        """Return every document, by name."""
         with self._database.reading() as session:
             rows = session.scalars(select(DocumentRow).order_by(DocumentRow.name)).all()
             return tuple(self._document(session, row) for row in rows)
 
     def pending(self) -> int:
-        """How many documents wait to be indexed."""
+        """Return the number of documents that wait to be indexed."""
         with self._database.reading() as session:
             return session.scalar(select(func.count()).select_from(self._pending().subquery())) or 0
 
     def index_pending(self, progress: Callable[[Document], None] = lambda document: None) -> int:
-        """Embed what is pending and sweep out what is gone. Returns how many were indexed.
+        """Embed pending documents, delete stale vectors, and return the number of documents.
 
-        Raises `IndexInUse`, `IndexUnavailable` or `EmbedderNotFound`; what is done stays done.
+        Raises `IndexInUse`, `IndexUnavailable` or `EmbedderNotFound`; finished documents stay
+        indexed.
         """
         self._index.open()
         self._reconcile()
@@ -130,7 +131,7 @@ class Documents:
         return indexed
 
     def reindex(self, progress: Callable[[Document], None] = lambda document: None) -> int:
-        """Drop every vector and embed everything anew. Returns the number of documents."""
+        """Drop every vector, embed everything again, and return the number of documents."""
         with self._database.session() as session:
             for row in session.scalars(select(DocumentRow)):
                 row.indexed_in = None
@@ -140,9 +141,9 @@ class Documents:
     def search(
         self, question: str, *, count: int, floor: float, margin: float = 2.0
     ) -> tuple[Passage, ...]:
-        """The passages nearest to a question, best first.
+        """Return the passages nearest to a question, best first.
 
-        None has a score below `floor`, nor more than `margin` below that of the best.
+        No score is below `floor`, or more than `margin` below the best one.
         Raises `IndexInUse`, `IndexUnavailable` or `EmbedderNotFound`.
         """
         if count == 0 or not question.strip() or not self._has_chunks():
@@ -164,7 +165,7 @@ class Documents:
         return tuple(near[:count])
 
     def settled(self) -> bool:
-        """Whether the index holds what SQL says it should, as far as counting tells.
+        """Return whether the index agrees with SQL, as far as counting tells.
 
         Raises `IndexInUse` or `IndexUnavailable`.
         """
@@ -173,7 +174,7 @@ class Documents:
         return self.pending() == 0 and (chunks == 0 or self._index.count() == chunks)
 
     def close(self) -> None:
-        """Let another process have the index."""
+        """Close the index, so that another process can open it."""
         self._index.close()
 
     @property
@@ -190,7 +191,7 @@ class Documents:
             return session.scalars(self._pending().order_by(DocumentRow.id).limit(1)).first()
 
     def _living_hits(self, vector: Vector, count: int, floor: float) -> list[tuple[int, float]]:
-        """The nearest vectors whose chunks still exist; those of removed documents are swept."""
+        """Return the nearest vectors whose chunks still exist, and delete the others."""
         while True:
             hits = [hit for hit in self._index.nearest(vector, count) if hit[1] >= floor]
             with self._database.reading() as session:
@@ -209,8 +210,8 @@ class Documents:
             return session.scalars(select(ChunkRow.id).limit(1)).first() is not None
 
     def _reconcile(self) -> None:
-        """Sweep out vectors whose chunks are gone, and mark documents whose vectors are."""
-        # Looked at before SQL is: another process may be adding, and rows come before vectors.
+        """Delete vectors whose chunks are gone, and mark documents whose vectors are gone."""
+        # Read before SQL: another process may be adding a document, and rows come before vectors.
         present = self._index.ids()
         with self._database.reading() as session:
             indexed = dict(
@@ -286,7 +287,7 @@ class Documents:
 
 
 def _hand_over(session: Session, old_ids: list[int], new_id: int) -> None:
-    """Let prompts that quote a replaced document refer to the same text in its successor."""
+    """Let prompts that quote a replaced document refer to the same text in the new one."""
     texts = select(ChunkRow.text, ChunkRow.id)
     kept = dict(session.execute(texts.where(ChunkRow.document_id == new_id)).all())
     for text, old_id in session.execute(texts.where(ChunkRow.document_id.in_(old_ids))).all():

@@ -1,4 +1,4 @@
-"""What a reader fills in while it goes through a file: a title, headings and text.
+"""A draft of a document: the title, headings and text that a reader finds in a file.
 
 Invariant: every text in a `Section` is clean (`clean`), stripped and not empty, and all of a
 document together is at most `MAX_TEXT` characters, however small the file it came from.
@@ -13,12 +13,12 @@ from store.errors import DocumentTooLarge
 
 MAX_TEXT = 5_000_000
 """Characters taken from one document. A long novel is 3 million; this many make some 8,000
-chunks, which a small embedder works through in minutes. It is also what stops a small file
-that repeats itself as it unfolds (a long CSV header in front of every cell)."""
+chunks, which a small embedder works through in minutes. It also stops a small file whose text
+grows as it is read (a long CSV header in front of every cell)."""
 
 MAX_HEADING = 200
-"""Characters of one heading or title. A longer one is a paragraph in a heading's clothes, and is
-kept as text; it would otherwise be repeated in the path of everything under it."""
+"""Characters of one heading or title. A longer one is kept as text: it is really a paragraph, and
+would be repeated in the path of everything under it."""
 
 _LINE_ENDS = re.compile("\r\n?|[\x0b\x0c\x85\u2028\u2029]")
 # Controls other than tab and newline, halves of surrogate pairs (no UTF-8 for those, so no row in
@@ -47,10 +47,10 @@ def one_line(text: str) -> str:
 
 
 class Draft:
-    """Collects one document, and says so when it grows past `MAX_TEXT`."""
+    """A document that is being read. Raises `DocumentTooLarge` past `MAX_TEXT` characters."""
 
     def __init__(self, name: str) -> None:
-        """Start an empty draft; `name` is how messages call the file."""
+        """Start an empty draft; `name` is the file's name in messages."""
         self.name = name
         self.title = ""
         self._path: list[tuple[int, str]] = []
@@ -59,7 +59,7 @@ class Draft:
         self._size = 0
 
     def suggest_title(self, text: str) -> None:
-        """Take this as the title, unless there is one already or it is no sensible one."""
+        """Use a text as the title, unless there is one already or the text is too long."""
         title = one_line(text)
         if not self.title and len(title) <= MAX_HEADING:
             self.title = title
@@ -80,7 +80,7 @@ class Draft:
             self.suggest_title(title)
 
     def line(self, text: str) -> None:
-        """Add a line, or several, right under the ones before."""
+        """Add one or more lines right under the ones before."""
         added = clean(text)
         self._count(len(added) + 1)
         self._lines.append(added)
@@ -97,7 +97,7 @@ class Draft:
         self.gap()
 
     def sections(self) -> tuple[Section, ...]:
-        """Close the draft and return what it holds; a heading without text gives nothing."""
+        """Close the draft and return its sections; a heading without text makes none."""
         self._close()
         return tuple(self._sections)
 

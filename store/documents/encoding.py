@@ -1,4 +1,4 @@
-"""Bytes to text: the byte order mark, then UTF-8, then the best guess, and never rubbish."""
+"""Text encodings: by the byte order mark, then UTF-8, then the best guess; rubbish is refused."""
 
 import codecs
 import re
@@ -14,8 +14,8 @@ _MARKS = (  # UTF-32 first: its little-endian mark begins with UTF-16's
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-# What people's older files are in. Left to choose among all of Python's codecs, the guess for a
-# short text lands on a teletext or mainframe alphabet as readily as on the right one.
+# Encodings of people's older files. Among all of Python's codecs, the guess for a short text would
+# be a teletext or mainframe alphabet as readily as the right one.
 _CANDIDATES = (
     *("cp1252", "cp1251", "cp1250", "cp1253", "cp1254", "cp1255", "cp1256", "koi8_r"),
     *("cp932", "gb18030", "big5", "euc_jp", "cp949", "cp874"),
@@ -42,8 +42,8 @@ def decode(name: str, data: bytes, declared: str | None = None) -> str:
         text = _utf8(data) or _as_declared(data, declared) or _damaged_utf8(data) or _guess(data)
     if text is None or "\0" in text or _is_rubbish(text):
         raise UnreadableDocument(
-            f"{name} is not text that can be read: it is binary data, or in an encoding that "
-            "cannot be told; save it as UTF-8"
+            f"{name} is not text that can be read: it is binary data, or in an unknown "
+            "encoding; save it as UTF-8"
         )
     return text
 
@@ -72,7 +72,7 @@ def _as_declared(data: bytes, declared: str | None) -> str | None:
 
 
 def _damaged_utf8(data: bytes) -> str | None:
-    """UTF-8 with a few bad bytes, which a guess would turn into another alphabet altogether."""
+    """Return UTF-8 with a few bad bytes as text; a guess would make it another alphabet."""
     text = data.decode("utf-8", errors="replace")
     broken = text.count("\ufffd")
     intact = sum(character > "\x7f" for character in text) - broken
@@ -92,7 +92,7 @@ def _guess(data: bytes) -> str | None:
 
 
 def _western(data: bytes) -> str | None:
-    """A short line thick with accents, which is too little for a guess from statistics."""
+    """Return a short line with many accents as text; it is too short for a statistical guess."""
     foreign = sum(byte > 0x7F for byte in data)
     if _CONTROL_BYTES.search(data) or foreign > len(data) * _MAX_FOREIGN_SHARE:
         return None

@@ -1,4 +1,4 @@
-"""What a file is by its first bytes, whatever its name says."""
+"""File types, told by a file's first bytes, whatever its name says."""
 
 from store.errors import UnreadableDocument
 

@@ -1,6 +1,6 @@
-"""A file's bytes to a document: a title and the text under each heading.
+"""The parser: a file's bytes become a title and the text under each heading.
 
-What comes in is whatever people send. Invariant: `parse` returns text that is clean (NFC, no
+People may send any file. Invariant: `parse` returns text that is clean (NFC, no
 control characters, "\\n" line ends) and not empty, or raises a `DocumentError` whose one line can
 be shown to the sender; nothing of the reading libraries' own errors, warnings or logs gets out.
 Cutting the text for the index is `store.documents.chunker`'s.
@@ -27,7 +27,7 @@ _MAX_NAME = 80  # characters of a name in a message
 
 @dataclass(frozen=True, kw_only=True)
 class ParsedDocument:
-    """What was in a file: `sections` in order, at least one, none of them empty."""
+    """The contents of a file: `sections` in order, at least one, none of them empty."""
 
     title: str
     media_type: str
@@ -38,10 +38,10 @@ class ParsedDocument:
 class _FileType:
     media_type: str
     reader: str
-    """Where it is; imported when the first such file comes, or every start would wait for all."""
+    """Module and function, imported for the first such file: not every start needs them all."""
 
     def read(self, draft: Draft, data: bytes) -> None:
-        """Put what is in a file into the draft."""
+        """Read a file's contents into the draft."""
         resolve_name(f"store.documents.readers.{self.reader}")(draft, data)
 
 
@@ -65,13 +65,13 @@ SUFFIXES = frozenset(_TYPES)
 
 
 def make_ready(name: str) -> None:
-    """Import what reads a file of that name: that takes memory, too."""
+    """Import the reader of a file before memory is limited: the import takes memory, too."""
     if (found := _TYPES.get(_suffix(name))) is not None:
         resolve_name(f"store.documents.readers.{found.reader}")
 
 
 def parse(name: str, data: bytes) -> ParsedDocument:
-    """Read the file called `name` (a path will do), whose type is told by its suffix.
+    """Return the document in a file; the suffix of `name`, also of a path, tells the type.
 
     Raises UnsupportedDocument, DocumentTooLarge, EmptyDocument or UnreadableDocument.
     """
@@ -79,7 +79,7 @@ def parse(name: str, data: bytes) -> ParsedDocument:
     shown = one_line(path.name)[-_MAX_NAME:] or "the file"
     if suffix not in _TYPES:
         raise UnsupportedDocument(
-            f"{shown} is of a type that is not read here: send {', '.join(sorted(SUFFIXES))}"
+            f"{shown} is a type of file that I cannot read: send {', '.join(sorted(SUFFIXES))}"
         )
     if len(data) > MAX_BYTES:
         raise DocumentTooLarge(

@@ -1,7 +1,7 @@
-"""Reads a file in a process of its own, within limits of memory and time.
+"""The sandbox: a process of its own that reads a file, within limits of memory and time.
 
-What strangers send is read by libraries that may crash, hang or fill the memory; then only that
-process does. Plain text is read here: nobody's code but ours looks at it.
+Files from strangers are read by libraries that may crash, hang or fill the memory; then only the
+sandbox does. Plain text is read in this process, since only our own code reads it.
 """
 
 import json
@@ -19,7 +19,7 @@ from store.errors import DocumentError, UnreadableDocument
 
 PLAIN = frozenset({".txt", ".md"})
 MEMORY_BYTES = 2**30
-"""A file of the largest size takes a quarter of it."""
+"""Memory of the process; a file of the largest size takes a quarter of it."""
 
 CPU_SECONDS = 60
 WALL_SECONDS = 120.0
@@ -32,7 +32,7 @@ def parse_apart(
     memory_bytes: int = MEMORY_BYTES,
     wall_seconds: float = WALL_SECONDS,
 ) -> ParsedDocument:
-    """What `parse` makes of a file; raises what it raises, and `UnreadableDocument` at a limit."""
+    """Parse a file in the sandbox. Raises like `parse`, and `UnreadableDocument` at a limit."""
     if PurePosixPath(name).suffix.lower() in PLAIN:
         return parse(name, data)
     try:
@@ -66,13 +66,16 @@ def _limit(memory_bytes: int) -> None:
         (resource.RLIMIT_CPU, CPU_SECONDS),
         (resource.RLIMIT_FSIZE, 0),
     ):
-        with suppress(ValueError, OSError):  # a system that does not know it, or allows less
+        with suppress(ValueError, OSError):  # the system lacks this limit, or allows less
             resource.setrlimit(what, (most, most))
 
 
 def main() -> None:
-    """`python -m store.documents.sandbox BYTES`: name and file in, document or error out."""
-    answer, sys.stdout = sys.stdout, sys.stderr  # where what a library prints does no harm
+    """Read a name and a file from standard input; write the document, or the error, as JSON.
+
+    Run with `python -m store.documents.sandbox BYTES`.
+    """
+    answer, sys.stdout = sys.stdout, sys.stderr  # a library's prints must not mix with the answer
     name = json.loads(sys.stdin.buffer.readline())
     make_ready(name)
     _limit(int(sys.argv[1]))

@@ -184,7 +184,7 @@ def test_every_bad_value_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.bad_input("a setting that is none")
 def test_a_misspelt_variable_in_the_file_is_named(folder: Path) -> None:
     (folder / ".env").write_text("RATCHET_PASAGES=5\n")
-    assert problem() == "RATCHET_PASAGES is no setting; .env.example lists them"
+    assert problem() == "RATCHET_PASAGES is not a setting; .env.example lists them all"
 
 
 @pytest.mark.bad_input("a setting that is none")

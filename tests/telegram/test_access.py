@@ -9,7 +9,7 @@ from store.tables import FeedbackRow, TurnRow
 from tests.telegram.conftest import Start
 from tests.telegram.running import ADMIN_ID, RunningBot, turn_id
 
-REFUSED = "I am sorry, I may not talk with you."
+REFUSED = "Sorry, you have no access to this bot."
 
 
 async def test_an_open_bot_talks_with_everybody(bot: RunningBot, chat: Chat, ada: User) -> None:

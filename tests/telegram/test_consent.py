@@ -110,7 +110,7 @@ async def test_whoever_lost_access_can_see_get_and_delete_what_is_held(
         await bot.close()
         bot = await start(access="allowlist")
 
-    assert "I may not talk with you" in await bot.say(chat, ada, "hello")
+    assert "you have no access to this bot" in await bot.say(chat, ada, "hello")
     assert "I keep: your Telegram id" in await bot.say(chat, ada, "/privacy")
     await pause()
     sent = await chat.send(ada, "/export")

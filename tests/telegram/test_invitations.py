@@ -9,7 +9,7 @@ from tests.telegram.conftest import Start
 from tests.telegram.running import RunningBot
 
 WELCOME = "I am an assistant"
-REFUSED = "I am sorry, I may not talk with you."
+REFUSED = "Sorry, you have no access to this bot."
 WEEK = 7 * 86_400
 
 

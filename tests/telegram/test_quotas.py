@@ -41,7 +41,7 @@ async def test_more_messages_in_a_minute_than_the_quota_are_not_answered(
 
     assert replies(chat) == 2
     told = [message.text for message in chat.bot_messages if not message.buttons]
-    assert told == ["That is 2 messages in a minute. Please wait a moment."]
+    assert told == ["You sent 2 messages in a minute. Please wait a moment."]
     assert len(bot.engine.prompts) == 2
 
 
@@ -136,7 +136,7 @@ async def test_more_ratings_in_an_hour_than_the_quota_do_not_count(
     await bot.settle()
 
     assert [bool(bot.ratings(reply)) for reply in replies] == [True, True, False]
-    assert (answers[-1].text or "").startswith("Those are more ratings than I can count.")
+    assert (answers[-1].text or "").startswith("You have reached the hourly limit for ratings.")
 
     clock.advance(seconds=timedelta(hours=1).total_seconds())
     await bot.tap(chat, ada, replies[2], "👍")
@@ -179,5 +179,5 @@ async def test_reactions_and_corrections_beyond_the_quota_do_not_count_either(
     await bot.settle()
 
     assert bot.ratings(second) == {}
-    assert (told.text or "").startswith("Those are more ratings")
+    assert (told.text or "").startswith("You have reached the hourly limit")
     assert not [message for message in chat.bot_messages if "should that reply" in message.text]

@@ -150,7 +150,7 @@ async def test_malformed_button_data_is_answered_and_harms_nothing(
 
     answer = await chat.tap_data(ada, reply.id, data)
 
-    assert answer.text == "That button is too old for me."
+    assert answer.text == "That button no longer works."
     assert bot.count(FeedbackRow) == 0
 
 
@@ -349,7 +349,7 @@ async def test_the_question_for_a_correction_is_no_reply_that_can_be_rated(
     ("settings", "opted_out", "reason"),
     [
         ({}, True, "I do not learn from it: you have opted out (/optin)."),
-        ({"train_consent": True}, None, "I do not learn from it as long as you do not say /optin."),
+        ({"train_consent": True}, None, "I do not learn from it until you say /optin."),
     ],
     ids=["no", "not asked"],
 )

@@ -153,7 +153,7 @@ async def test_a_tap_that_cannot_be_understood_is_answered(
     await take(application, "callback_query", body)
 
     (answer,) = request_.sent("answerCallbackQuery")
-    assert answer["text"] in ("That button is too old for me.", "I no longer have that reply.")
+    assert answer["text"] in ("That button no longer works.", "I no longer have that reply.")
     assert not request_.sent("sendMessage")
 
 

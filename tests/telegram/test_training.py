@@ -188,7 +188,7 @@ async def test_a_button_from_before_a_restart_still_cancels(
 async def test_the_last_ten_runs_are_listed_newest_first(
     bot: RunningBot, office: Chat, grace: User
 ) -> None:
-    assert await bot.say(office, grace, "/runs") == "There were none yet: /train."
+    assert await bot.say(office, grace, "/runs") == "There are no runs yet. /train starts one."
     for number in range(1, 13):
         bot.store.runs.queue("a test")
         bot.store.runs.take()

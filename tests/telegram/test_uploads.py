@@ -148,8 +148,8 @@ async def test_a_file_too_large_for_telegram_is_not_asked_for(
 @pytest.mark.parametrize(
     ("name", "data", "sentence"),
     [
-        ("tea.exe", b"MZ tea", "of a type that is not read here"),
-        ("tea", TEA, "of a type that is not read here"),
+        ("tea.exe", b"MZ tea", "is a type of file that I cannot read"),
+        ("tea", TEA, "is a type of file that I cannot read"),
         pytest.param("tea.pdf", TEA, "tea.pdf", marks=LIES),
         pytest.param("tea.docx", b"%PDF-1.7 not a document", "tea.docx", marks=LIES),
         pytest.param("tea.txt", b"PK\x03\x04" + bytes(range(256)), "tea.txt", marks=LIES),

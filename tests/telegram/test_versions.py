@@ -91,7 +91,7 @@ async def test_a_version_that_the_gate_has_not_looked_at_says_so(
 ) -> None:
     told = await bot.say(office, grace, f"/adapters {make_version(bot).name}")
 
-    assert "The gate has not looked at it." in told
+    assert "The gate has not checked it." in told
 
 
 async def test_a_report_without_checks_is_shown_too(
@@ -142,7 +142,7 @@ async def test_a_damaged_version_is_said_to_be_damaged_and_not_used(
 async def test_promoting_nothing_in_particular_says_how_to_do_it(
     bot: RunningBot, office: Chat, grace: User, arguments: str
 ) -> None:
-    assert "Give me a name" in await bot.say(office, grace, f"/promote{arguments}")
+    assert "Please name one version" in await bot.say(office, grace, f"/promote{arguments}")
 
 
 async def test_a_name_that_no_button_can_carry_is_refused(

@@ -1,1 +1,1 @@
-"""One reader a file type; `store.documents.parser` chooses among them and is the only way in."""
+"""Readers, one for each file type; only `store.documents.parser` calls them."""

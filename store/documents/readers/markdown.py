@@ -1,7 +1,7 @@
 """Markdown, cut along its headings and otherwise kept as written; and plain text.
 
 Follows CommonMark 0.31 where headings are concerned (§4.2 ATX, §4.3 setext, §4.5 fences), line
-by line, so that memory and time stay in proportion to the file whatever is in it.
+by line, so that memory and time stay in proportion to the size of the file.
 """
 
 import re
@@ -39,7 +39,7 @@ def read_markdown(draft: Draft, data: bytes) -> None:
 
 
 def _take_front_matter(lines: list[str]) -> list[str]:
-    """Take the metadata between two `---` off the top, whose end would pass for an underline."""
+    """Remove and return metadata between two `---` at the top; the last would make a heading."""
     if lines[0].rstrip() != "---":
         return []
     for number, line in enumerate(lines[1:], start=1):

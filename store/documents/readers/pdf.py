@@ -17,33 +17,33 @@ from store.documents.draft import Draft
 from store.errors import DocumentTooLarge, EmptyDocument, UnreadableDocument
 
 MAX_PAGES = 2_000
-"""A thick handbook; a page takes a hundredth of a second, and a crowded one a tenth."""
+"""Pages of a thick handbook; each takes a hundredth of a second, and a crowded one a tenth."""
 
 MAX_READING_SECONDS = 120.0
-"""A page may be built to take seconds although every limit of pypdf's holds; looked at between
-pages, since nothing can interrupt one."""
+"""Time for one file: a page can be built to take seconds within every limit of pypdf's. It is
+checked between pages, since nothing can interrupt one."""
 
 _TOP = 2  # the level of chapters and pages; level 1 would be the document's title
 _Heading: TypeAlias = tuple[int, str]
 _MAX_OUTLINE_ENTRIES = 5_000
 _MAX_OUTLINE_DEPTH = 6
-# What an office program writes when nobody gave a title.
+# Titles that office programs write when nobody gave one.
 _PLACEHOLDER = re.compile(
     r"(?:microsoft (?:word|powerpoint|excel)\b.*|untitled.*|document\d*|.*\.[a-z]{2,4})$", re.I
 )
 
-# pypdf logs a warning for each flaw that it works around; none is news to anybody here.
+# pypdf logs a warning for each flaw that it works around; nobody here needs them.
 logging.getLogger("pypdf").setLevel(logging.CRITICAL)
 
 
 def read_pdf(draft: Draft, data: bytes) -> None:
-    """Read a PDF; EmptyDocument tells that it seems to be a scan."""
+    """Read a PDF. Raises EmptyDocument for one that seems to be a scan."""
     with damage_named(draft.name, "a PDF"):
         _read(draft, PdfReader(io.BytesIO(data)))
 
 
 def _read(draft: Draft, reader: PdfReader) -> None:
-    # Many a file is encrypted only to restrict printing, and opens with no password at all.
+    # Many files are encrypted only to restrict printing, and open without a password.
     if reader.is_encrypted and reader.decrypt("") is PasswordType.NOT_DECRYPTED:
         raise UnreadableDocument(f"{draft.name} is locked with a password: send a copy without one")
     count = len(reader.pages)
@@ -87,7 +87,7 @@ def _read_pages(draft: Draft, reader: PdfReader) -> bool:
 
 
 def _parted(headings: list[_Heading]) -> tuple[list[_Heading], list[_Heading]]:
-    """Part a page's headings: the path to the first place on it, and what follows that.
+    """Split a page's headings: the path to the first place on it, and the headings after that.
 
     A page's text comes in one piece, so it stands under the first; the pages after it stand
     under the last.

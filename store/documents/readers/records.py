@@ -16,7 +16,7 @@ _Json: TypeAlias = "dict[str, _Json] | list[_Json] | str | bool | None"
 _DELIMITERS = ",;\t|"
 _SAMPLE_ROWS = 20
 _SAMPLE_CHARS = 20_000
-_MAX_KEY = 200  # a longer one is no name, and would be repeated in the path of all that is in it
+_MAX_KEY = 200  # a longer one is not a name, and would be repeated in the path of its values
 
 
 def read_csv(draft: Draft, data: bytes) -> None:
@@ -119,8 +119,8 @@ def _write(draft: Draft, value: _Json, *, split: bool) -> None:
 def _lines(value: _Json) -> Iterator[str]:
     """Yield "path: value" lines, and "" where an object of a list begins or a list ends.
 
-    Walks with a stack of what is left at each depth, since neither the recursion nor all the
-    paths at once need fit anywhere.
+    A stack holds what is left at each depth: recursion might go too deep, and all paths at once
+    might not fit into memory.
     """
     stack: list[tuple[str, bool, Iterator[tuple[str, _Json]]]] = [("", False, iter([("", value)]))]
     while stack:

@@ -13,7 +13,7 @@ from store.documents.encoding import decode
 from store.errors import DocumentTooLarge
 
 MAX_TAGS = 300_000
-"""Beautiful Soup takes about a kilobyte for a tag; this many is a tree of a few hundred MB."""
+"""Tags of a page: Beautiful Soup takes about a kilobyte for each, a few hundred MB for all."""
 
 _DECLARED = re.compile(rb"""charset\s*=\s*["']?([\w-]{1,40})""", re.I)
 _XML_DECLARATION = re.compile(r"\A\s*<\?xml[^>]*>")
@@ -53,7 +53,7 @@ def read_html(draft: Draft, data: bytes) -> None:
 
 
 class _Page:
-    """Turns a walk over the tree into lines of a draft."""
+    """A page that is written into a draft, line by line."""
 
     def __init__(self, draft: Draft) -> None:
         self._draft = draft
@@ -93,7 +93,7 @@ class _Page:
             self._line.append("| ")
 
     def _inside_row(self, edge: _Edge, name: str) -> None:
-        """Everything in a row stays on its line; cells are told apart by a bar."""
+        """Keep everything in a row on one line, with a bar between cells."""
         if name in ("td", "th"):
             if edge is _Edge.CLOSE:
                 self._line.append(" | ")
@@ -138,7 +138,7 @@ class _Page:
 
 
 def _walk(soup: BeautifulSoup) -> Iterator[tuple[_Edge, Tag | NavigableString]]:
-    """Yield what opens, closes and is said, in order; a stack, since pages nest without limit."""
+    """Yield tags as they open and close, and text, in order. Pages nest too deep for recursion."""
     stack: list[tuple[Tag, Iterator[object]]] = [(soup, iter(soup.contents))]
     while stack:
         tag, children = stack[-1]

@@ -1,6 +1,6 @@
 """Word documents (docx): heading styles make sections; paragraphs and tables in their order.
 
-A docx is a ZIP of XML, and a ZIP may unfold to a thousand times its size while declaring any size
+A docx is a ZIP of XML, and a ZIP may unpack to a thousand times its size while declaring any size
 it likes. So python-docx never opens what was sent: it gets a copy that holds the XML alone,
 unpacked within `MAX_UNPACKED_BYTES`. Pictures and embedded files carry no text and are not
 unpacked at all.
@@ -22,12 +22,12 @@ from store.documents.draft import Draft
 from store.errors import DocumentTooLarge, UnreadableDocument
 
 MAX_UNPACKED_BYTES = 200_000_000
-"""What all members of the archive may declare together: pictures in a document do unfold, but
-not to eight times the input limit. More is a bomb or no document."""
+"""Sum of the sizes that the archive's members may declare: pictures do unpack, but not to eight
+times the input limit. More is a ZIP bomb or not a document."""
 
 MAX_XML_BYTES = 32_000_000
-"""What is really unpacked, the text of some thousands of pages. A tree of XML takes up to thirty
-times its bytes in memory."""
+"""Bytes of XML that are unpacked, the text of some thousands of pages. A tree of XML takes up to
+thirty times its bytes in memory."""
 
 MAX_MEMBERS = 10_000
 """Files in the archive; a document has tens, one for each picture and some for the rest."""
@@ -37,7 +37,7 @@ _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # all that Office writes
 _XML_SUFFIXES = (".xml", ".rels")
 _READ_BYTES = 1 << 16
 _HEADING_STYLE = re.compile(r"heading ([1-9])$", re.I)
-_MAX_STYLE_DEPTH = 10  # styles that stand on styles; a damaged file has them in a ring
+_MAX_STYLE_DEPTH = 10  # styles based on styles; in a damaged file they form a ring
 _NO_PLACEHOLDER = re.compile(r"(?:document\d*|word document|untitled.*|microsoft word\b.*)$", re.I)
 
 _PARAGRAPH, _TABLE, _ROW, _CELL = qn("w:p"), qn("w:tbl"), qn("w:tr"), qn("w:tc")
@@ -68,7 +68,7 @@ def read_docx(draft: Draft, data: bytes) -> None:
 
 
 def _repacked(name: str, data: bytes) -> bytes:
-    """Return a plain archive of the document's XML, which is what it unfolds to and no more."""
+    """Return an uncompressed archive of the document's XML alone, unpacked within the limits."""
     # Counted before zipfile makes an object of each.
     if data.count(_CENTRAL_ENTRY) > MAX_MEMBERS:
         raise _too_large(name)
@@ -92,7 +92,7 @@ def _check_members(name: str, members: list[zipfile.ZipInfo]) -> None:
     if "[Content_Types].xml" not in names or not any(n.startswith("word/") for n in names):
         raise UnreadableDocument(f"{name} is a ZIP archive by its contents, not a Word document")
     if len(names) != len(members) or any(m.compress_type not in _METHODS for m in members):
-        raise UnreadableDocument(f"{name} is no archive that Word would write: save it anew")
+        raise UnreadableDocument(f"{name} is not an archive that Word writes: save it again")
     if any(member.flag_bits & 1 for member in members):
         raise UnreadableDocument(f"{name} is locked with a password: send a copy without one")
     if sum(member.file_size for member in members) > MAX_UNPACKED_BYTES:
@@ -100,7 +100,7 @@ def _check_members(name: str, members: list[zipfile.ZipInfo]) -> None:
 
 
 def _unpack(name: str, packed: zipfile.ZipFile, member: zipfile.ZipInfo, room: int) -> bytes:
-    """Unpack one member in small reads; a read of it whole would inflate before it counts."""
+    """Unpack one member in small reads; one large read would unpack it before it is counted."""
     content = bytearray()
     with packed.open(member) as stream:
         while block := stream.read(_READ_BYTES):
