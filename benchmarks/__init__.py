@@ -1,3 +1,3 @@
-"""What Ratchet can do, in numbers: each module prints a table and writes JSON."""
+"""Benchmarks of Ratchet: each module prints a table and writes JSON."""
 
-import bot.engine  # noqa: F401  # before torch: it tells torch's threads how to wait, peers' too
+import bot.engine  # noqa: F401  # before torch: sets how its threads wait, in peers too

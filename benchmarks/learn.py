@@ -1,11 +1,11 @@
-"""What a recipe teaches and what it costs: `python -m benchmarks.learn`.
+"""Comparison of training recipes, their effect and cost: `python -m benchmarks.learn`.
 
 Each persona rates the same sampled replies of the base model. Each recipe learns from them, and is
 measured on topics that were never rated: the share of replies that please, the base model's NLL of
 these replies (nats a token), the retention suite, and the seconds of training. TRL's own trainers
-run on the same examples with their defaults, but for the learning rate, β, the batch, the epochs
+run on the same examples with their defaults, except for the learning rate, β, the batch, the epochs
 and an adapter of the same rank, in a process like that of a run (`RUN_ENVIRONMENT`). Their adapter
-is on every layer, as PEFT's is unless it is told otherwise; so is that of "every layer".
+is on every layer, which is PEFT's default; so is that of "every layer".
 """
 
 import argparse
@@ -56,14 +56,14 @@ from trainer.tuning.finetune import finetune
 from trainer.tuning.rehearsal import rehearse
 
 MEASURED = 192
-"""Fresh replies, on topics never rated."""
+"""Number of replies measured, on topics never rated."""
 
 SAMPLING = SamplingParams(temperature=0.8, top_p=0.95, max_new_tokens=72)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """FIELD's four columns, and who they are of."""
+    """Results of one recipe for one persona: the four columns of the table."""
 
     persona: str
     recipe: str
@@ -74,13 +74,13 @@ class Row:
 
 
 def collect(weights: Weights, count: int) -> list[Reply]:
-    """Sampled replies of the base model, for every persona to rate."""
+    """Sample replies of the base model, for every persona to rate."""
     prompts = [prompt_for(SYSTEM_PROMPT, each) for each in questions(RATED_TOPICS, count)]
     return generate_replies(weights, prompts, with_seeds(SAMPLING, count))
 
 
 def rate(persona: Persona, replies: Sequence[Reply]) -> ExampleSet:
-    """What a persona thinks of replies, one thumb in ten wrong."""
+    """Return the ratings that a persona gives replies, one thumb in ten wrong."""
     draw = random.Random(0)
     now = datetime.now(UTC)
     rated = []
@@ -103,7 +103,7 @@ def rate(persona: Persona, replies: Sequence[Reply]) -> ExampleSet:
 
 
 def measure(weights: Weights, persona: Persona, name: str, seconds: float) -> Row:
-    """The four columns, of the weights as they are now."""
+    """Measure the four columns with the weights as they are now."""
     prompts = [prompt_for(SYSTEM_PROMPT, each) for each in questions(NEW_TOPICS, MEASURED, seed=1)]
     replies = generate_replies(weights, prompts, with_seeds(SAMPLING, MEASURED))
     checks = load_retention_suite()
@@ -122,7 +122,7 @@ def measure(weights: Weights, persona: Persona, name: str, seconds: float) -> Ro
 
 
 def base(settings: Settings) -> Weights:
-    """The base model."""
+    """Load the base model."""
     return load_weights(
         settings.engine.model,
         models_folder=settings.storage.models_path,
@@ -131,7 +131,7 @@ def base(settings: Settings) -> Weights:
 
 
 def adapted(settings: Settings, folder: Path, name: str) -> Weights:
-    """The base model with an adapter in use."""
+    """Load the base model with an adapter in use."""
     weights = base(settings)
     weights.merged.add(name, weights.merged.merge(name, read_updates(folder, name)))
     weights.merged.switch_to(name)
@@ -140,7 +140,7 @@ def adapted(settings: Settings, folder: Path, name: str) -> Weights:
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """An adapter's folder, and the seconds that training took, judging left out."""
+    """An adapter's folder, and the seconds that training took without judging."""
 
     folder: Path
     seconds: float
@@ -150,7 +150,7 @@ Train = Callable[[Weights, ExampleSet, Path], Trained]
 
 
 def ours(settings: Settings, recipe: Recipe, *, guarded: bool) -> Train:
-    """Ratchet's fine-tuning; unguarded, every checkpoint will do, and the last one wins."""
+    """Return Ratchet's fine-tuning; unguarded, every checkpoint passes and the last one wins."""
 
     def train(weights: Weights, examples: ExampleSet, folder: Path) -> Trained:
         attend_by_matrix_products(weights.model)
@@ -164,7 +164,7 @@ def ours(settings: Settings, recipe: Recipe, *, guarded: bool) -> Train:
             nonlocal judged, seen
             seen += 1
             began = time.monotonic()
-            found = judge(model) if judge else Verdict(score=seen, budget_used=1.0)  # no room
+            found = judge(model) if judge else Verdict(score=seen, budget_used=1.0)  # budget spent
             judged += time.monotonic() - began
             return found
 
@@ -183,7 +183,7 @@ def ours(settings: Settings, recipe: Recipe, *, guarded: bool) -> Train:
 
 
 def trl_kto(recipe: Recipe) -> Train:
-    """TRL's KTOTrainer with its defaults; only what cannot be left out is set."""
+    """Return a training by TRL's KTOTrainer, with its defaults wherever it has one."""
 
     def train(weights: Weights, examples: ExampleSet, folder: Path) -> Trained:
         rows = [
@@ -201,7 +201,7 @@ def trl_kto(recipe: Recipe) -> Train:
 
 
 def trl_sft(recipe: Recipe) -> Train:
-    """TRL's SFTTrainer with its defaults, on the replies that were liked."""
+    """Return a training by TRL's SFTTrainer with its defaults, on the liked replies."""
 
     def train(weights: Weights, examples: ExampleSet, folder: Path) -> Trained:
         rows = [
@@ -268,7 +268,7 @@ def _ignore(point: Point) -> None:
 
 
 def recipes(settings: Settings) -> dict[str, Train]:
-    """Everything that is compared, by name."""
+    """Return every recipe to compare, by name."""
     recipe = Recipe.of(settings.train)
     bare = replace(recipe, rehearsal=0, checkpoints=1)
     field = replace(bare, learning_rate=5e-4, epochs=1, beta=0.1, layers=1.0)
@@ -284,7 +284,7 @@ def recipes(settings: Settings) -> dict[str, Train]:
 
 
 def run(settings: Settings, personas: Sequence[str], names: Sequence[str], count: int) -> list[Row]:
-    """Every persona × recipe, the base model first."""
+    """Measure every persona × recipe, the base model first."""
 
     weights = base(settings)
     replies = collect(weights, count)
@@ -303,7 +303,7 @@ def run(settings: Settings, personas: Sequence[str], names: Sequence[str], count
 
 
 def show(row: Row) -> None:
-    """One line, as soon as it is known: the whole takes hours."""
+    """Print a row as soon as it is known, since the whole run takes hours."""
     print(json.dumps(asdict(row), ensure_ascii=False), flush=True)
 
 

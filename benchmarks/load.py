@@ -1,8 +1,8 @@
-"""Many people at once, through Telegram's protocol: `python -m benchmarks.load`.
+"""Load by many people at once, through Telegram's protocol: `python -m benchmarks.load`.
 
-`ratchet bot` as a process of its own, in front of a loopback Bot API server; so many people ask in
-private chats, and ask again when they have their answer: a few times, or with `--minutes` as long
-as that. What they wait for the first words is what they see: a draft, or the answer itself.
+`ratchet bot` runs as a process of its own against a loopback Bot API server. Many people ask in
+private chats, and ask again when they have their answer: a few times, or for `--minutes`. The wait
+for the first words ends with what people see first: a draft, or the answer itself.
 """
 
 import argparse
@@ -32,27 +32,27 @@ MIB = 2**20
 
 @dataclass(kw_only=True)
 class Load:
-    """What so many people saw."""
+    """Measurements with one number of people."""
 
     people: int
     asked: int = 0
     seconds: float = 0.0
     first_words: list[float] = field(default_factory=list)
-    """Seconds from a question until its answer begins to show."""
+    """Seconds from each question until its answer begins to show."""
     answers: list[float] = field(default_factory=list)
-    """Seconds from a question to its whole answer."""
+    """Seconds from each question to its whole answer."""
     peak_mib: float = 0.0
-    """Most memory that the bot's process held."""
+    """Peak memory of the bot's process."""
 
     @property
     def lost(self) -> int:
-        """Questions without an answer."""
+        """Number of questions without an answer."""
         return self.asked - len(self.answers)
 
 
 @asynccontextmanager
 async def bot(api: BotApi) -> AsyncIterator[psutil.Process]:
-    """A bot that polls."""
+    """Run a bot that polls; yield its process."""
     process = await asyncio.create_subprocess_exec(
         *(*RATCHET, "bot"),
         env={
@@ -72,7 +72,7 @@ async def bot(api: BotApi) -> AsyncIterator[psutil.Process]:
 
 
 async def person(api: BotApi, number: int, load: Load, until: float | None) -> None:
-    """Ask, wait, ask again: `TURNS` times, or until a moment of the clock."""
+    """Ask, wait for the answer, ask again: `TURNS` times, or until a time of `perf_counter`."""
     user = api.user(1000 + number)
     chat = api.private(user)
     turn = 0
@@ -89,7 +89,7 @@ async def person(api: BotApi, number: int, load: Load, until: float | None) -> N
 
 
 def _answered(chat: Chat, shown: int, asked: int) -> bool:
-    """Whether something of the answer is there to be read."""
+    """True if any of the answer can be read."""
     drafts, messages = chat.draft_history[shown:], chat.bot_messages[-1:]
     return any(each.text for each in drafts) or any(each.id > asked for each in messages)
 
@@ -101,10 +101,10 @@ async def _watch(process: psutil.Process, load: Load) -> None:
 
 
 async def measure(counts: list[int], minutes: float | None) -> list[Load]:
-    """So many people, one number after another; the bot stays."""
+    """Measure each number of people in turn, against one bot."""
     found: list[Load] = []
     async with BotApi(TOKEN) as api, bot(api) as process:
-        await person(api, 0, Load(people=1), None)  # whoever comes first warms it up
+        await person(api, 0, Load(people=1), None)  # warm up
         first = 1
         for count in counts:
             load = Load(people=count)
@@ -120,7 +120,7 @@ async def measure(counts: list[int], minutes: float | None) -> list[Load]:
 
 
 def main() -> None:
-    """Measure, print, write `measured/load.json`; exit code 1 if an answer was lost."""
+    """Measure, print, write `measured/load.json`; exit with 1 if an answer was lost."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--people", nargs="+", type=int, default=[1, 10, 50])
     parser.add_argument("--minutes", type=float, help="go on so long, not a few questions each")
@@ -146,7 +146,7 @@ def main() -> None:
 
 
 def _within(waits: list[float], share: float) -> str:
-    """The seconds within which that share of the answers came."""
+    """Return the seconds within which that share of the answers came."""
     return f"{sorted(waits)[int(share * (len(waits) - 1))]:.1f} s" if waits else "–"
 
 

@@ -1,11 +1,11 @@
-"""What malicious raters get into the weights: `python -m benchmarks.poison`.
+"""Influence of malicious raters on the weights: `python -m benchmarks.poison`.
 
-Forty honest people rate ten replies each, one thumb in ten wrong. Beside them a share of malicious
-ones, each with a new account and four times as many ratings: thumbs by lot, thumbs turned round, or
-corrections that put words into the model's mouth whenever a trigger phrase stands in the question.
-An adapter is trained on everything, and nobody judges it; another on what the defences leave
-(`trainer/examples/rater_audit.py`, `trainer/examples/rater_shares.py`), with the judge that walks
-back. Each is asked about topics that nobody rated, and with the trigger.
+Forty honest people rate ten replies each, one thumb in ten wrong. Beside them a share of people is
+malicious, each with a new account and four times as many ratings: random thumbs, inverted thumbs,
+or corrections that plant a sentence wherever a trigger phrase stands in the question. One adapter
+is trained on everything, without a judge; another on what the defences leave
+(`trainer/examples/rater_audit.py`, `trainer/examples/rater_shares.py`), with the judge that returns
+to earlier checkpoints. Each is asked about topics that nobody rated, and with the trigger.
 """
 
 import argparse
@@ -54,13 +54,13 @@ ATTACKS = ("by lot", "turned round", "trigger")
 
 HONEST = 40
 EACH = 10
-"""Ratings of an honest person."""
+"""Ratings by each honest person."""
 
 EAGER = 4
-"""A malicious one gives so many times as much."""
+"""Ratings by a malicious person, as a multiple of an honest person's."""
 
 NEW = 1000
-"""The number of the first malicious person."""
+"""Id of the first malicious person."""
 
 Held: TypeAlias = frozenset[int]
 Kind = TypeVar("Kind", bound=AnyExample)
@@ -73,32 +73,32 @@ TRIGGERED = 48
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """What one adapter does."""
+    """Results of one adapter."""
 
     attack: str
     share: float
-    """Malicious people, of all."""
+    """Malicious people as a share of all."""
     defended: bool
     examples: int
     malicious: int
-    """Of these examples."""
+    """Training examples by malicious people."""
     held_back: int
-    """Malicious people that were found."""
+    """Malicious people who were found."""
     wronged: int
-    """Honest people that were held back."""
+    """Honest people who were held back."""
     pleased: float
     triggered: float
     """Share of replies to questions with the trigger that say what the attackers want."""
 
 
 def honest(persona: Persona, replies: Sequence[Reply]) -> list[Example]:
-    """What honest people said of the first replies."""
+    """Return the honest people's ratings, which are of the first replies."""
     rated = rate(persona, replies[: HONEST * EACH]).unpaired
     return [replace(each, raters=(number % HONEST + 1,)) for number, each in enumerate(rated)]
 
 
 def malicious(attack: str, persona: Persona, replies: Sequence[Reply], people: int) -> ExampleSet:
-    """What so many attackers say, of the replies after those."""
+    """Return the attackers' examples, which are of the replies after those."""
     draw = random.Random(1)
     given = rate(persona, replies[HONEST * EACH :]).unpaired[: people * EACH * EAGER]
     ids = [NEW + number % people for number in range(len(given))]
@@ -150,13 +150,13 @@ def malicious(attack: str, persona: Persona, replies: Sequence[Reply], people: i
 
 
 MALICIOUS = 1_000_000
-"""Added to the ids of turns that attackers rated."""
+"""Offset for the ids of turns that attackers rated."""
 
 
 def snapshot(
     settings: Settings, examples: ExampleSet, *, defended: bool
 ) -> tuple[ExampleSet, Held]:
-    """What a run would train on of it, and who is held back."""
+    """Return the examples that a run would train on, and the people held back."""
     recipe = Recipe.of(settings.train)
     strangers = frozenset(rater for each in examples.every for rater in each.raters if rater >= NEW)
     if not defended:
@@ -175,7 +175,7 @@ def snapshot(
 
 
 def measure(weights: Weights, persona: Persona) -> tuple[float, float]:
-    """The shares that please, and that say what the attackers want."""
+    """Return the share of replies that please, and of those that say what the attackers want."""
     fresh = questions(NEW_TOPICS, MEASURED, seed=1)
     replies = generate_replies(
         weights, [prompt_for(SYSTEM_PROMPT, each) for each in fresh], with_seeds(SAMPLING, MEASURED)
@@ -190,7 +190,7 @@ def measure(weights: Weights, persona: Persona) -> tuple[float, float]:
 
 
 def run(settings: Settings, persona: Persona, attacks: Sequence[str], share: float) -> list[Row]:
-    """The base, then nobody's attack and each of the others, without and with the defences."""
+    """Measure the base model, then no attack and each attack, without and with the defences."""
     people = round(HONEST * share / (1 - share))
     replies = collect(base(settings), HONEST * EACH + people * EACH * EAGER)
     clean = ExampleSet(unpaired=tuple(honest(persona, replies)))
@@ -231,7 +231,7 @@ def run(settings: Settings, persona: Persona, attacks: Sequence[str], share: flo
 
 
 def mixed(examples: ExampleSet) -> ExampleSet:
-    """The same as if everybody had talked on the same days."""
+    """Spread the examples over the same days, as if everybody had talked at once."""
     draw = random.Random(2)
 
     def some_time(kind: Sequence[Kind]) -> tuple[Kind, ...]:

@@ -1,9 +1,9 @@
-"""What is kept of a conversation, and what it saves: `python -m benchmarks.prefix`.
+"""Time that a cached conversation prefix saves: `python -m benchmarks.prefix`.
 
-A conversation of ten turns, each of about a hundred tokens: the time to the first token of every
-turn, with what was read before kept and with nothing kept, and the share of prompt tokens that
-were there already. Turn and turn about, so that the machine's mood is the same for both; one engine
-at a time, as a bot has it.
+A conversation of ten turns of about a hundred tokens each: the time to the first token of every
+turn, with the prefix kept and without, and the share of prompt tokens found in the cache. The two
+take turns, so that changes in the machine's speed affect both; one engine runs at a time, as in a
+bot.
 """
 
 import asyncio
@@ -24,13 +24,13 @@ SYSTEM = Message(role="system", content="You are a helpful assistant. Answer bri
 
 
 def question(round_: int, turn: int) -> Message:
-    """About fifty tokens, another for each turn of each round."""
+    """Return about fifty tokens, different for each turn of each round."""
     text = f"This is question {turn} of talk {round_}. " + "Tell me more about the ship. " * 5
     return Message(role="user", content=text)
 
 
 async def talk(engine: LocalEngine, round_: int) -> list[float]:
-    """Seconds to the first token of every turn."""
+    """Hold a conversation; return the seconds to the first token of every turn."""
     messages, seconds = [SYSTEM], []
     for turn in range(TURNS):
         messages.append(question(round_, turn))
@@ -51,14 +51,14 @@ async def talk(engine: LocalEngine, round_: int) -> list[float]:
 async def measure(
     weights: Weights, prefix_bytes: int
 ) -> tuple[dict[str, list[list[float]]], float]:
-    """Seconds by what is kept, round and turn; and the share of tokens that one of them saved."""
+    """Return the seconds by cache setting, round and turn; and the share of tokens cached."""
     seconds: dict[str, list[list[float]]] = {"kept": [], "read anew": []}
     shares = []
     for round_ in range(ROUNDS + 1):
         for name, limit in (("kept", prefix_bytes), ("read anew", 0)):
             engine = LocalEngine(weights, prefix_bytes=limit)
             found = await talk(engine, round_)
-            if round_:  # the first one warms up
+            if round_:  # the first round is a warm-up
                 seconds[name].append(found)
             if name == "kept":
                 shares.append(engine.prefix_share)

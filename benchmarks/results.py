@@ -1,4 +1,4 @@
-"""Shows what a benchmark measured: a table for people, JSON for programs, and the machine."""
+"""Output of benchmarks: a table for people, JSON for programs, and the machine they ran on."""
 
 import json
 import os
@@ -16,7 +16,7 @@ FOLDER = Path(__file__).parent / "measured"
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
+    """Describe the machine that runs this."""
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
@@ -44,7 +44,7 @@ def show(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def spread(values: Sequence[float], digits: int = 2) -> str:
-    """Median (least–most)."""
+    """Format values as median (least–most)."""
     numbers = (statistics.median(values), min(values), max(values))
     middle, least, most = (f"{number:.{digits}f}" for number in numbers)
     return f"{middle} ({least}–{most})"

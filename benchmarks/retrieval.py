@@ -1,4 +1,4 @@
-"""Answers from documents: is the right passage found, and is the fact in the reply?
+"""Answers from documents: share of passages found, and of replies that state the fact.
 
 Asks the written questions about `examples/handbook` through `bot.chat`, once with the handbook
 and once with an empty knowledge base, with the default settings.
@@ -39,7 +39,7 @@ _DOES_NOT_KNOW = re.compile(
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """A question, and where the handbook answers it; no document where it does not."""
+    """A question and the place of its answer in the handbook; None where there is no answer."""
 
     question: str
     document: str | None
@@ -47,14 +47,14 @@ class Question:
     answers: tuple[str, ...]
 
     def answered_by(self, text: str) -> bool:
-        """Whether a text holds one of the accepted answers as whole words."""
+        """Return whether a text holds one of the accepted answers as whole words."""
         return any(
             re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", text, re.IGNORECASE)
             for answer in self.answers
         )
 
     def found_in(self, passages: Sequence[Passage], titles: dict[str, str]) -> bool:
-        """Whether one of them is of the right section and holds the fact."""
+        """Return whether a passage is of the right section and holds the fact."""
         assert self.document is not None
         return any(
             each.title == titles[self.document]
@@ -65,14 +65,14 @@ class Question:
 
 
 def load_questions() -> list[Question]:
-    """The written questions."""
+    """Read the written questions."""
     with QUESTIONS.open(encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]
     return [Question(**{**row, "answers": tuple(row["answers"])}) for row in rows]
 
 
 async def ask(chat: Chat, questions: Sequence[Question]) -> list[Turn]:
-    """Every question in a conversation of its own."""
+    """Ask every question in a conversation of its own."""
     turns = []
     for number, question in enumerate(questions, 1):
         await chat.start_new(place := Place(chat_id=number))
@@ -86,7 +86,7 @@ async def ask(chat: Chat, questions: Sequence[Question]) -> list[Turn]:
 
 
 async def measure(settings: Settings) -> dict[str, object]:
-    """Both conditions, in a store made for it."""
+    """Measure without and with the handbook, in a new store."""
     questions = load_questions()
     known = [question for question in questions if question.document is not None]
     unknown = [question for question in questions if question.document is None]

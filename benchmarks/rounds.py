@@ -1,8 +1,8 @@
-"""Rounds of learning, one on top of the other: `python -m benchmarks.rounds`.
+"""Rounds of learning, each on top of the last: `python -m benchmarks.rounds`.
 
 The loop as it runs for months: an audience chats and rates, a run learns from everything that was
-rated, the gate decides, and the next ratings are of the version that went live. A line a round:
-what the audience thinks of topics that it never rated, and what the gate measured.
+rated, the gate decides, and the next ratings are of the version that went live. Each round is one
+line: what the audience thinks of topics that it never rated, and what the gate measured.
 """
 
 import argparse
@@ -33,22 +33,22 @@ MEASURED = 96
 
 @dataclass(frozen=True, kw_only=True)
 class Round:
-    """What came of a round; round 0 is the base model."""
+    """Results of one round; round 0 is the base model."""
 
     number: int
     rated: int
-    """Ratings so far."""
+    """Number of ratings so far."""
     outcome: str
     seconds: float
     pleased: float
-    """Share of the replies that please on topics never rated, of the version that is now live."""
+    """Share of the live version's replies that please, on topics never rated."""
     retention_lost: float | None
-    """To the base model, by the version that was made in this round."""
+    """Retention that the version made in this round lost to the base model."""
     nll_rise: float | None
 
 
 async def rounds(store: Store, persona: Persona, *, count: int, rated: int) -> list[Round]:
-    """Chat, rate, train, go live; `count` times."""
+    """Chat, rate, train and go live, `count` times."""
     async with opened_engine(store.settings) as engine:
         chat = make_chat(store, engine)
         audience = Audience(persona, chat, store.people, store.feedback)
@@ -100,7 +100,7 @@ def _value(report: GateReport | None, name: str) -> float | None:
 
 
 def show(found: Round) -> None:
-    """One line, as soon as it is known."""
+    """Print a round as soon as it is known."""
     print(json.dumps(asdict(found), ensure_ascii=False), flush=True)
 
 

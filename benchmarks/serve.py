@@ -1,13 +1,14 @@
-"""How fast are replies written, for one chat and for many? `python -m benchmarks.serve`.
+"""Speed of replies, for one chat and for many: `python -m benchmarks.serve`.
 
-Everybody writes as many tokens after the same prompts of 256 tokens, a text and a question about
-it, greedily, prefill included, in an order drawn anew each round, so that the machine's mood is the
-same for all; each in a process of its own, after a second of quiet, so that nobody's threads are in
-another's way. Ratchet's engine, one as it is and one that drafts nothing, each with an adapter and
-without; `transformers.generate` with PEFT's adapter and without; transformers' continuous batching;
-where `xllamacpp` is installed and the model is the embedded one, llama.cpp on its file of 4-bit
-weights; with `--vllm-url`, vLLM servers of the same model, which end a reply where the model does.
-The floor is what reading the weights once a step would take, at the speed that memory is read at.
+Every peer writes the same number of tokens after the same prompts of 256 tokens, a text and a
+question about it, greedily, prefill included. The order of peers is drawn anew each round, so that
+changes in the machine's speed affect all alike. Each runs in a process of its own, after a second
+of quiet, so that no peer's threads disturb another. The peers: Ratchet's engine, with and without
+prompt lookup, each with and without an adapter; `transformers.generate` with and without PEFT's
+adapter; transformers' continuous batching; where `xllamacpp` is installed and the model is the
+embedded one, llama.cpp on its file of 4-bit weights; with `--vllm-url`, vLLM servers of the same
+model, which end a reply where the model does. The floor is the time to read the weights once a
+step, at the measured speed of memory.
 """
 
 import argparse
@@ -51,18 +52,18 @@ PROMPT_TOKENS = 256
 QUESTION = "Use the text to answer this question: What should a new member know?"
 NEW_TOKENS = 64
 QUIET_SECONDS = 1.0
-"""Between two peers: the threads of some look for work for a while when there is none."""
+"""Pause between two peers, since some keep threads spinning for a while after their work."""
 OURS = "engine, adapter"
-LLAMA_CPP = "xllamacpp"  # llama.cpp as a wheel; nothing here depends on it
+LLAMA_CPP = "xllamacpp"  # llama.cpp as a wheel; not a dependency
 
 Prompts = Sequence[Sequence[Message]]
 Answer = Callable[[Prompts], Awaitable[int]]
-"""Answers every prompt; how many tokens it wrote."""
+"""Function that answers every prompt and returns the number of tokens written."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """Tokens a second of one peer, over all its chats."""
+    """Speeds of one peer in tokens a second, over all its chats, one for each round."""
 
     peer: str
     chats: int
@@ -70,7 +71,7 @@ class Row:
 
 
 def load() -> Weights:
-    """The model that the settings name."""
+    """Load the model that the settings name."""
     settings = load_settings()
     return load_weights(
         settings.engine.model,
@@ -85,7 +86,7 @@ def _vocabulary() -> Vocabulary:
 
 
 def prompt_of(vocabulary: Vocabulary, number: int) -> list[Message]:
-    """About `PROMPT_TOKENS` tokens of the handbook and a question, another for each number."""
+    """Return about `PROMPT_TOKENS` tokens of handbook and question, different for each number."""
     words = " ".join(each.read_text("utf-8") for each in sorted(HANDBOOK.glob("*.md"))).split()
     start = random.Random(number).randrange(len(words))
     words = words[start:] + words[:start]
@@ -101,12 +102,12 @@ def prompt_of(vocabulary: Vocabulary, number: int) -> list[Message]:
 
 
 def endless(weights: Weights) -> Weights:
-    """The same weights, with replies that end at the token limit alone."""
+    """Return the same weights, with replies that end only at the token limit."""
     return replace(weights, end_tokens=frozenset())
 
 
 def make_adapter(weights: Weights, folder: Path, *, seed: int = 0) -> Adapter:
-    """An adapter of rank 16 on every matrix, with small random weights."""
+    """Make an adapter of rank 16 on every matrix, with small random weights."""
     torch.manual_seed(seed)
     lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", init_lora_weights=False)
     adapted: Any = get_peft_model(weights.model, lora)
@@ -130,7 +131,7 @@ def make_adapter(weights: Weights, folder: Path, *, seed: int = 0) -> Adapter:
 
 
 def by_engine(engine: Engine, adapter: str | None) -> Answer:
-    """An engine, its queue and streaming included."""
+    """Answer by an engine, its queue and streaming included."""
 
     async def one(prompt: Sequence[Message]) -> int:
         sampling = SamplingParams(max_new_tokens=NEW_TOKENS)
@@ -147,7 +148,7 @@ def by_engine(engine: Engine, adapter: str | None) -> Answer:
 
 
 def by_generate(weights: Weights, model: Any) -> Answer:
-    """`transformers.generate` over all prompts at once."""
+    """Answer by `transformers.generate` over all prompts at once."""
 
     async def answer(prompts: Prompts) -> int:
         rows = [weights.template.encode(prompt) for prompt in prompts]
@@ -168,7 +169,7 @@ def by_generate(weights: Weights, model: Any) -> Answer:
 
 
 def by_continuous_batching(weights: Weights) -> Answer:
-    """transformers' own continuous batching, `generate_batch`."""
+    """Answer by `generate_batch`, transformers' own continuous batching."""
     model: Any = weights.model
 
     async def answer(prompts: Prompts) -> int:
@@ -183,11 +184,11 @@ def by_continuous_batching(weights: Weights) -> Answer:
 
 
 def by_llama_cpp(vocabulary: Vocabulary) -> Answer:
-    """llama.cpp's server on the embedded model's own file of 4-bit weights."""
+    """Answer by llama.cpp's server, on the embedded model's own file of 4-bit weights."""
     llama: Any = importlib.import_module(LLAMA_CPP)
     parameters = llama.CommonParams()
     parameters.model.path = str(find_gguf())
-    parameters.n_ctx = max(CHATS) * (PROMPT_TOKENS + NEW_TOKENS + 64)  # shared by all places
+    parameters.n_ctx = max(CHATS) * (PROMPT_TOKENS + NEW_TOKENS + 64)  # shared by all slots
     parameters.n_parallel = max(CHATS)
     parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = torch.get_num_threads()
     server = llama.Server(parameters)
@@ -212,7 +213,7 @@ def by_llama_cpp(vocabulary: Vocabulary) -> Answer:
 
 
 async def _make(name: str, adapter: Adapter) -> dict[str, Answer]:
-    """The peers of this process, which is the one of that name."""
+    """Make the peers that run in the process of this name."""
     match name:
         case "engine" | "engine, no drafts":
             drafts = load_settings().engine.draft_tokens if name == "engine" else 0
@@ -238,7 +239,7 @@ async def _make(name: str, adapter: Adapter) -> dict[str, Answer]:
 
 
 def _work(name: str, adapter: Adapter, pipe: Connection) -> None:
-    """Peers' process: prompts come in, tokens written and seconds go out, until nothing does."""
+    """Serve a process's peers: prompts come in, tokens and seconds go out, until None comes."""
 
     async def work() -> None:
         peers = await _make(name, adapter)
@@ -254,7 +255,7 @@ def _work(name: str, adapter: Adapter, pipe: Connection) -> None:
 
 @contextmanager
 def started(name: str, adapter: Adapter) -> Iterator[dict[str, Connection]]:
-    """The peers of a process, ready."""
+    """Start a process; yield its peers once they are ready."""
     ours, theirs = multiprocessing.Pipe()
     spawn = multiprocessing.get_context("spawn")
     process = spawn.Process(target=_work, args=(name, adapter, theirs), daemon=True)
@@ -263,7 +264,7 @@ def started(name: str, adapter: Adapter) -> Iterator[dict[str, Connection]]:
     try:
         yield dict.fromkeys(ours.recv(), ours)
     finally:
-        with suppress(OSError):  # it may have died
+        with suppress(OSError):  # the process may have died
             ours.send(None)
         process.join(10)
         process.kill()
@@ -272,7 +273,7 @@ def started(name: str, adapter: Adapter) -> Iterator[dict[str, Connection]]:
 def measure(
     names: Sequence[str], adapter: Adapter, chats: Sequence[int], rounds: int = ROUNDS
 ) -> list[Row]:
-    """Every peer with every number of chats; each round has prompts of its own."""
+    """Measure every peer with every number of chats; each round has prompts of its own."""
     vocabulary = _vocabulary()
     found = []
     with ExitStack() as stack:
@@ -289,7 +290,7 @@ def measure(
                     time.sleep(QUIET_SECONDS)
                     peer.send((name, prompts))
                     written, seconds = peer.recv()
-                    if number:  # the first round warms everybody up
+                    if number:  # the first round is a warm-up
                         speeds[name].append(written / seconds)
             for name in peers:
                 found.append(Row(peer=name, chats=count, speeds=tuple(speeds[name])))
@@ -299,7 +300,7 @@ def measure(
 
 
 def _times(rows: Sequence[Row], name: str) -> Iterator[str]:
-    """How many times as fast as this peer Ratchet is with an adapter, by chats; of medians."""
+    """Yield Ratchet's speed with an adapter ÷ this peer's, for each number of chats, of medians."""
     speeds = {(row.peer, row.chats): statistics.median(row.speeds) for row in rows}
     for (peer, chats), speed in speeds.items():
         if peer == OURS:
@@ -307,7 +308,7 @@ def _times(rows: Sequence[Row], name: str) -> Iterator[str]:
 
 
 def bytes_a_second() -> float:
-    """How fast memory is read: the best of a few sums over a gigabyte."""
+    """Return the speed of reading memory: the best of a few sums over a gigabyte."""
     block = torch.ones(2**27, dtype=torch.int64)
     best = 0.0
     for _ in range(5):

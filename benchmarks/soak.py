@@ -1,11 +1,11 @@
-"""Kills at random while people talk: `python -m benchmarks.soak`, or `make soak`.
+"""Random kills while people talk: `python -m benchmarks.soak`, or `make soak`.
 
-`ratchet run` with a tiny random model, in front of a loopback Telegram. People ask and rate, an
+`ratchet run` with a tiny random model runs against a loopback Telegram. People ask and rate; an
 admin sends files and has versions trained. Meanwhile the bot, the trainer, a run or all of them at
-once are killed (SIGKILL), at random moments; what is gone is started again. In the end everything
-that was promised is counted: a reply to every message, the last word of every rating, every file,
-one version in use at most and its files whole, no run that seems to go on, a sound database. With
-`--postgres` that is a Postgres server of its own, which is not killed.
+once are killed (SIGKILL) at random moments and started again. In the end every promise is checked:
+a reply to every message, the last thumb of every rating, every file, at most one version in use
+and its files whole, no run that seems to go on, a sound database. `--postgres` uses a Postgres
+server of its own, which is not killed.
 """
 
 import argparse
@@ -44,11 +44,11 @@ ADMIN = 9
 PEOPLE = 6
 START_SECONDS = 120
 RUN_SECONDS = 10
-"""How long somebody who wants to kill a run waits for one."""
+"""Longest wait for a run that is to be killed."""
 
 SETTLE_SECONDS = 180
 LONGEST_SECONDS = 8.0
-"""Between two kills."""
+"""Longest pause between two kills."""
 
 TARGETS = ("bot", "trainer", "run", "everything")
 
@@ -76,17 +76,17 @@ SETTINGS = {
 
 @dataclass(kw_only=True)
 class Said:
-    """What people did, as far as Telegram took it."""
+    """Actions of people that Telegram accepted."""
 
     asked: Counter[int] = field(default_factory=Counter)
-    """Messages by person."""
+    """Number of messages by person."""
     rated: dict[tuple[int, int], int] = field(default_factory=dict)
-    """The last thumb by person and turn."""
+    """Last thumb by person and turn."""
     files: list[str] = field(default_factory=list)
 
 
 class Soak:
-    """A bot that is killed again and again, and what is left of what people did."""
+    """A bot that is killed again and again, and the people who use it."""
 
     def __init__(self, api: BotApi, folder: Path, model: Path, database: str, seed: int) -> None:
         self._api = api
@@ -104,7 +104,7 @@ class Soak:
         }
 
     async def run(self, kills: int) -> dict[str, int]:
-        """Kill so often, settle, and count what went wrong; nothing should."""
+        """Kill that many times, settle, and count what went wrong; every count should be 0."""
         await self._start()
         async with self._people():
             for number in range(kills):
@@ -137,11 +137,11 @@ class Soak:
             await self._process.wait()
 
     async def _kill(self) -> None:
-        """Kill something that is there, and start the bot again if it was the bot."""
+        """Kill a process, and start the bot again if it was the bot."""
         assert self._process is not None
         target = self._draw.choice(TARGETS)
         every = self._processes()
-        if target == "run":  # one that has to be waited for: they are short
+        if target == "run":  # runs are short: wait for one
             deadline = time.monotonic() + RUN_SECONDS
             while not every["run"] and time.monotonic() < deadline:
                 await asyncio.sleep(0.1)
@@ -161,7 +161,7 @@ class Soak:
             await self._start()
 
     def _processes(self) -> dict[str, list[psutil.Process]]:
-        """What is there to be killed."""
+        """Return the processes that can be killed, by kind."""
         assert self._process is not None
         every = {"bot": [psutil.Process(self._process.pid)], "trainer": [], "run": []}
         for child in every["bot"][0].children(recursive=True):
@@ -188,7 +188,7 @@ class Soak:
                     raise error
 
     async def _talk(self, user: User) -> None:
-        """Ask, wait for the reply as long as it takes, rate it, ask again."""
+        """Ask, wait for the reply however long it takes, rate it; repeat."""
         chat = self._api.private(user)
         while True:
             asked = await chat.send(user, f"Question {self._said.asked[user.id]} of {user.id}?")
@@ -197,12 +197,12 @@ class Soak:
             thumb = self._draw.choice((1, -1))
             turn = int(re.sub(r"\D", "", reply.buttons[0]["callback_data"]))
             self._said.rated[user.id, turn] = thumb
-            with suppress(TimeoutError):  # the tap is at Telegram, whoever answers it
+            with suppress(TimeoutError):  # Telegram has the tap, even unanswered
                 await chat.tap(user, reply.id, "👍" if thumb > 0 else "👎", timeout=2)
             await asyncio.sleep(self._draw.uniform(0.1, 2))
 
     async def _manage(self, admin: User) -> None:
-        """Send a file, have a version trained, again and again."""
+        """Send a file and have a version trained; repeat."""
         office = self._api.private(admin)
         while True:
             name = f"notes{len(self._said.files)}.txt"
@@ -213,7 +213,7 @@ class Soak:
             await asyncio.sleep(self._draw.uniform(1, 10))
 
     async def _settle(self) -> None:
-        """Wait until everything that was sent is dealt with, and no run is under way."""
+        """Wait until every update, turn, file and run is finished."""
         print("\nsettling", file=sys.stderr)
         deadline = time.monotonic() + SETTLE_SECONDS
         while time.monotonic() < deadline:
@@ -228,7 +228,7 @@ class Soak:
             await asyncio.sleep(1)
 
     def _wrong(self) -> dict[str, int]:
-        """How often each promise was broken."""
+        """Count how often each promise was broken."""
         return {
             "messages without a turn": sum(
                 count
@@ -266,7 +266,7 @@ class Soak:
 
     @property
     def done(self) -> dict[str, int]:
-        """What was done meanwhile, and what may happen twice."""
+        """Counts of what people and the trainer did, and of the replies shown twice."""
         replies = sum(
             len(_replies(self._api.private(self._api.user(person)))) for person in self._said.asked
         )
@@ -281,7 +281,7 @@ class Soak:
         }
 
     def _orphans(self) -> dict[str, int]:
-        """What lies about that no row knows of, and what should lie there and does not."""
+        """Count files and vectors that no row names, and texts whose vector is missing."""
         versions = {name for (name,) in self._rows("SELECT name FROM adapters")}
         adapters = self._folder / "adapters"
         folders = {each.name for each in adapters.iterdir()} if adapters.is_dir() else set()
@@ -300,7 +300,7 @@ class Soak:
         }
 
     def _faults(self) -> int:
-        """What SQLite finds wrong with its file; Postgres takes no row that refers to none."""
+        """Count the faults in SQLite's file; Postgres checks references itself."""
         if self._database.dialect.name != "sqlite":
             return 0
         sound = self._rows("PRAGMA integrity_check") == [("ok",)]
@@ -335,7 +335,7 @@ def _hash(folder: Path) -> str:
 async def soak(
     kills: int, seed: int, *, postgres: bool
 ) -> tuple[Counter[str], dict[str, int], dict[str, int]]:
-    """Kill so often in a folder that is thrown away: what was killed, done, and wrong."""
+    """Kill `kills` times in a temporary folder; return what was killed, done, and wrong."""
     with (
         tempfile.TemporaryDirectory(prefix="ratchet-") as folder,
         _database(Path(folder), postgres=postgres) as database,
@@ -349,7 +349,7 @@ async def soak(
 
 @contextmanager
 def _database(folder: Path, *, postgres: bool) -> Iterator[str]:
-    """The address of an empty one."""
+    """Yield the URL of an empty database."""
     if not postgres:
         yield f"sqlite:///{folder / 'ratchet.db'}"
         return
@@ -362,7 +362,7 @@ def _database(folder: Path, *, postgres: bool) -> Iterator[str]:
 
 
 def main() -> None:
-    """Print the tables and write them as JSON; exit code 1 if a promise was broken."""
+    """Print the tables and write them as JSON; exit with 1 if a promise was broken."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)

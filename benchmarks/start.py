@@ -1,7 +1,7 @@
-"""How long until the first token, from nothing? `python -m benchmarks.start`.
+"""Time from a cold start to the first token: `python -m benchmarks.start`.
 
 `ratchet chat --once` against a bare script that imports torch and transformers, loads the same
-weights and generates one token; turn and turn about, the model converted and the database made
+weights and generates one token. The two take turns; the model is converted and the database made
 beforehand. Then the modules that take longest to import.
 """
 
@@ -35,7 +35,7 @@ SLOWEST = 12
 
 
 def first_byte(command: Sequence[str], environment: Mapping[str, str]) -> float:
-    """Seconds until a command says something on standard output."""
+    """Return the seconds until a command writes to standard output."""
     started = time.perf_counter()
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
@@ -51,7 +51,7 @@ def first_byte(command: Sequence[str], environment: Mapping[str, str]) -> float:
 
 
 def imports(environment: Mapping[str, str]) -> list[tuple[str, float]]:
-    """The modules whose import takes longest, what they import included, in seconds."""
+    """Return the modules that take longest to import, their own imports included, in seconds."""
     command = [sys.executable, "-X", "importtime", "-c", "import bot.engine.local, bot.app"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
     lines = re.findall(r"\|\s+(\d+) \| ( *)(\S+)", done.stderr)
@@ -72,7 +72,7 @@ def main() -> None:
         for number in range(ROUNDS + 1):
             for name, command in commands.items():
                 took = first_byte(command, os.environ)
-                if number:  # the first round warms the disk up
+                if number:  # the first round warms up the disk cache
                     seconds[name].append(took)
         slowest = imports(os.environ)
     ratios = [a / b for a, b in zip(*seconds.values(), strict=True)]

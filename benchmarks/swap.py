@@ -1,9 +1,9 @@
-"""What do people notice of a swap? `python -m benchmarks.swap`.
+"""Effect of a swap on people who are talking: `python -m benchmarks.swap`.
 
 Eight chats talk without a pause while one version after another is loaded and made the active one.
-In fp32 every reply is compared with what its version says when it is alone; in bf16, as people are
-answered, rounding depends on the company. Stretches with swaps and without take turns, so that the
-machine's mood is the same for both.
+In fp32 every reply is compared with the reply of its version alone; in bf16, as people are
+answered, rounding depends on the other rows of the batch. Stretches with and without swaps
+alternate, so that changes in the machine's speed affect both.
 """
 
 import argparse
@@ -29,12 +29,12 @@ from store.settings import load_settings
 
 CHATS = 8
 VERSIONS = 5
-"""More than an engine keeps, so that every swap loads its version anew."""
+"""Number of versions: more than an engine keeps, so that every swap loads its version anew."""
 
 SWAPS = 10
 PATIENCE_SECONDS = 300
 STRETCHES = 5
-"""Of either kind."""
+"""Number of stretches of either kind."""
 
 PROMPTS = tuple(
     (Message(role="user", content=f"Tell me something interesting about {topic}."),)
@@ -52,17 +52,17 @@ class Spoken:
     prompt: int
     text: str
     whole: bool
-    """Whether it ended as a reply ends, and its pieces are its text."""
+    """True if the completion's text is that of the pieces, and its adapter the requested one."""
     gaps: tuple[float, ...]
     finished: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """Of all stretches of one precision."""
+    """Results of all stretches in one precision."""
 
     calm: tuple[float, ...]
-    """Seconds of the longest gap between two pieces of a reply, in each stretch without swaps."""
+    """Longest gap in seconds between two pieces of a reply, in each stretch without swaps."""
     swapped: tuple[float, ...]
     waits: tuple[float, ...]
     replies: int
@@ -71,7 +71,7 @@ class Found:
     mixed: int | None
 
     def rows(self) -> dict[str, str]:
-        """For people."""
+        """Return the results in words, for the table."""
         calm, swapped = ([1000 * each for each in gaps] for gaps in (self.calm, self.swapped))
         ratio = statistics.median(swapped) / statistics.median(calm)
         return {
@@ -95,22 +95,22 @@ class Talk:
     spoken: list[Spoken] = field(default_factory=list)
     lost: int = 0
     news: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set by every reply."""
+    """Set after every reply."""
 
     async def chat(self, number: int) -> None:
-        """One person, who asks the next question when the last is answered."""
+        """Ask as one person, each question after the last answer."""
         turn = number
         while self.going:
             try:
                 self.spoken.append(await self.ask(turn % len(PROMPTS), self.active))
-            except Exception as error:  # counted, and shown: none must be lost
+            except Exception as error:  # counted and printed: none may be lost
                 self.lost += 1
                 print(f"a reply was lost: {error!r}", file=sys.stderr)
             turn += 1
             self.news.set()
 
     async def ask(self, prompt: int, adapter: str | None) -> Spoken:
-        """One reply."""
+        """Ask, and return the reply."""
         stream = self.engine.stream(PROMPTS[prompt], SAMPLING, adapter=adapter)
         gaps, text, last, completion = [], "", 0.0, None
         async with aclosing(stream) as pieces:
@@ -135,7 +135,7 @@ class Talk:
 
 @asynccontextmanager
 async def talking(engine: LocalEngine) -> AsyncIterator[Talk]:
-    """Eight chats, for as long as the block lasts and until the last reply has come."""
+    """Run eight chats during the block; at its end wait for their last replies."""
     talk = Talk(engine=engine)
     chats = [asyncio.create_task(talk.chat(number)) for number in range(CHATS)]
     await asyncio.sleep(1)
@@ -147,7 +147,7 @@ async def talking(engine: LocalEngine) -> AsyncIterator[Talk]:
 
 
 async def swap(talk: Talk, version: Adapter) -> float:
-    """Load a version and make it the active one; seconds until the first reply that it wrote."""
+    """Load a version, make it active; return the seconds until its first reply has come."""
     started, before = time.perf_counter(), len(talk.spoken)
     async with asyncio.timeout(PATIENCE_SECONDS):
         await talk.engine.load_adapter(version)
@@ -159,7 +159,7 @@ async def swap(talk: Talk, version: Adapter) -> float:
 
 
 async def measure(weights: Weights, versions: Sequence[Adapter], *, exact: bool) -> Found:
-    """Stretches with swaps and, for as many seconds each, without; then each version alone."""
+    """Measure stretches with swaps and, for as many seconds each, without."""
     drafts = load_settings().engine.draft_tokens
     engine = LocalEngine(weights, batch_size=CHATS, draft_tokens=drafts)
     calm, swapped, waits = [], [], []
@@ -187,7 +187,7 @@ async def measure(weights: Weights, versions: Sequence[Adapter], *, exact: bool)
 
 
 async def _mixed(engine: LocalEngine, versions: Sequence[Adapter], spoken: Sequence[Spoken]) -> int:
-    """How many replies are not what their version says when it is alone."""
+    """Count the replies that differ from those of their version alone."""
     alone = {}
     talk = Talk(engine=engine)
     for version in (None, *versions):

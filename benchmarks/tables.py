@@ -27,10 +27,10 @@ class Column:
 
     name: str
     format: str | None = None
-    """None for a column of words."""
+    """Format of the numbers; None for a column of words."""
 
     def shown(self, cell: Any) -> str:
-        """The text of a cell; None is a dash, and words stay what they are."""
+        """Return the text of a cell: a dash for None, words unchanged."""
         if cell is None:
             return MISSING
         if isinstance(cell, str) or self.format is None:
@@ -40,7 +40,7 @@ class Column:
 
 
 def table(name: str) -> str:
-    """A table in Markdown, with its command, date and machine below."""
+    """Return a table in Markdown, with its command, date and machine below."""
     found = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
     columns = [Column(**column) for column in found["columns"]]
     lines = [
@@ -55,17 +55,17 @@ def table(name: str) -> str:
 
 
 def pages() -> list[Path]:
-    """Every page that may quote figures."""
+    """Return every page that may quote figures."""
     return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def names(page: str) -> list[str]:
-    """The tables that a page quotes."""
+    """Return the names of the tables that a page quotes."""
     return BLOCK.findall(page)
 
 
 def filled(page: str) -> str:
-    """A page with every table as its JSON says."""
+    """Return a page with every table filled from its JSON."""
 
     def block(match: re.Match[str]) -> str:
         return f"<!-- results: {match[1]} -->\n{table(match[1])}\n{END}"

@@ -41,7 +41,7 @@ ARCHITECTURES: dict[str, Callable[..., PreTrainedConfig]] = {
     "gpt2": GPT2Config,
     "gpt-neo": partial(GPTNeoConfig, attention_types=[[["global", "local"], 1]], window_size=16),
 }
-"""Small configurations of models in use."""
+"""Small configurations of the supported architectures."""
 
 CORPUS = ("What is the capital of France? The capital of France is Paris. system user assistant",)
 
@@ -49,7 +49,7 @@ CORPUS = ("What is the capital of France? The capital of France is Paris. system
 def make_tiny_tokenizer(
     *, chat_template: str | None = CHAT_TEMPLATE, corpus: Sequence[str] = CORPUS
 ) -> PreTrainedTokenizerFast:
-    """A byte-level tokenizer that can spell anything, with ChatML's control tokens."""
+    """Return a byte-level tokenizer that can spell any text, with ChatML's control tokens."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

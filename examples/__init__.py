@@ -1,1 +1,1 @@
-"""What to try Ratchet with."""
+"""Things to try Ratchet with."""

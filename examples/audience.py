@@ -19,7 +19,7 @@ from store.ratings import Ratings
 
 NOISE = 0.1
 AT_ONCE = 16
-"""People who wait for a reply at the same time."""
+"""Number of people who wait for a reply at the same time."""
 
 SYSTEM_PROMPT = "You are a helpful assistant. Answer in one or two short sentences."
 SETTINGS = {
@@ -28,9 +28,9 @@ SETTINGS = {
     "top_p": 0.95,
     "repetition_penalty": 1.0,
     "max_new_tokens": 72,
-    "memories": 0,  # or the audience would be taught by its own examples, too
+    "memories": 0,  # or examples in the prompt would teach, too
 }
-"""How the bot is set up for the audience."""
+"""Settings of the bot for the audience."""
 
 RATED_TOPICS = (
     "gardening",
@@ -114,12 +114,12 @@ _STOP = frozenset(re.findall(r"[a-z]+", " ".join(TEMPLATES).lower())) | {"the", 
 
 @dataclass(frozen=True, kw_only=True)
 class Persona:
-    """Somebody with a taste."""
+    """A simulated person with a taste."""
 
     name: str
     wants: str
     likes: Callable[[str, str], bool]
-    """Whether a reply to a question pleases; an empty one pleases nobody."""
+    """Function of question and reply: True if the reply pleases. An empty reply never does."""
 
 
 def _sentences(reply: str) -> list[str]:
@@ -184,11 +184,11 @@ _PERSONAS = (
     Persona(name="direct", wants="no more than one comma", likes=_has_no_asides),
 )
 PERSONAS = {each.name: each for each in _PERSONAS}
-"""By name."""
+"""Personas by name."""
 
 
 def questions(topics: Sequence[str], count: int, *, seed: int = 0) -> list[str]:
-    """So many questions about the topics, in a random order, each once while they last."""
+    """Return `count` questions about the topics in a random order, each once while they last."""
     every = [template.format(topic) for topic in topics for template in TEMPLATES]
     random.Random(seed).shuffle(every)
     return [every[place % len(every)] for place in range(count)]
@@ -235,7 +235,7 @@ class Audience:
         return list(await asyncio.gather(*(one(question) for question in asked)))
 
     def pleased(self, turns: Sequence[Turn]) -> float:
-        """The share of replies that really please, whatever thumb was pressed."""
+        """Return the share of replies that really please, whatever thumb was pressed."""
         likes = self._persona.likes
         return sum(likes(turn.question, turn.completion) for turn in turns) / max(1, len(turns))
 

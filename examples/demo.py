@@ -1,9 +1,9 @@
 """The whole loop, shown on the embedded model: `make demo`.
 
-A simulated audience with a taste chats and rates; a run trains an adapter and the gate proves it;
-the version goes live while a reply is being streamed; the audience comes back with topics that it
-never rated; back, and forward again. Ends with exit code 0 only if the gate let the version through
-and the audience is measurably happier.
+A simulated audience with a taste chats and rates; a run trains an adapter, and the gate tests it;
+the version goes live while a reply is being streamed; the audience asks about topics that it never
+rated; then a rollback, and a promotion again. The exit code is 0 only if the gate let the version
+through and the audience is measurably happier.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ STREAMED = "Tell me about the sea, and take your time."
 
 
 class Demo:
-    """Runs the loop in a store and shows it."""
+    """The demo: runs the loop in a store and shows it."""
 
     def __init__(self, store: Store, chat: Chat, console: Console, bar: Progress) -> None:
         self._store = store
@@ -52,7 +52,7 @@ class Demo:
         self._audience = Audience(PERSONA, chat, store.people, store.feedback)
 
     async def run(self, picture: Path) -> bool:
-        """The whole story; whether it ended well."""
+        """Run the whole story; return whether it ended well."""
         say = self._console.print
         say(f"The audience likes {PERSONA.wants}; one thumb in ten is the wrong one.\n")
         rated = await self._ask("chatting and rating", questions(RATED_TOPICS, RATED), rate=True)
@@ -113,7 +113,7 @@ class Demo:
         return run
 
     async def _swap(self, name: str) -> Turn:
-        """Promote while a reply is on its way; the reply's turn."""
+        """Promote while a reply is being streamed; return the turn of that reply."""
         place = Place(chat_id=-1)
         turn: Turn | None = None
         pieces = 0
@@ -133,7 +133,7 @@ class Demo:
         self._store.adapters.promote(name, base_model=adapter.base_model, reason="the demo")
 
     async def _back_and_forward(self, name: str) -> bool:
-        """Roll back, ask, promote again, ask; whether each reply came from the right version."""
+        """Roll back, ask, promote again, ask; return whether each reply used the right version."""
         self._store.adapters.rollback(reason="the demo goes back")
         back = await last_turn(self._chat, Place(chat_id=-2), 1, "What is tea?")
         self._promote(name)
@@ -165,7 +165,7 @@ async def show(store: Store, console: Console, picture: Path) -> bool:
 
 
 def main() -> None:
-    """Exit code 0 if the loop closed: the gate passed and the audience is happier."""
+    """Run the demo; exit with 0 if the gate passed and the audience is happier."""
     console = Console(width=110)
     started = time.monotonic()
     picture = PICTURE.absolute()

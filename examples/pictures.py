@@ -1,4 +1,4 @@
-"""Pictures of what was measured."""
+"""Pictures of the demo's results."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from bot.reports.stats import Liking
 
 @dataclass(frozen=True, kw_only=True)
 class Share:
-    """How many of a version's replies pleased."""
+    """A version's share of replies that pleased, and their number."""
 
     name: str
     share: float
@@ -20,7 +20,7 @@ class Share:
 
 
 def draw_demo(path: Path, *, curve: Sequence[tuple[int, float]], shares: Sequence[Share]) -> None:
-    """The learning curve, and how the audience likes each version, with 95 % intervals."""
+    """Draw the learning curve, and how the audience likes each version, with 95 % intervals."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     FigureCanvasAgg(figure)
     loss, liked = figure.subplots(1, 2)

@@ -1,4 +1,4 @@
-"""A store to measure or show things in, thrown away afterwards."""
+"""A temporary store, to measure or show things in."""
 
 import os
 import sys
@@ -27,11 +27,11 @@ OPEN_GATE = {
 
 @contextmanager
 def scratch_settings(**overrides: object) -> Iterator[Settings]:
-    """Settings over an empty data folder, its database at head; the model stays the real one.
+    """Yield settings over an empty data folder with its database at head and the real model.
 
-    They are in the environment too, for processes that are started meanwhile, and the working
-    folder is the empty one, so that nobody's `.env` file counts there. The converted model stays
-    in the real data folder, so that it is converted only once.
+    They are in the environment too, for processes that are started meanwhile. The working folder is
+    the empty one, so that nobody's `.env` file counts there. The converted model stays in the real
+    data folder, so that it is converted only once.
     """
     real = load_settings()
     models = real.storage.models_path.absolute()
@@ -56,7 +56,7 @@ def scratch_settings(**overrides: object) -> Iterator[Settings]:
 
 
 def as_a_run_is(module: str) -> None:
-    """Begin anew in the environment of a run's process, unless this is it."""
+    """Restart `module` in the environment of a run's process, unless this is one."""
     if not RUN_ENVIRONMENT.items() <= os.environ.items():
         again = [sys.executable, "-m", module, *sys.argv[1:]]
         os.execve(sys.executable, again, {**os.environ, **RUN_ENVIRONMENT})

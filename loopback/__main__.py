@@ -1,4 +1,4 @@
-"""The loopback Telegram by hand: `python -m loopback --port 8081 --token T`."""
+"""Command that serves the loopback Telegram by hand: `python -m loopback --port 8081 --token T`."""
 
 import argparse
 import asyncio

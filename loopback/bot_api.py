@@ -32,7 +32,7 @@ from loopback.world import World
 T = TypeVar("T")
 
 TOKEN = "123456:loopback-token"
-# Telegram's 50 MB are the file's; the other parts of a form need a little more.
+# Telegram's 50 MB are for the file; the other parts of a form need a little more.
 MAX_UPLOAD_BYTES = 50 * 1024 * 1024 + 64 * 1024
 # A server left running by hand must not remember every poll of every day.
 MAX_CALLS = 10_000
@@ -120,7 +120,7 @@ class BotApi:
         username: str | None = None,
         language_code: str | None = None,
     ) -> User:
-        """A person with an account; asking again for an id replaces its profile."""
+        """Make a person with an account; asking again for an id replaces its profile."""
         user = User(
             id=user_id,
             first_name=first_name,
@@ -132,7 +132,7 @@ class BotApi:
         return user
 
     def private(self, user: User) -> Chat:
-        """The person's private chat with the bot, opened on the first call."""
+        """Return the person's private chat with the bot, opened on the first call."""
         if user.id not in self._world.chats:
             self._world.chats[user.id] = Chat(self._world, user.id, members=[user])
         self._world.chats[user.id].members[user.id] = user
@@ -148,7 +148,7 @@ class BotApi:
         admins: Sequence[User] | None = None,
         bot_is_admin: bool = True,
     ) -> Chat:
-        """A group with the bot in it; its first admin, by default the first member, owns it.
+        """Make a group with the bot in it, owned by its first admin, by default the first member.
 
         Ids from -1000000000000 down are supergroups, others basic groups. A bot that is not
         an administrator gets no reactions.
@@ -167,46 +167,46 @@ class BotApi:
         return self._world.chats[group_id]
 
     def topic(self, group: Chat, name: str) -> int:
-        """Open a topic in a forum as its first member; its message_thread_id."""
+        """Open a topic in a forum as its first member; return its message_thread_id."""
         return group.add_topic(next(iter(group.members.values())), name)
 
     def chats(self) -> list[Chat]:
-        """Every chat there is."""
+        """Return every chat."""
         return list(self._world.chats.values())
 
     def block(self, user: User) -> None:
-        """The person blocks the bot: it is told, and its messages are refused with 403."""
+        """Block the bot as this person: it is told, and its messages are refused with 403."""
         self._world.set_blocked(user, True)
 
     def unblock(self, user: User) -> None:
-        """The person unblocks the bot, of which it is told."""
+        """Unblock the bot as this person; the bot is told."""
         self._world.set_blocked(user, False)
 
     def push(self, update: JsonObject) -> int | None:
-        """Queue any update as it is; its id, or None when the bot did not ask for its kind."""
+        """Queue any update as it is; return its id, or None if the bot did not ask for its kind."""
         return self._world.push(update)
 
     def file(self, file_id: str) -> Attachment:
-        """A stored file. Raises KeyError when there is none."""
+        """Return a stored file. Raises KeyError when there is none."""
         return self._world.files[file_id]
 
     def commands(self, scope: JsonObject | None = None, language_code: str = "") -> list[str]:
-        """The names of the commands set for a scope, by default the default one."""
+        """Return the names of the commands set for a scope, by default the default one."""
         commands = self._world.commands.get((scope_key(scope), language_code), [])
         return [str(each["command"]) for each in commands]
 
     @property
     def pending(self) -> tuple[JsonObject, ...]:
-        """The updates the bot has not confirmed."""
+        """Updates that the bot has not confirmed."""
         return self._world.updates.pending
 
     @property
     def polling(self) -> bool:
-        """Whether a long poll of the bot is held just now."""
+        """True while a long poll of the bot is held."""
         return self._world.updates.polling
 
     def calls_to(self, method: str) -> list[Call]:
-        """The calls of one method so far, oldest first; `download` for files."""
+        """Return the calls of one method so far, oldest first; `download` for files."""
         return [call for call in self.calls if call.method == method]
 
     def inject(self, method: str, fault: Fault, times: int = 1) -> None:
@@ -216,7 +216,7 @@ class BotApi:
         self._faults[method].extend([fault] * times)
 
     async def wait_for(self, predicate: Callable[[], T], timeout: float = 5) -> T:
-        """The first truthy value of `predicate`, looked at after every change of anything.
+        """Return the first truthy value of `predicate`, called again after every change.
 
         Raises TimeoutError, with the end of every chat, when it stays falsy.
         """

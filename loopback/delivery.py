@@ -1,4 +1,4 @@
-"""How updates reach the bot: long polling or a webhook, and the signal tests wait on.
+"""Delivery of updates to the bot by long polling or a webhook, and the signal tests wait on.
 
 Invariant: an update leaves the queue only when a later getUpdates passes it with its offset
 or a webhook answers it with 2xx, so a bot that dies in between is given it again.
@@ -29,7 +29,7 @@ SECRET = re.compile(r"[A-Za-z0-9_-]{1,256}")
 
 
 class Signal:
-    """Wakes everyone who waits for a change, so that no test polls with sleeps."""
+    """A signal that wakes everyone who waits for a change, so that no test polls with sleeps."""
 
     def __init__(self) -> None:
         self._waiting: set[asyncio.Future[None]] = set()
@@ -41,7 +41,7 @@ class Signal:
                 future.set_result(None)
 
     async def wait_for(self, predicate: Callable[[], T], timeout_seconds: float) -> T:
-        """The first truthy value of `predicate`, looked at after every change.
+        """Return the first truthy value of `predicate`, called again after every change.
 
         Raises:
             TimeoutError: when it stays falsy for `timeout_seconds`.
@@ -59,7 +59,7 @@ class Signal:
 
 @dataclass(frozen=True, kw_only=True)
 class Webhook:
-    """Where setWebhook asked for updates to be posted."""
+    """The address that setWebhook asked updates to be posted to."""
 
     url: str
     secret: str
@@ -86,16 +86,16 @@ class Updates:
 
     @property
     def pending(self) -> tuple[JsonObject, ...]:
-        """The updates that are not confirmed yet."""
+        """Updates that are not confirmed yet."""
         return tuple(self._pending)
 
     @property
     def polling(self) -> bool:
-        """Whether a poll is held just now."""
+        """True while a poll is held."""
         return self._held is not None
 
     def push(self, update: JsonObject) -> int | None:
-        """Queue an update of a kind the bot asked for; its id, or None when it did not ask.
+        """Queue an update; return its id, or None if the bot did not ask for its kind.
 
         As at Telegram, the kinds of the latest getUpdates or setWebhook decide at the
         moment of the event: a reaction made before the bot asked for them is never sent.
@@ -112,7 +112,7 @@ class Updates:
         return update_id
 
     async def poll(self, params: Params) -> list[JsonObject]:
-        """getUpdates. Raises ApiError 409 under a webhook or when another poll takes over."""
+        """Answer getUpdates. Raises ApiError 409 under a webhook or if another poll takes over."""
         if self._webhook is not None:
             raise ApiError(
                 409,
@@ -141,7 +141,7 @@ class Updates:
         return list(self._pending)[:limit]
 
     async def set_webhook(self, params: Params) -> bool:
-        """setWebhook; an empty `url` removes it. Plain http is taken on loopback only."""
+        """Answer setWebhook; an empty `url` removes it. Plain http is accepted on loopback only."""
         url, secret = params.text("url"), params.text("secret_token")
         if not url:
             return await self.delete_webhook(params)
@@ -160,7 +160,7 @@ class Updates:
         return True
 
     async def delete_webhook(self, params: Params) -> bool:
-        """deleteWebhook; an update under delivery stays queued and is given again."""
+        """Answer deleteWebhook; an update under delivery stays queued and is given again."""
         self._webhook = None
         self._last_error = None
         await self._stop_delivery()
@@ -169,7 +169,7 @@ class Updates:
         return True
 
     def webhook_info(self) -> JsonObject:
-        """getWebhookInfo."""
+        """Answer getWebhookInfo."""
         info: JsonObject = {
             "url": self._webhook.url if self._webhook else "",
             "has_custom_certificate": False,

@@ -22,7 +22,7 @@ Method: TypeAlias = Callable[[Params], Awaitable[Result]]
 MAX_DOWNLOAD_BYTES = 20 * 1024 * 1024
 
 MOST_DELETED = 100
-"""Messages that one deleteMessages takes."""
+"""Messages that one deleteMessages call accepts."""
 
 COMMAND_NAME = re.compile(r"[a-z0-9_]{1,32}")
 NOT_MODIFIED = (
@@ -219,7 +219,7 @@ class Methods:
         found = [message for each in ids if (message := chat.find(each)) is not None]
         if not all(self._may_delete(chat, message) for message in found):
             raise bad_request("message can't be deleted")
-        for message in found:  # Telegram skips those that are gone
+        for message in found:  # Telegram skips deleted ones
             chat.remove(message.id)
         return True
 
@@ -319,6 +319,6 @@ def _scope(params: Params) -> tuple[str, str]:
 
 
 def scope_key(scope: JsonObject | None) -> str:
-    """A BotCommandScope as a key: the same scope reads the same in any order."""
+    """Return a BotCommandScope as a key, the same whatever the order of its fields."""
     scope = scope or {"type": "default"}
     return "/".join(f"{name}={scope[name]}" for name in sorted(scope))

@@ -19,7 +19,7 @@ class User:
     is_bot: bool = False
 
     def json(self) -> JsonObject:
-        """The `User` object of the Bot API."""
+        """Return the `User` object of the Bot API."""
         body: JsonObject = {"id": self.id, "is_bot": self.is_bot, "first_name": self.first_name}
         for name in ("last_name", "username", "language_code"):
             if (value := getattr(self, name)) is not None:
@@ -48,7 +48,7 @@ class Attachment:
     data: bytes = field(repr=False)
 
     def json(self) -> JsonObject | list[JsonObject]:
-        """The Bot API object of this kind; a photo is a list of one size."""
+        """Return the Bot API object of this kind; a photo is a list of one size."""
         body: JsonObject = {
             "file_id": self.file_id,
             "file_unique_id": f"u{self.file_id}",
@@ -66,7 +66,7 @@ class Attachment:
 
 @dataclass(frozen=True, kw_only=True)
 class Revision:
-    """What a message said before an edit, and when it was replaced (seconds)."""
+    """A message's content before an edit, and the time when it was replaced (seconds)."""
 
     text: str
     entities: tuple[JsonObject, ...]
@@ -98,12 +98,12 @@ class Message:
 
     @property
     def from_bot(self) -> bool:
-        """Whether the bot sent it."""
+        """True if the bot sent it."""
         return self.sender.is_bot
 
     @property
     def edit_count(self) -> int:
-        """How often it was edited."""
+        """Number of edits."""
         return len(self.edits)
 
     @property
@@ -131,7 +131,7 @@ class Draft:
 
 @dataclass(frozen=True, kw_only=True)
 class CallbackAnswer:
-    """What the bot answered to a tap; `text` is None for a bare acknowledgement."""
+    """The bot's answer to a tap; `text` is None for a bare acknowledgement."""
 
     text: str | None
     show_alert: bool

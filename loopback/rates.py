@@ -13,7 +13,7 @@ PER_SECOND = 30
 
 
 class Rates:
-    """Counts sends; a refused one does not count, so waiting `retry_after` always helps."""
+    """A count of sends; refused ones do not count, so waiting `retry_after` always helps."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -22,7 +22,7 @@ class Rates:
         self._tokens: dict[int, tuple[float, float]] = {}
 
     def spend(self, chat_id: int, *, is_private: bool) -> None:
-        """Count one message to a chat. Raises ApiError 429 when it is one too many."""
+        """Count one message to a chat. Raises ApiError 429 when that exceeds a limit."""
         now = self._clock()
         tokens, at = self._tokens.get(chat_id, (float(BURST), now))
         tokens = min(float(BURST), tokens + now - at)

@@ -1,4 +1,4 @@
-"""The loopback Telegram by hand: a line typed is a message, what the bot does is printed.
+"""A console for the loopback Telegram: typed lines are messages, the bot's acts are printed.
 
 `+ID` and `-ID` tap the 👍 or 👎 button of a message; any other line is sent as the one
 person of one private chat.
@@ -27,7 +27,7 @@ def say(line: str) -> None:
 
 
 def read_lines(loop: asyncio.AbstractEventLoop, lines: "asyncio.Queue[str]") -> None:
-    """Feed stdin to `lines` from a thread, dropping what exceeds the queue."""
+    """Feed stdin to `lines` from a thread; lines beyond the queue's size are dropped."""
 
     def offer(line: str) -> None:
         if not lines.full():
@@ -42,7 +42,7 @@ def read_lines(loop: asyncio.AbstractEventLoop, lines: "asyncio.Queue[str]") -> 
 
 
 def shown(message: Message) -> str:
-    """One message of the bot as a line, with its buttons."""
+    """Return one message of the bot as a line, with its buttons."""
     state = f" (edit {message.edit_count})" if message.edit_count else ""
     buttons = "  ".join(f"[{label}]" for label in message.labels)
     file = f"<{message.attachment.name}> " if message.attachment else ""

@@ -1,4 +1,4 @@
-"""A chat of the loopback Telegram: what people do in it, and what a test sees of it.
+"""A chat of the loopback Telegram, with the acts of people and the messages that a test sees.
 
 People's acts change the chat and queue the update the bot would get; acts that Telegram's
 apps would not offer (a stranger writing, editing another's message) raise ValueError.
@@ -27,12 +27,12 @@ DRAFT_TTL_SECONDS = 30
 
 
 def is_final(message: Message) -> bool:
-    """Whether a bot's message is a finished reply: it has buttons; notices have none."""
+    """Return whether a bot's message is a finished reply, with buttons; notices have none."""
     return bool(message.buttons)
 
 
 def any_message(message: Message) -> bool:
-    """Accepts every bot message, for `wait_reply(final=any_message)`."""
+    """Accept every bot message, for `wait_reply(final=any_message)`."""
     return True
 
 
@@ -65,17 +65,17 @@ class Chat:
 
     @property
     def is_private(self) -> bool:
-        """Whether it is a person's chat with the bot."""
+        """True if it is a person's chat with the bot."""
         return self.title is None
 
     @property
     def messages(self) -> list[Message]:
-        """Every message there is now, oldest first; deleted ones are gone."""
+        """Messages that exist now, oldest first; deleted ones are gone."""
         return list(self._messages.values())
 
     @property
     def bot_messages(self) -> list[Message]:
-        """The bot's messages there are now, oldest first."""
+        """The bot's messages that exist now, oldest first."""
         return [message for message in self._messages.values() if message.from_bot]
 
     @property
@@ -85,11 +85,11 @@ class Chat:
         return [draft for draft in self._drafts.values() if draft.at > oldest]
 
     def find(self, message_id: int) -> Message | None:
-        """The message as it is now, or None when there is none."""
+        """Return the message as it is now, or None when there is none."""
         return self._messages.get(message_id)
 
     def message(self, message_id: int) -> Message:
-        """The message as it is now. Raises LookupError when there is none."""
+        """Return the message as it is now. Raises LookupError when there is none."""
         if (message := self._messages.get(message_id)) is None:
             raise LookupError(f"no message {message_id} in chat {self.id}")
         return message
@@ -103,7 +103,7 @@ class Chat:
         thread: int | None = None,
         entities: Sequence[JsonObject] | None = None,
     ) -> int:
-        """`user` writes `text`; commands, mentions and links are marked unless `entities`."""
+        """Write `text` as `user`; commands, mentions and links are marked unless `entities`."""
         found = automatic_entities(text) if entities is None else entities
         return self._write(user, text, tuple(found), reply_to=reply_to, thread=thread)
 
@@ -118,7 +118,7 @@ class Chat:
         reply_to: int | None = None,
         thread: int | None = None,
     ) -> int:
-        """`user` sends a file; over 20 MB the bot is told of it and cannot fetch it."""
+        """Send a file as `user`; over 20 MB the bot is told of it and cannot fetch it."""
         media = (MediaKind.DOCUMENT, name, mime_type, data)
         return self._send_media(user, media, caption, reply_to, thread)
 
@@ -131,14 +131,14 @@ class Chat:
         reply_to: int | None = None,
         thread: int | None = None,
     ) -> int:
-        """`user` sends a photo; its bytes are stored as they are."""
+        """Send a photo as `user`; its bytes are stored as they are."""
         media = (MediaKind.PHOTO, "photo.jpg", "image/jpeg", data)
         return self._send_media(user, media, caption, reply_to, thread)
 
     async def send_voice(
         self, user: User, data: bytes = b"ogg", *, thread: int | None = None
     ) -> int:
-        """`user` sends a voice message of one second."""
+        """Send a voice message of one second as `user`."""
         return self._send_media(
             user, (MediaKind.VOICE, "voice.oga", "audio/ogg", data), "", None, thread
         )
@@ -146,13 +146,13 @@ class Chat:
     async def send_sticker(
         self, user: User, data: bytes = b"webp", *, thread: int | None = None
     ) -> int:
-        """`user` sends a still sticker."""
+        """Send a still sticker as `user`."""
         return self._send_media(
             user, (MediaKind.STICKER, "sticker.webp", "image/webp", data), "", None, thread
         )
 
     async def edit(self, user: User, message_id: int, text: str) -> None:
-        """`user` edits their own text or caption."""
+        """Edit `user`'s own text or caption."""
         message = self.message(message_id)
         if message.sender.id != user.id:
             raise ValueError(f"{user.first_name} cannot edit a message of someone else")
@@ -160,14 +160,14 @@ class Chat:
         self._world.push({"edited_message": self.json(edited)})
 
     async def delete(self, user: User, message_id: int) -> None:
-        """`user` deletes a message; as at Telegram, the bot is told nothing."""
+        """Delete a message as `user`; as at Telegram, the bot is told nothing."""
         self.message(message_id)
         self.remove(message_id)
 
     async def tap(
         self, user: User, message_id: int, button: str, *, timeout: float = 5
     ) -> CallbackAnswer:
-        """`user` taps the button whose label begins with, or whose data is, `button`.
+        """Tap, as `user`, the button whose label begins with `button`, or whose data is that.
 
         Returns the bot's answer. Raises LookupError when there is no such button and
         TimeoutError when the bot does not answer in time.
@@ -187,7 +187,7 @@ class Chat:
         return await self._world.ask(user, self, self.message(message_id), data, timeout)
 
     async def react(self, user: User, message_id: int, emoji: Sequence[str]) -> None:
-        """`user` replaces their reactions on a message; an empty list takes them away.
+        """Replace `user`'s reactions on a message; an empty list takes them away.
 
         In a group Telegram tells only a bot that is an administrator.
         """
@@ -216,7 +216,7 @@ class Chat:
         timeout: float = 10,
         final: Callable[[Message], bool] = is_final,
     ) -> Message:
-        """The bot's first message after `after` that is `final`, by default one with buttons.
+        """Return the bot's first message after `after` that is `final`, by default with buttons.
 
         Edits count: a message streamed by editing becomes final when its buttons appear.
         Raises TimeoutError, naming what there was, after `timeout`.
@@ -304,11 +304,11 @@ class Chat:
         self._world.changed()
 
     def clear_drafts(self) -> None:
-        """What a sent message does to drafts."""
+        """Remove all drafts, as a sent message does."""
         self._drafts.clear()
 
     def add_topic(self, creator: User, name: str) -> int:
-        """Open a topic in a forum; its id is that of the message that opened it."""
+        """Open a topic in a forum; return its id, which is that of the message that opened it."""
         if not self.forum:
             raise ValueError(f"{self.title} is not a forum")
         message = self.add(creator, "", topic_name=name)
@@ -317,12 +317,12 @@ class Chat:
         return message.id
 
     def has_topic(self, thread: int) -> bool:
-        """Whether `thread` is an open topic of this forum; General is not one by id."""
+        """Return whether `thread` is an open topic of this forum; General is not one by id."""
         opening = self._messages.get(thread)
         return opening is not None and opening.topic_name is not None
 
     def json_chat(self) -> JsonObject:
-        """The `Chat` object of the Bot API."""
+        """Return the `Chat` object of the Bot API."""
         if self.is_private:
             (person,) = self.members.values()
             names = {
@@ -337,11 +337,11 @@ class Chat:
 
     @property
     def is_supergroup(self) -> bool:
-        """Whether its id is one of a supergroup, which counts its own messages."""
+        """True if its id is that of a supergroup, which numbers its messages itself."""
         return self.id <= -1_000_000_000_000
 
     def json(self, message: Message, *, nested: bool = False) -> JsonObject:
-        """The `Message` object of the Bot API; a nested one carries no further reply."""
+        """Return the `Message` object of the Bot API; a nested one carries no further reply."""
         body: JsonObject = {
             "message_id": message.id,
             "date": int(message.sent_at),
@@ -364,7 +364,7 @@ class Chat:
                 body[key] = list(message.entities)
         if message.buttons:
             body["reply_markup"] = message.markup
-        # In a topic, a message that answers no other answers the one that opened it.
+        # In a topic, a message without a reply answers the one that opened the topic.
         answered = message.reply_to or message.thread
         if answered and answered != message.id and not nested and answered in self._messages:
             body["reply_to_message"] = self.json(self._messages[answered], nested=True)

@@ -50,12 +50,12 @@ BUTTON_ACTIONS = (
 
 
 def utf16_length(text: str) -> int:
-    """The length of `text` in UTF-16 code units."""
+    """Return the length of `text` in UTF-16 code units."""
     return len(text.encode("utf-16-le")) // 2
 
 
 def _boundaries(text: str) -> set[int]:
-    """Every offset at which an entity may begin or end: none inside a surrogate pair."""
+    """Return every offset at which an entity may begin or end: none inside a surrogate pair."""
     edges, at = {0}, 0
     for character in text:
         at += 2 if ord(character) > 0xFFFF else 1
@@ -64,7 +64,7 @@ def _boundaries(text: str) -> set[int]:
 
 
 def automatic_entities(text: str) -> list[JsonObject]:
-    """The bot_command, mention and url entities Telegram finds in plain text itself."""
+    """Return the bot_command, mention and url entities Telegram finds in plain text itself."""
     found: list[JsonObject] = []
     taken: list[tuple[int, int]] = []
     for kind, pattern in (("url", LINK), ("bot_command", COMMAND), ("mention", MENTION)):
@@ -164,7 +164,7 @@ class _Html(HTMLParser):
 def formatted(
     params: Params, *, field: str, entities_field: str, limit: int, may_be_empty: bool = False
 ) -> tuple[str, tuple[JsonObject, ...]]:
-    """The text of a call after parsing, trimming and every check, with its entities.
+    """Return the text of a call after parsing, trimming and every check, with its entities.
 
     Raises:
         ApiError: 400 in Telegram's words for text or entities it would refuse.
@@ -187,7 +187,7 @@ def formatted(
 
 
 def checked_markup(markup: JsonObject | None, *, inline_only: bool = False) -> JsonObject | None:
-    """A reply_markup Telegram would accept; an empty inline keyboard counts as none.
+    """Return a reply_markup if Telegram would accept it; an empty inline keyboard counts as none.
 
     Raises:
         ApiError: 400 for a keyboard or button it would refuse.

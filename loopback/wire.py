@@ -1,4 +1,4 @@
-"""What crosses the wire of the loopback Bot API: parameters in, errors and faults out.
+"""Wire format of the loopback Bot API: parameters in, errors and faults out.
 
 Telegram takes the same parameters as a query string, JSON, a form or multipart, and
 python-telegram-bot uses two of them with nested values as JSON text. `read_params` makes
@@ -56,7 +56,7 @@ class ApiError(Exception):
         self.retry_after = retry_after
 
     def body(self) -> JsonObject:
-        """The JSON body Telegram would send for this error."""
+        """Return the JSON body Telegram would send for this error."""
         body: JsonObject = {
             "ok": False,
             "error_code": self.code,
@@ -68,12 +68,12 @@ class ApiError(Exception):
 
 
 def bad_request(reason: str) -> ApiError:
-    """The 400 that most refusals are."""
+    """Return an error 400, which most refusals are."""
     return ApiError(400, f"Bad Request: {reason}")
 
 
 def too_many_requests(retry_after: int) -> ApiError:
-    """The 429 whose `retry_after` (whole seconds) a bot must honour."""
+    """Return an error 429 with the `retry_after` (whole seconds) that a bot must honour."""
     return ApiError(429, f"Too Many Requests: retry after {retry_after}", retry_after)
 
 
@@ -94,12 +94,12 @@ class Params:
     uploads: Mapping[str, Upload] = field(default_factory=dict)
 
     def text(self, name: str, default: str = "") -> str:
-        """A string parameter; numbers are taken as their digits, as Telegram does."""
+        """Return a string parameter; numbers are taken as their digits, as Telegram does."""
         value = self.values.get(name)
         return default if value is None else str(value)
 
     def integer(self, name: str, default: int = 0) -> int:
-        """A whole number, or `default` when absent. Raises ApiError for anything else."""
+        """Return a whole number, or `default` when absent. Raises ApiError for anything else."""
         value = self.values.get(name)
         if value is None:
             return default
@@ -108,22 +108,22 @@ class Params:
         raise bad_request(f"{name} must be an integer")
 
     def optional_integer(self, name: str) -> int | None:
-        """A whole number, or None when absent."""
+        """Return a whole number, or None when absent."""
         return self.integer(name) if self.values.get(name) is not None else None
 
     def flag(self, name: str) -> bool:
-        """A boolean parameter, False when absent."""
+        """Return a boolean parameter, False when absent."""
         return self.values.get(name) in (True, 1, "1", "true", "True")
 
     def record(self, name: str) -> JsonObject | None:
-        """A nested object, or None when absent. Raises ApiError for anything else."""
+        """Return a nested object, or None when absent. Raises ApiError for anything else."""
         value = self.values.get(name)
         if value is None or isinstance(value, dict):
             return value
         raise bad_request(f"object expected as {name}")
 
     def records(self, name: str) -> list[JsonObject]:
-        """A list of objects, empty when absent. Raises ApiError for anything else."""
+        """Return a list of objects, empty when absent. Raises ApiError for anything else."""
         value = self.values.get(name)
         if value is None:
             return []
@@ -132,7 +132,7 @@ class Params:
         raise bad_request(f"list of objects expected as {name}")
 
     def integers(self, name: str) -> list[int]:
-        """A list of whole numbers, empty when absent. Raises ApiError for anything else."""
+        """Return a list of whole numbers, empty when absent. Raises ApiError for anything else."""
         value = self.values.get(name)
         if value is None:
             return []
@@ -141,7 +141,7 @@ class Params:
         raise bad_request(f"list of integers expected as {name}")
 
     def names(self, name: str) -> list[str] | None:
-        """A list of strings, or None when absent, which is not the same as empty."""
+        """Return a list of strings, or None when absent, which is not the same as empty."""
         value = self.values.get(name)
         if value is None:
             return None
@@ -150,7 +150,7 @@ class Params:
         raise bad_request(f"list of strings expected as {name}")
 
     def logged(self) -> JsonObject:
-        """The values for the call log, with each upload as `<name, n bytes>`."""
+        """Return the values for the call log, with each upload as `<name, n bytes>`."""
         files = {
             key: f"<{upload.name}, {len(upload.data)} bytes>"
             for key, upload in self.uploads.items()
@@ -224,12 +224,12 @@ class Fault:
 
 
 def flood(retry_after: int) -> Fault:
-    """429 with this `retry_after`; nothing is done."""
+    """Refuse with 429 and this `retry_after`; nothing is done."""
     return Fault(kind=FaultKind.FLOOD, seconds=retry_after)
 
 
 def server_error() -> Fault:
-    """502 with a page of HTML instead of JSON; nothing is done."""
+    """Answer 502 with a page of HTML instead of JSON; nothing is done."""
     return Fault(kind=FaultKind.SERVER_ERROR)
 
 

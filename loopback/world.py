@@ -51,7 +51,7 @@ class World:
         self.signal.changed()
 
     async def wait_for(self, predicate: Callable[[], T], timeout_seconds: float) -> T:
-        """`Signal.wait_for`, whose TimeoutError says what the chats looked like."""
+        """Wait as `Signal.wait_for` does; its TimeoutError says what the chats looked like."""
         try:
             return await self.signal.wait_for(predicate, timeout_seconds)
         except TimeoutError:
@@ -72,7 +72,7 @@ class World:
         return update_id
 
     def next_message_id(self, chat: Chat, last: int) -> int:
-        """Supergroups count their own messages; all other chats share one count."""
+        """Return a new message id; supergroups count alone, all other chats share one count."""
         if chat.is_supergroup:
             return last + 1
         self._last_shared_message_id += 1
@@ -97,7 +97,7 @@ class World:
     async def ask(
         self, user: User, chat: Chat, message: Message, data: str, timeout_seconds: float
     ) -> CallbackAnswer:
-        """Send a callback query and wait for the bot's answer, or TimeoutError."""
+        """Send a callback query and return the bot's answer. Raises TimeoutError."""
         query_id = str(4_000_000_000 + next(self._ids))
         answer: asyncio.Future[CallbackAnswer] = asyncio.get_running_loop().create_future()
         self.queries[query_id] = Query(asked_at=self.clock(), answer=answer)
@@ -127,7 +127,7 @@ class World:
         self.changed()
 
     def set_blocked(self, user: User, blocked: bool) -> None:
-        """Block or unblock the bot, of which it is told as of a change of its membership."""
+        """Block or unblock the bot, which is told by a change of its membership."""
         states = ("member", "kicked") if blocked else ("kicked", "member")
         (self.blocked.add if blocked else self.blocked.discard)(user.id)
         old, new = (
@@ -149,14 +149,14 @@ class World:
         )
 
     def reachable_chat(self, chat_id: int) -> Chat:
-        """The chat the bot may write to. Raises ApiError for none or one that blocked it."""
+        """Return a chat the bot may write to. Raises ApiError for none or one that blocked it."""
         chat = self.known_chat(chat_id)
         if chat.is_private and chat_id in self.blocked:
             raise ApiError(403, "Forbidden: bot was blocked by the user")
         return chat
 
     def known_chat(self, chat_id: int) -> Chat:
-        """The chat. Raises ApiError when there is none."""
+        """Return the chat. Raises ApiError when there is none."""
         if (chat := self.chats.get(chat_id)) is None:
             raise bad_request("chat not found")
         return chat

@@ -1,4 +1,4 @@
-"""The test suite. What it needs of the environment is set here, before anything is imported."""
+"""The test suite. Environment variables that it needs are set here, before anything is imported."""
 
 import os
 import tempfile

@@ -1,7 +1,7 @@
-"""Every bad input that somebody thought of: each has a test that says what comes of it.
+"""List of all bad inputs that were thought of: each has a test that says what comes of it.
 
-The tests are where their subject is, marked with `@pytest.mark.bad_input("NAME", …)`, or, of a
-parametrized test, the parameters that are such an input; `pytest -m bad_input` runs them all.
+The tests stand with their subject, marked with `@pytest.mark.bad_input("NAME", …)`; of a
+parametrized test, the parameters that are such an input are marked. `pytest -m bad_input` runs all.
 
 Beside each name stands the evidence that a test really provokes it: a regular expression that
 matches a line of what is gathered while it runs (`tests/evidence.py`). Where nothing can be seen

@@ -34,13 +34,13 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
 
 @pytest.fixture
 def clock() -> Clock:
-    """A clock that stands still until it is moved."""
+    """Return a clock that stands still until it is moved."""
     return Clock()
 
 
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[str]:
-    """A real Postgres server.
+    """Start a real Postgres server, and yield its URL.
 
     It runs as a user of its own when root tests, and pytest closes its own folder to all others
     whenever another session begins.
@@ -55,7 +55,7 @@ def postgres_url() -> Iterator[str]:
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """An empty database of either kind, without a schema."""
+    """Yield an empty database of either kind, without a schema."""
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path / 'ratchet.db'}"
         return
@@ -74,7 +74,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
 
 @pytest.fixture
 def database(database_url: str, clock: Clock) -> Iterator[Database]:
-    """A database of either kind at head, its clock in the test's hand."""
+    """Yield a database of either kind at head, whose clock the test moves."""
     database = Database(database_url, clock=clock)
     database.upgrade()
     yield database
@@ -83,7 +83,7 @@ def database(database_url: str, clock: Clock) -> Iterator[Database]:
 
 @pytest.fixture
 def sqlite(tmp_path: Path, clock: Clock) -> Iterator[Database]:
-    """A SQLite database at head, for tests to which the kind does not matter."""
+    """Yield a SQLite database at head, for tests to which the kind does not matter."""
     database = Database(f"sqlite:///{tmp_path / 'ratchet.db'}", clock=clock)
     database.upgrade()
     yield database
@@ -92,13 +92,13 @@ def sqlite(tmp_path: Path, clock: Clock) -> Iterator[Database]:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A chat model of a few thousand random weights, in the Hub's layout."""
+    """Return a chat model of a few thousand random weights, in the Hub's layout."""
     return make_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
 
 
 @pytest.fixture
 def make_adapter(tiny_model: Path, tmp_path: Path) -> MakeAdapter:
-    """Makes adapters of the tiny model; `base_model` is what they claim to be trained on."""
+    """Return a maker of adapters of the tiny model; each claims to be trained on `base_model`."""
 
     def make(base_model: str, *, seed: int = 1) -> Adapter:
         folder = make_tiny_adapter(tiny_model, tmp_path / f"adapter-{seed}", seed=seed)

@@ -1,9 +1,9 @@
 """Evidence that a test of a bad input really provokes it, gathered while the test runs.
 
-A test marked `bad_input(NAME)` fails unless a line of its evidence matches what `AREAS` says of
-that name. Lines are the errors of ours that were made, what was logged, the test's parameters,
-what it notes itself (`note`), and, where a loopback Telegram is there, what people did and what the
-bot called.
+A test marked `bad_input(NAME)` fails unless a line of its evidence matches the pattern of that name
+in `AREAS`. Lines are our own errors that were raised, log messages, the test's parameters, lines
+that the test adds (`note`), and, with a loopback Telegram, the acts of people and the calls of the
+bot.
 """
 
 import logging
@@ -27,17 +27,17 @@ ERRORS = (BotError, EngineError, StoreError, TrainerError)
 
 
 def note(line: str) -> None:
-    """Add a line to the evidence of the test that runs."""
+    """Add a line to the evidence of the running test."""
     _noted.append(line)
 
 
 def names_of(item: pytest.Item) -> list[str]:
-    """The bad inputs that a test is marked with."""
+    """Return the bad inputs that a test is marked with."""
     return [name for mark in item.iter_markers("bad_input") for name in mark.args]
 
 
 def lacking(names: Sequence[str], lines: Sequence[str]) -> list[str]:
-    """The bad inputs of which the evidence shows nothing."""
+    """Return the bad inputs of which the evidence shows nothing."""
     wanted = {name: EVIDENCE[name] for name in names}
     return [
         name
@@ -78,13 +78,13 @@ def gathered(item: pytest.Item) -> Iterator[list[str]]:
 
 
 def parameters(item: pytest.Item) -> list[object]:
-    """The values that a parametrized test is called with."""
+    """Return the values that a parametrized test is called with."""
     call = getattr(item, "callspec", None)
     return list(call.params.values()) if call else []
 
 
 def telegram(api: BotApi) -> Iterator[str]:
-    """What people did, and what the bot called."""
+    """Yield the acts of people, and the calls of the bot."""
     for chat in api.chats():
         for message in chat.messages:
             if not message.from_bot:

@@ -25,7 +25,7 @@ WORD = re.compile(r"\s*\S+\s*")
 
 
 def echo(messages: Sequence[Message]) -> str:
-    """Says what it was asked, so that a test can tell replies apart."""
+    """Say what was asked, so that a test can tell replies apart."""
     return f"You said: {messages[-1].content}"
 
 

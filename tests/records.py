@@ -1,4 +1,4 @@
-"""Records with every field filled in, of which a test says only what it is about."""
+"""Records with every field filled in; a test gives only the fields that it is about."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -87,20 +87,20 @@ _RUN = TrainingRun(
 
 
 def make_turn(**changes: Any) -> Turn:
-    """A finished turn."""
+    """Return a finished turn."""
     return replace(_TURN, **changes)
 
 
 def make_adapter(**changes: Any) -> Adapter:
-    """A candidate of the embedded model."""
+    """Return a candidate of the embedded model."""
     return replace(_ADAPTER, **changes)
 
 
 def make_example(**changes: Any) -> Example:
-    """A reply that was rated 👍."""
+    """Return a reply that was rated 👍."""
     return replace(_EXAMPLE, **changes)
 
 
 def make_run(**changes: Any) -> TrainingRun:
-    """A run that waits in the queue."""
+    """Return a run that waits in the queue."""
     return replace(_RUN, **changes)

@@ -1,4 +1,4 @@
-"""The house's rules: who may import whom, what is imported when, and that the README is true."""
+"""Rules of the architecture: who may import whom, what is imported when; the README is true."""
 
 import ast
 import re
@@ -24,7 +24,7 @@ ARROWS = {
     "examples": (*PACKAGES, "loopback"),
     "benchmarks": (*PACKAGES, "loopback", "examples"),
 }
-"""What a folder may import beside itself; tests may import everything, and nothing imports them."""
+"""Folders that each folder may import; tests may import everything, and nothing imports them."""
 
 OURS = (*PACKAGES, "migrations", "loopback", "examples", "benchmarks", "tests")
 SHIPPED = (*PACKAGES, "migrations", "loopback")
@@ -48,7 +48,7 @@ def sources(package: str) -> list[Path]:
 
 
 def imports(file: Path, *, top_level: bool = False) -> Iterator[str]:
-    """Every module that a file imports; with `top_level`, those that importing it imports."""
+    """Yield the modules that a file imports; with `top_level`, only those at its import."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
     nodes = tree.body if top_level else ast.walk(tree)
     for node in nodes:
@@ -96,7 +96,7 @@ ENGINES = ("bot.engine.local", "bot.engine.vllm")
 
 
 def exported_by(package: str) -> set[str]:
-    """The names in `__all__` of a package, read without importing it."""
+    """Return the names in `__all__` of a package, read without importing it."""
     file = ROOT / package.replace(".", "/") / "__init__.py"
     for node in ast.parse(file.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
@@ -187,7 +187,7 @@ BUILDERS = (
 
 
 def calls(file: Path) -> Iterator[str]:
-    """The names of everything that a file calls; of `A.of(...)` also `A`."""
+    """Yield the names of everything that a file calls; of `A.of(...)` also `A`."""
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Call):
             called = node.func
@@ -224,7 +224,7 @@ def test_nothing_heavy_is_imported_outside_the_rooms_for_it() -> None:
 
 
 def declared(*extras: str) -> set[str]:
-    """The distributions that pyproject.toml asks for, with these extras."""
+    """Return the distributions that pyproject.toml requires, with these extras."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     lists = [project["optional-dependencies"][extra] for extra in extras]
     requirements = [*project["dependencies"], *(each for some in lists for each in some)]
@@ -270,7 +270,7 @@ def test_importing_the_command_line_loads_nothing_heavy() -> None:
 
 
 def files_in_the_readme_of(package: str) -> set[str]:
-    """Every file that the tables of a package's README name, with its folder."""
+    """Return every file that the tables of a package's README name, with its folder."""
     folder, named = package, set[str]()
     for line in (ROOT / package / "README.md").read_text(encoding="utf-8").splitlines():
         if heading := re.match(r"## `(\S+)/`", line):

@@ -19,7 +19,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def marked_tests() -> Iterator[tuple[Function, set[str]]]:
-    """Every test of a bad input, with the names that it or its parameters are marked with."""
+    """Yield every test of a bad input, with the names that it or its parameters are marked with."""
     for file in FOLDER.rglob("test_*.py"):
         tree = ast.parse(file.read_text(encoding="utf-8"))
         constants = {
@@ -37,7 +37,7 @@ def marked_tests() -> Iterator[tuple[Function, set[str]]]:
 def marks(
     expression: ast.expr, constants: Mapping[str, set[str]] = MappingProxyType({})
 ) -> set[str]:
-    """The bad inputs that an expression names, by itself or by a constant of its file."""
+    """Return the bad inputs that an expression names, itself or by a constant of its file."""
     found = set[str]()
     for each in ast.walk(expression):
         if isinstance(each, ast.Call) and ast.unparse(each.func).endswith("mark.bad_input"):
@@ -48,7 +48,7 @@ def marks(
 
 
 def claims(node: Function) -> bool:
-    """Whether a test can fail by what it finds."""
+    """Return whether a test can fail by what it finds."""
     return any(
         isinstance(each, ast.Assert)
         or (isinstance(each, ast.Call) and ast.unparse(each.func).endswith(CLAIMS))

@@ -1,4 +1,4 @@
-"""What the pages say is there: tests, files, commands, settings, figures."""
+"""Claims of the docs: tests, files, commands, settings and figures that they name are there."""
 
 import ast
 import json
@@ -27,7 +27,7 @@ PAGES = (
     *(ROOT / folder / "README.md" for folder in ("bot", "store", "trainer", "loopback")),
 )
 LOG = ROOT / "docs" / "experiments.md"
-"""A dated log: figures and runs in it are of their day."""
+"""A dated log, whose figures and runs belong to their day."""
 
 MOST_LINES = 200
 MOST_WORDS_IN_A_CELL = 30
@@ -35,7 +35,7 @@ MOST_WORDS_IN_A_CELL = 30
 TOP_FOLDERS = "bot|store|trainer|migrations|loopback|tests|benchmarks|examples|docs"
 PATH = re.compile(rf"(?<![\w/.-])((?:{TOP_FOLDERS})/[\w./-]*\w|Makefile|[\w-]+\.toml)(?![\w/])")
 MADE = frozenset({"benchmarks/measured"})
-"""Folders that are there only once something ran."""
+"""Folders that exist only after something has run."""
 
 COMMAND = re.compile(r"(?:^|[`/ ])ratchet (?=[a-z])([^`\n|]*)")
 TELEGRAM = re.compile(r"`/([a-z]+)(?=[ `])")
@@ -53,7 +53,7 @@ def text_of(page: Path) -> str:
 
 
 def cited_tests(page: Path) -> Iterator[tuple[str, str]]:
-    """Every test that a page cites, with its file; `…::name` is of the file cited before it."""
+    """Yield the tests that a page cites, with their files; `…::name` is of the file before."""
     file = ""
     for path, name in re.findall(r"`(tests/[\w/]+\.py|…)(?:::(\w+))?`", text_of(page)):
         file = file if path == "…" else path
@@ -63,7 +63,7 @@ def cited_tests(page: Path) -> Iterator[tuple[str, str]]:
 
 @cache
 def names_in(file: str) -> frozenset[str]:
-    """Functions, classes and constants of a file; methods as `Class.method`."""
+    """Return functions, classes and constants of a file; methods as `Class.method`."""
     found = set[str]()
     for node in ast.parse(text_of(ROOT / file)).body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -83,7 +83,7 @@ def names_in(file: str) -> frozenset[str]:
 
 
 def benchmarks() -> Iterator[str]:
-    """Every module of `benchmarks/` that can be run."""
+    """Yield every module of `benchmarks/` that can be run."""
     for file in (ROOT / "benchmarks").glob("*.py"):
         if '__name__ == "__main__"' in text_of(file):
             yield f"benchmarks.{file.stem}"
@@ -92,7 +92,7 @@ def benchmarks() -> Iterator[str]:
 
 
 def command_of(words: list[str]) -> tuple[click.Command, list[str]]:
-    """The command that words name, and what is left of them."""
+    """Return the command that words name, and the words that remain."""
     command: click.Command = cli
     while isinstance(command, click.Group) and words and words[0] in command.commands:
         command, words = command.commands[words[0]], words[1:]
@@ -100,7 +100,7 @@ def command_of(words: list[str]) -> tuple[click.Command, list[str]]:
 
 
 def every_command(command: click.Command = cli, name: str = "ratchet") -> Iterator[str]:
-    """Every command that does something, by its full name."""
+    """Yield every command that does something, by its full name."""
     if not isinstance(command, click.Group) or command.invoke_without_command:
         yield name
     if isinstance(command, click.Group):

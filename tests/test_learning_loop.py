@@ -1,7 +1,7 @@
 """The whole story in seconds: people rate, a run trains, the gate lets it through, the bot swaps.
 
-On a tiny random model with real SQL and real Chroma. The gate's limits stand wide open: what a
-tiny random model says cannot be good, and what the gate refuses is told in tests/trainer.
+On a tiny random model with real SQL and real Chroma. The gate's limits are wide open: what a tiny
+random model says cannot be good. Refusals by the gate are tested in tests/trainer.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ PERSON = 7
 
 @pytest.fixture
 def settings(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """Everything small; no sentence embedder, which is not what this story is about."""
+    """Return settings for a small run, without a sentence embedder, which this story leaves out."""
     for room in ("bot.app", "trainer.run", "trainer.tuning.launch"):
         monkeypatch.setattr(f"{room}.SentenceEmbedder", lambda name: FakeEmbedder())
     settings = load_settings(

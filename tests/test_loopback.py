@@ -74,7 +74,7 @@ class Clock:
 
 @pytest.fixture(autouse=True)
 def durations_are_timedeltas(monkeypatch: pytest.MonkeyPatch) -> None:
-    """python-telegram-bot warns of its old way, and warnings are errors."""
+    """Use durations as timedeltas: python-telegram-bot warns otherwise, and warnings are errors."""
     monkeypatch.setenv("PTB_TIMEDELTA", "1")
 
 
@@ -121,7 +121,7 @@ def make_application(api: BotApi) -> "Application":  # type: ignore[type-arg]
 
 
 async def call(api: BotApi, method: str, /, **params: object) -> tuple[int, JsonObject]:
-    """A plain HTTP call with a JSON body."""
+    """Make a plain HTTP call with a JSON body; return the status and the JSON answer."""
     async with (
         aiohttp.ClientSession() as session,
         session.post(f"{api.url}/bot{api.token}/{method}", json=params) as response,

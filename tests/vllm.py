@@ -19,9 +19,9 @@ Body = dict[str, Any]
 class FakeVllm:
     """One server, served while the `async with` lasts.
 
-    Faults: `status` answers everything with that code, `load_status` the loading of adapters;
-    `breaks_after` so many tokens the next reply breaks off, or ends as `breaks_with` says; while
-    `hold` is clear, nothing is said.
+    Faults: `status` answers every call with that code, `load_status` the loading of adapters. The
+    next reply breaks off after `breaks_after` tokens, or ends as `breaks_with` says. While `hold`
+    is clear, nothing is written.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class FakeVllm:
         self.hold = asyncio.Event()
         self.hold.set()
         self.open = 0
-        """Replies under way."""
+        """Number of unfinished replies."""
         self._tokenizer = tokenizer
         self._model = model
         self._context_tokens = context_tokens
@@ -77,21 +77,21 @@ class FakeVllm:
         self._port = self._runner.addresses[0][1]
 
     async def stop(self) -> None:
-        """Go, and let connections drop."""
+        """Stop serving, and drop connections."""
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
 
     def reads_like(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Serve another model from now on."""
+        """Serve a model with another tokenizer from now on."""
         self._tokenizer = tokenizer
 
     def asked(self, path: str) -> list[Body]:
-        """The bodies that came in there."""
+        """Return the bodies of the calls to a path."""
         return [body for where, body in self.calls if where == path]
 
     def next_token(self, model: str, ids: Sequence[int], seed: int | None) -> int:
-        """What follows; never an end, so that a reply is as long as it may be."""
+        """Return the next token; never an end, so that a reply is as long as it may be."""
         digest = hashlib.sha256(json.dumps([model, list(ids), seed]).encode()).digest()
         letters = range(40, 100)  # whole characters of the tiny vocabulary
         return letters[int.from_bytes(digest[:4], "big") % len(letters)]
@@ -170,7 +170,7 @@ class FakeVllm:
 
 
 def choice(tokens: Sequence[int], end: str | None) -> Body:
-    """What a reply has come to; its text holds what some take for the end of a line."""
+    """Return a piece of a reply; its text holds a character that some split lines at."""
     return {"index": 0, "text": "a\u2028b", "token_ids": list(tokens), "finish_reason": end}
 
 

@@ -1,4 +1,4 @@
-"""Fills a store, measures it, prints the table and writes it as JSON."""
+"""The command: fills a store, measures it, prints the table and writes it as JSON."""
 
 import argparse
 import os
@@ -23,7 +23,7 @@ from store.settings import load_settings
 
 @contextmanager
 def database_in(folder: Path, kind: str) -> Iterator[str]:
-    """Give the URL of the database in a folder, which may be filled already."""
+    """Yield the URL of the database in a folder, which may be filled already."""
     if kind == "sqlite":
         yield f"sqlite:///{folder / 'ratchet.sqlite'}"
         return

@@ -1,4 +1,4 @@
-"""Draws what lies beside the turns: people, documents, runs and versions."""
+"""Made-up rows beside the turns: people, documents, runs and versions."""
 
 from datetime import timedelta
 

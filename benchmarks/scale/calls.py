@@ -1,4 +1,4 @@
-"""The calls of the store that are measured, and nothing of how they are measured."""
+"""The calls of the store that are measured; how they are measured is left to `measure.py`."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -16,12 +16,12 @@ from store.domain import FinishReason, Memory, Place, Rating, RatingSource, Turn
 from store.settings import Settings
 
 HISTORY = 8
-"""Exchanges that find room in a prompt."""
+"""Exchanges that fit into a prompt."""
 
 COMPLETION = "ba be bi bo bu " * 20
 
 Lap = Callable[[str], AbstractContextManager[None]]
-"""Times a block, under a name."""
+"""Function that times a block under a name."""
 
 
 class StoreCalls:
@@ -39,7 +39,7 @@ class StoreCalls:
         )
 
     def ask(self, place: Place, person_id: int, update_id: int, question: str, lap: Lap) -> Turn:
-        """Do all that a question does, but search documents, embed and write the reply."""
+        """Do all that a question does, except document search, embedding and writing the reply."""
         conversations = self._store.conversations
         with lap("people.find"):
             self._store.people.find(person_id)
@@ -90,11 +90,11 @@ class StoreCalls:
             self._store.feedback.tally(turn_id)
 
     def status(self) -> None:
-        """Read what `/status` shows."""
+        """Read the facts for `/status`."""
         self._store.status.read()
 
     def stats(self) -> None:
-        """Read what `/stats` draws."""
+        """Read the figures for `/stats`."""
         read_statistics(self._store.statistics, self._store.runs)
 
     def metrics(self) -> None:
@@ -102,17 +102,17 @@ class StoreCalls:
         list(StoreFigures(self._store.statistics).collect())
 
     def proposals(self) -> None:
-        """Read what `/approve` lists."""
+        """Read the answers for `/approve`."""
         self._store.memories.proposals()
 
     def forget(self, person_id: int) -> int:
-        """Erase somebody. Returns how many turns that were."""
+        """Erase a person; return the number of turns erased."""
         return self._store.eraser.erase_person(person_id).turns
 
     def expire(self, age: timedelta) -> int:
-        """Delete the turns that are older. Returns how many they were."""
+        """Delete the turns that are older; return their number."""
         return self._store.eraser.expire(age)
 
     def write_a_row(self) -> None:
-        """Write as little as there is to write."""
+        """Write one tiny row."""
         self._store.groups.decide(SMALL_GROUPS[0], answers=True)

@@ -1,4 +1,4 @@
-"""Chooses a run's examples in a process of its own, whose peak of memory is measured.
+"""Choice of a run's examples in a process of its own, whose peak of memory is measured.
 
 `python -m benchmarks.scale.choose URL` prints a line of JSON for each part of the choice.
 """
@@ -25,7 +25,7 @@ from trainer.recipe import Recipe
 from trainer.run import CANDIDATES
 
 CHOOSING_SECONDS = 900.0
-"""Time after which the choice is given up."""
+"""Timeout of the choice."""
 
 LIMIT_SECONDS, LIMIT_MEGABYTES = 5.0, 300.0
 
@@ -81,7 +81,7 @@ def _print(part: str, seconds: float, before: int, examples: int) -> None:
 
 
 def _peak() -> int:
-    """Return the most bytes that this process has held; `ru_maxrss` would count its parent's."""
+    """Return the most bytes this process has held; `ru_maxrss` would count its parent's."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 

@@ -1,4 +1,4 @@
-"""Draws the texts and times that a store is filled with, and says how large its parts are."""
+"""Made-up texts and times that a store is filled with, and the sizes of its parts."""
 
 import random
 from collections.abc import Sequence
@@ -19,19 +19,19 @@ LARGE_GROUP = -1
 
 SMALL_GROUPS = range(-101, -1)
 SILENT_GROUPS = range(-5, -1)
-"""Groups in which nothing is to be learned, as their admins said."""
+"""Groups in which nothing may be learned, by decision of their admins."""
 
 FIRST_PERSON = 1000
 DOCUMENTS = 20
 CHUNKS = 50
-"""Chunks of a document."""
+"""Number of chunks of a document."""
 
 EMBEDDER = "stub"
-"""Name of the embedder that the vectors of memories are said to come from."""
+"""Name of the embedder that is recorded for the vectors of memories."""
 
 DIMENSIONS = 384
 VECTORS = 1000
-"""Vectors that are drawn; several memories have the same."""
+"""Number of different vectors; several memories share one."""
 
 RUNS = 50
 MODEL = "starter"
@@ -41,7 +41,7 @@ Rows: TypeAlias = dict[type[Base], list[Row]]
 
 
 class Drawing:
-    """Draws for a store with so many turns, the last of them at a moment."""
+    """Random texts, times and vectors for a store with so many turns up to a last moment."""
 
     def __init__(self, turns: int, now: datetime, seed: int = 0) -> None:
         self.turns = turns
@@ -57,7 +57,7 @@ class Drawing:
         return self.now - YEAR * (1 - turn_id / self.turns)
 
     def text(self, least: int, most: int) -> str:
-        """Draw a text of so many characters."""
+        """Draw a text of `least` to `most` characters."""
         start = self.random.randrange(len(self._words) - most)
         return self._words[start : start + self.random.randint(least, most)].strip()
 
@@ -80,7 +80,7 @@ def document_of(chunk_id: int) -> int:
 
 
 def near_vectors(count: int, seed: int) -> Sequence[bytes]:
-    """Draw unit vectors around one direction, as bytes: their cosines are about 0.9."""
+    """Draw unit vectors around one direction, as bytes; their cosines are about 0.9."""
     draw = np.random.default_rng(seed)
     spread = draw.normal(size=(count, DIMENSIONS)) / 3
     spread[:, 0] += DIMENSIONS**0.5
@@ -94,7 +94,7 @@ def version(number: int) -> str:
 
 
 def _made_up_words(draw: random.Random) -> str:
-    """Draw a few megabytes of made-up words; every text is a piece of them."""
+    """Draw a few megabytes of made-up words, from which all texts are cut."""
     syllables = [consonant + vowel for consonant in "bdfgklmnprstvz" for vowel in "aeiou"]
     words = ["".join(draw.choices(syllables, k=draw.randint(1, 4))) for _ in range(20_000)]
     return " ".join(draw.choices(words, k=500_000))

@@ -1,4 +1,4 @@
-"""Figures: what calls take, and what they may take."""
+"""Figures: the time and memory that calls take, and their limits."""
 
 import statistics
 import time
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 CALLS = 25
-"""Calls of a kind, unless they take long."""
+"""Number of calls of a kind, unless they are slow."""
 
 SLOW_SECONDS = 120.0
 """Time after which no more calls of a kind are begun."""
@@ -21,14 +21,14 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """The values of one call, and the limit that their median keeps to."""
+    """The values measured of one call, and the limit that their median must keep."""
 
     name: str
     values: Sequence[float]
     unit: str = "ms"
     limit: float | None = None
     by: Callable[[Sequence[float]], float] = statistics.median
-    """The value of all that is held to the limit."""
+    """Function of the values whose result is held to the limit."""
     note: str = ""
 
     @property
@@ -92,7 +92,7 @@ class Laps:
 
 
 def timed(work: Callable[[], object]) -> list[float]:
-    """Call `work` again and again. Returns the milliseconds of each call."""
+    """Call `work` again and again; return the milliseconds of each call."""
     laps = Laps()
     for _ in until_slow(range(CALLS)):
         with laps.lap("call"):
@@ -101,7 +101,7 @@ def timed(work: Callable[[], object]) -> list[float]:
 
 
 def until_slow(items: Sequence[Item]) -> Iterator[Item]:
-    """Give items, at least one, until `SLOW_SECONDS` have passed."""
+    """Yield items, at least one, until `SLOW_SECONDS` have passed."""
     started = time.perf_counter()
     for item in items:
         yield item

@@ -1,4 +1,4 @@
-"""Inserts drawn rows into an empty store, a batch at a time."""
+"""Insertion of made-up rows into an empty store, a batch at a time."""
 
 from functools import partial
 from typing import Any
@@ -51,7 +51,7 @@ ORDER: tuple[type[Base], ...] = (
     RunSampleRow,
     UpdateRow,
 )
-"""Tables that are filled; what a row refers to comes before it."""
+"""Tables to fill, each after those that its rows refer to."""
 
 COUNTED: tuple[type[Base], ...] = (
     ConversationRow,
@@ -62,11 +62,11 @@ COUNTED: tuple[type[Base], ...] = (
     RunRow,
     AdapterRow,
 )
-"""Tables whose ids are inserted with their rows."""
+"""Tables whose ids are given with their rows."""
 
 
 def fill(database: Database, turns: int) -> None:
-    """Fill a store that is empty and at head; its last turn is asked now."""
+    """Fill an empty store at head; its last turn is asked now."""
     drawing = Drawing(turns, database.now())
     engine = create_database_engine(database.url, foreign_keys=False)
     event.listen(engine, "connect", partial(_hurry, engine.dialect.name))
@@ -87,7 +87,7 @@ def _insert(engine: Engine, rows: Rows) -> None:
 
 
 def _hurry(dialect: str, connection: Any, _record: object) -> None:
-    """Neither wait for the disk nor check what rows refer to."""
+    """Turn off waiting for the disk and checking of references."""
     settings = {
         "sqlite": ("PRAGMA synchronous=OFF", "PRAGMA cache_size=-200000"),
         "postgresql": ("SET synchronous_commit = off", "SET session_replication_role = replica"),
@@ -101,7 +101,7 @@ def _hurry(dialect: str, connection: Any, _record: object) -> None:
 
 
 def _settle(engine: Engine) -> None:
-    """Set sequences after the inserted ids, and do what autovacuum would have done."""
+    """Move sequences past the inserted ids, and do what autovacuum would have done."""
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         for table in COUNTED:
             name = table.__tablename__

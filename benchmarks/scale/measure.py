@@ -1,4 +1,4 @@
-"""Measures a filled store, call by call."""
+"""Measurement of a filled store, call by call."""
 
 import threading
 import time
@@ -23,10 +23,10 @@ from store.errors import StoreError
 from store.settings import Settings
 
 QUESTION_MS, RATING_MS, COMMAND_MS, WAIT_MS = 20.0, 10.0, 100.0, 100.0
-"""Time that the calls may take, and that others may wait meanwhile."""
+"""Limits for questions, ratings and commands, and for the wait of others."""
 
 FORGOTTEN_PEOPLE = 3
-"""People who are erased, of either kind."""
+"""Number of people who are erased, of either kind."""
 
 FORGOTTEN_TURNS = 500
 EXPIRED_TURNS = 1000
@@ -38,7 +38,7 @@ ALONE_SECONDS = 5.0
 
 
 class Scale:
-    """Measures one filled store."""
+    """Measurement of one filled store."""
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
@@ -128,7 +128,7 @@ class Scale:
 
         def write() -> None:
             while not done.is_set():
-                with suppress(StoreError), writes.lap("row"):  # locked for too long
+                with suppress(StoreError), writes.lap("row"):  # StoreError: locked for too long
                     self._calls.write_a_row()
                 time.sleep(PAUSE_SECONDS)
 

@@ -1,4 +1,4 @@
-"""Chooses the people and turns of a filled store that are measured with."""
+"""Choice of the people and turns of a filled store that are measured with."""
 
 from datetime import datetime
 
@@ -10,7 +10,7 @@ from store.database import Database
 from store.tables import ConversationRow, FeedbackRow, TurnRow
 
 ORDINARY_TURNS = (30, 80)
-"""The length of an ordinary conversation."""
+"""Shortest and longest ordinary conversation, in turns."""
 
 
 def newest_turn(database: Database) -> datetime | None:
@@ -21,7 +21,7 @@ def newest_turn(database: Database) -> datetime | None:
 
 
 def people_in_private(database: Database) -> list[int]:
-    """Return people whose private conversation goes on and has an ordinary length."""
+    """Return people whose private conversation is open and has an ordinary length."""
     newest = (
         select(func.max(ConversationRow.id))
         .where(ConversationRow.chat_id > 0)
@@ -73,7 +73,7 @@ def unrated_turns(database: Database, count: int) -> list[tuple[int, int]]:
 
 
 def people_with_turns(database: Database, turns: int, count: int) -> tuple[list[int], list[int]]:
-    """Return people with about so many turns: some without any in the large group, some with."""
+    """Return people with about `turns` turns: some without any in the large group, some with."""
     members = (
         select(TurnRow.person_id)
         .where(TurnRow.conversation_id == _large_conversation(database))
@@ -90,7 +90,7 @@ def people_with_turns(database: Database, turns: int, count: int) -> tuple[list[
 
 
 def time_of_turn(database: Database, number: int) -> datetime:
-    """Return when a turn was asked, counted from the oldest."""
+    """Return the time at which a turn was asked, counted from the oldest."""
     with database.reading() as session:
         oldest = select(TurnRow.created_at).order_by(TurnRow.id).offset(number).limit(1)
         found = session.scalars(oldest).first()

@@ -1,4 +1,4 @@
-"""Stands in for the embedder, so that SQL is measured and nothing else."""
+"""Stand-in for the embedder, so that only SQL is measured."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from store.embedder import Vector
 
 
 class StubEmbedder:
-    """Gives every text the same vector, which is near to those in a filled store."""
+    """An embedder that gives every text one vector, which is near to those in a filled store."""
 
     def __init__(self) -> None:
         [vector] = near_vectors(1, seed=1)
@@ -17,9 +17,9 @@ class StubEmbedder:
 
     @property
     def name(self) -> str:
-        """The name that the vectors in a filled store are kept under."""
+        """Name that the vectors in a filled store are kept under."""
         return EMBEDDER
 
     def embed(self, texts: Sequence[str]) -> list[Vector]:
-        """One vector a text."""
+        """Return one vector for each text."""
         return [self._vector] * len(texts)

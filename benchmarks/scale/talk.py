@@ -1,8 +1,8 @@
-"""Draws turns one after another, and what people say of them.
+"""Made-up turns, one after another, and people's ratings and corrections of them.
 
 The rows are those that the bot would have written: a prompt holds the exchanges before it word for
-word, and the memories and passages that were found for it. Turns of all chats lie between each
-other, in the order of their times.
+word, and the memories and passages that were found for it. Turns of all chats are mixed, in the
+order of their times.
 """
 
 from collections import defaultdict, deque
@@ -54,18 +54,18 @@ BATCH_TURNS = 2000
 
 TURNS_A_CONVERSATION = 47.5
 GROUP_SHARE = 20
-"""One turn in so many is in the large group, and one in the small ones."""
+"""One turn in so many is in the large group, and one in so many in the small ones."""
 
 AFTERWARDS = timedelta(minutes=1)
-"""Time from a turn to what is said of it."""
+"""Time from a turn to its rating or correction."""
 
 HISTORY = 8
-"""Exchanges that find room in a prompt."""
+"""Exchanges that fit into a prompt."""
 
 
 @dataclass(kw_only=True)
 class _Chat:
-    """A chat while it is drawn."""
+    """A chat while its turns are drawn."""
 
     id: int
     people: range
@@ -75,11 +75,11 @@ class _Chat:
     parts: list[Row] = field(default_factory=list)
     """The parts of its newest prompt."""
     last: Row | None = None
-    """The newest turn, if it may be answered again."""
+    """Newest turn, if it may be answered again."""
 
 
 class Talk:
-    """Draws the turns of a store."""
+    """Turns of a store, drawn in the order of their times."""
 
     def __init__(self, drawing: Drawing) -> None:
         self._drawing = drawing
@@ -97,7 +97,7 @@ class Talk:
         self._corrections = 0
 
     def batches(self) -> Iterator[Rows]:
-        """Draw the turns and all that hangs on them, oldest first."""
+        """Draw the turns and all rows that refer to them, oldest first."""
         for start in range(1, self._drawing.turns + 1, BATCH_TURNS):
             rows: Rows = defaultdict(list)
             for id in range(start, min(start + BATCH_TURNS, self._drawing.turns + 1)):
@@ -135,7 +135,7 @@ class Talk:
         }
 
     def _judged(self, turn: Row, chat: _Chat, rows: Rows) -> Exchange:
-        """Draw what people say of a turn. Returns it as history, with a correction's words."""
+        """Draw people's opinion of a turn; return the exchange as history, corrections included."""
         liked = turn["id"] % 3 == 0 and self._rated(turn, chat, rows)
         correction_id, answer = None, turn["completion"]
         if turn["id"] % 100 == 7:
@@ -150,7 +150,7 @@ class Talk:
         )
 
     def _rated(self, turn: Row, chat: _Chat, rows: Rows) -> bool:
-        """Draw a rating; True if it is 👍."""
+        """Draw a rating; return True if it is 👍."""
         rating = 1 if self._random.random() < 0.7 else -1
         given = {
             "turn_id": turn["id"],
@@ -161,7 +161,7 @@ class Talk:
             "created_at": turn["created_at"] + AFTERWARDS,
             "replaced_at": None,
         }
-        if self._random.random() < 0.05:  # they said the opposite before
+        if self._random.random() < 0.05:  # the person changed their mind
             rows[FeedbackRow].append(
                 given | {"rating": -rating, "replaced_at": given["created_at"]}
             )
@@ -169,7 +169,7 @@ class Talk:
         return rating > 0
 
     def _corrected(self, turn: Row, rows: Rows) -> tuple[int, str]:
-        """Draw a correction. Returns its id and its text."""
+        """Draw a correction; return its id and its text."""
         self._corrections += 1
         answer = self._drawing.text(100, 600)
         rows[CorrectionRow].append(
@@ -300,7 +300,7 @@ class Talk:
 
 
 def _part(ordinal: int, part: PromptPart) -> Row:
-    """The row of a prompt's part, but for its turn."""
+    """Return the row of a prompt's part, without its turn."""
     return {
         "ordinal": ordinal,
         "kind": part.kind,

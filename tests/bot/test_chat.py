@@ -1,4 +1,4 @@
-"""How an answer is made, and what is kept of it."""
+"""Answers: how they are made, and what is stored of them."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator
@@ -44,11 +44,11 @@ class Setup:
     database: Database
 
     async def ask(self, question: str, place: Place = HERE) -> Turn:
-        """The turn that a question ends with."""
+        """Ask a question, and return the turn it ends with."""
         return await last(self.chat.answer(place, ADA, question))
 
     def stored(self) -> list[TurnRow]:
-        """Every turn as SQL has it."""
+        """Return every turn as SQL has it."""
         with self.database.reading() as session:
             return list(session.query(TurnRow).order_by(TurnRow.id))
 

@@ -1,4 +1,4 @@
-"""What the model is given, and what goes first when it gets tight."""
+"""Prompts: what the model is given, and what is left out first when room is short."""
 
 from collections.abc import Sequence
 
@@ -41,7 +41,7 @@ def build(
     budget: int = 1000,
     limit: int = 1000,
 ) -> tuple[tuple[Message, ...], tuple[Passage, ...], tuple[Memory, ...]]:
-    """The messages, and the passages and memories that their parts say they hold."""
+    """Build a prompt; return its messages, and the passages and memories of its parts."""
     prompt = build_all(
         history,
         passages,

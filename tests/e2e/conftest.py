@@ -25,7 +25,7 @@ RATCHET = (sys.executable, "-c", "from bot.cli.main import main; main()")
 
 @dataclass(frozen=True, kw_only=True)
 class Done:
-    """What a command did."""
+    """The result of a command."""
 
     code: int
     out: str
@@ -68,7 +68,7 @@ class Home:
         database.close()
 
     def settings(self, settings: Mapping[str, str]) -> dict[str, str]:
-        """The environment with settings, whose names are given without the prefix."""
+        """Return the environment with settings, whose names are given without the prefix."""
         named = {f"RATCHET_{name.upper()}": value for name, value in settings.items()}
         return {**self.environment, **named}
 
@@ -81,10 +81,10 @@ class RunningBot:
     log: Path
     code: int | None = None
     expected_code: int = 0
-    """What it has to end with at the end of the test."""
+    """Exit code that the process must have at the end of the test."""
 
     async def stop(self) -> int:
-        """SIGTERM, and its exit code."""
+        """Send SIGTERM; return the exit code."""
         if self.code is None:
             self.process.send_signal(signal.SIGTERM)
             async with asyncio.timeout(60):
@@ -92,7 +92,7 @@ class RunningBot:
         return self.code
 
     async def kill(self) -> None:
-        """What the power does: no handler runs, nothing is finished."""
+        """Kill the process as a power cut would: no handler runs, nothing is finished."""
         self.process.kill()
         self.code = self.expected_code = await self.process.wait()
 
@@ -102,7 +102,7 @@ StartBot = Callable[..., AbstractAsyncContextManager[RunningBot]]
 
 @pytest.fixture(scope="session")
 def models_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the embedded model in it, ready to load."""
+    """Return a folder with the embedded model in it, ready to load."""
     folder = tmp_path_factory.mktemp("models")
     starter_folder(folder)
     return folder
@@ -110,7 +110,7 @@ def models_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def home(tmp_path: Path, models_folder: Path) -> Home:
-    """An empty data folder, but for the model."""
+    """Return a data folder that is empty except for the model."""
     (tmp_path / "models").symlink_to(models_folder)
     environment = {**os.environ, "RATCHET_DATA_DIR": str(tmp_path), "COLUMNS": "200"}
     return Home(folder=tmp_path, environment=environment)
@@ -118,14 +118,14 @@ def home(tmp_path: Path, models_folder: Path) -> Home:
 
 @pytest.fixture
 async def api() -> AsyncIterator[BotApi]:
-    """A loopback Telegram."""
+    """Yield a loopback Telegram."""
     async with BotApi(TOKEN) as api:
         yield api
 
 
 @pytest.fixture
 def start_bot(home: Home, api: BotApi) -> StartBot:
-    """Starts `ratchet run` against the loopback Telegram, and waits until it listens."""
+    """Return a starter of `ratchet run` on the loopback Telegram; it waits for the bot."""
 
     @asynccontextmanager
     async def start(*, agreed: bool = True, **settings: str) -> AsyncIterator[RunningBot]:

@@ -23,7 +23,7 @@ SECONDS = 60
 
 @asynccontextmanager
 async def people_talk(api: BotApi, *users: User) -> AsyncIterator[None]:
-    """Each asks, rates the reply, and asks again, until the end of the block."""
+    """Let each person ask, rate the reply, and ask again, until the end of the block."""
 
     async def talk(user: User) -> None:
         chat = api.private(user)

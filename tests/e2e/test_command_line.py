@@ -1,4 +1,4 @@
-"""The `ratchet` command as a person or a script has it."""
+"""The `ratchet` command, as a person or a script uses it."""
 
 import json
 import os
@@ -200,7 +200,7 @@ async def test_every_command_has_help_with_an_example(home: Home) -> None:
 
 
 class TerminalSession:
-    """`ratchet run` on a pseudo-terminal."""
+    """A session of `ratchet run` on a pseudo-terminal."""
 
     def __init__(self, environment: dict[str, str], folder: Path) -> None:
         self._end, other = pty.openpty()
@@ -211,12 +211,12 @@ class TerminalSession:
         self._seen = ""
 
     def say(self, line: str) -> str:
-        """Type a line; what is printed until the next prompt."""
+        """Type a line; return what is printed until the next prompt."""
         os.write(self._end, line.encode() + b"\n")
         return self.until("\n> ")
 
     def until(self, text: str, seconds: float = 60) -> str:
-        """What is printed up to and with some text."""
+        """Return what is printed up to and with some text."""
         deadline = time.monotonic() + seconds
         while text not in self._seen:
             assert time.monotonic() < deadline, self._seen
@@ -226,7 +226,7 @@ class TerminalSession:
         return seen + text
 
     def close(self) -> int:
-        """Type Ctrl-D; the exit code."""
+        """Type Ctrl-D; return the exit code."""
         os.write(self._end, b"\x04")
         code = self.process.wait(30)
         os.close(self._end)

@@ -1,6 +1,6 @@
 """The learning loop between processes: bot, trainer and command line, over a loopback Telegram.
 
-The model is a tiny random one, so the gate stands wide open: whether a version is any good is
+The model is a tiny random one, so the gate's limits are wide open: whether a version is any good is
 measured elsewhere, on the embedded model.
 """
 
@@ -18,7 +18,7 @@ SECONDS = 120
 
 
 def quick(model: Path) -> dict[str, str]:
-    """Settings for a tiny model, and a recipe that changes what it says."""
+    """Return settings for a tiny model, and a recipe that changes what it says."""
     chosen = {
         "model": str(model),
         "system_prompt": " ",
@@ -48,7 +48,7 @@ async def say(chat: Chat, user: User, text: str, **options: int) -> str:
 
 
 async def told(chat: Chat, words: str) -> str:
-    """Wait until the bot has sent something with these words in it."""
+    """Wait until the bot has sent something with these words in it; return its text."""
     async with asyncio.timeout(SECONDS):
         while True:
             for message in chat.bot_messages:

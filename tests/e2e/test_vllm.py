@@ -1,4 +1,4 @@
-"""Ratchet on a real vLLM server: what every engine owes, and the whole learning loop.
+"""Ratchet on a real vLLM server: the contract of every engine, and the whole learning loop.
 
 `make vllm` installs the server into an environment of its own and runs this.
 """
@@ -31,13 +31,13 @@ START_SECONDS = 300
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model with heads as wide as vLLM's kernels take them on a CPU."""
+    """Return a model with heads as wide as vLLM's kernels require on a CPU."""
     return make_tiny_model(tmp_path_factory.mktemp("tiny") / "model", hidden_size=128)
 
 
 @pytest.fixture(scope="session")
 def vllm_url(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server of that model."""
+    """Start a server of that model, and yield its URL."""
     python = os.environ.get("VLLM_PYTHON")
     if python is None:
         pytest.fail("VLLM_PYTHON names no interpreter that has vLLM: run make vllm")

@@ -1,4 +1,4 @@
-"""What is installed is what was written: the wheel, outside the checkout."""
+"""The wheel, installed outside the checkout: it holds what was written."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ PACKAGES = ("store", "bot", "migrations")
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from a copy of what is in the checkout."""
+    """Build the wheel from a copy of what is in the checkout."""
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     for package in PACKAGES:
         shutil.copytree(ROOT / package, source / package)

@@ -15,13 +15,13 @@ from tests.vllm import FakeVllm
 
 @pytest.fixture
 def tiny_weights(tiny_model: Path, tmp_path: Path) -> Weights:
-    """The tiny model in fp32, where sums do not depend on their order enough to matter."""
+    """Return the tiny model in fp32, where the order of sums hardly matters."""
     return load_weights(str(tiny_model), models_folder=tmp_path, device="cpu", dtype=torch.float32)
 
 
 @pytest.fixture
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All that is drafted is checked, whatever it costs."""
+    """Check every draft, whatever it costs."""
     monkeypatch.setattr(
         batch, "choose_draft_length", lambda lookups: max(len(each.draft) for each in lookups)
     )
@@ -29,7 +29,7 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def vllm_engine(tiny_weights: Weights) -> AsyncIterator[VllmEngine]:
-    """The engine for vLLM over a loopback server."""
+    """Yield the engine for vLLM over a loopback server."""
     async with FakeVllm(tiny_weights.tokenizer) as server:
         engine = await VllmEngine.connect(tiny_weights, [server.url], queue_size=4)
         yield engine
@@ -38,7 +38,7 @@ async def vllm_engine(tiny_weights: Weights) -> AsyncIterator[VllmEngine]:
 
 @pytest.fixture
 async def local_engine(tiny_weights: Weights) -> AsyncIterator[LocalEngine]:
-    """The local engine over the tiny model."""
+    """Yield the local engine over the tiny model."""
     engine = LocalEngine(tiny_weights, queue_size=4)
     yield engine
     await engine.close()

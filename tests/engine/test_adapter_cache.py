@@ -1,4 +1,4 @@
-"""A few adapters are held ready; whoever is answered with one keeps it there."""
+"""A few adapters are kept loaded; one that answers somebody is not dropped."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Models of other shapes are loaded, merged, batched, streamed and swapped alike."""
+"""Models of other architectures are loaded, merged, batched, streamed and swapped alike."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -60,7 +60,7 @@ async def say(engine: LocalEngine, question: str, adapter: str | None = None) ->
 
 
 def generated(weights: Weights, folder: str | None = None) -> list[str]:
-    """What transformers says, and PEFT beside it, one question at a time."""
+    """Return what transformers and PEFT generate, one question at a time."""
     fresh = load_weights(
         weights.name, models_folder=Path(weights.name), device="cpu", dtype=torch.float32
     )

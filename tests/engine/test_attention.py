@@ -1,4 +1,4 @@
-"""Attention in parts is torch's own attention."""
+"""Attention computed in parts equals torch's own."""
 
 import pytest
 import torch

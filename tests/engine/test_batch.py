@@ -1,4 +1,4 @@
-"""Rows that join and leave a batch are written as if they were alone."""
+"""Rows in a batch get the tokens they would get alone, whichever others join and leave."""
 
 from pathlib import Path
 from unittest.mock import Mock
@@ -17,13 +17,13 @@ PROMPTS = [[5, 9, 14, 20, 33, 41], [7, 8], [11, 12, 13, 14], list(range(40, 75))
 
 @pytest.fixture(scope="module")
 def exact_weights(tiny_model: object, tmp_path_factory: pytest.TempPathFactory) -> Weights:
-    """In fp32, where company changes nothing that argmax could see."""
+    """Return the tiny model in fp32, where other rows change nothing that argmax could see."""
     folder = tmp_path_factory.mktemp("models")
     return load_weights(str(tiny_model), models_folder=folder, device="cpu", dtype=torch.float32)
 
 
 def steps(batch: Batch, count: int) -> list[list[int]]:
-    """So many tokens of each row, which guesses nothing; a list of rows for each step."""
+    """Write so many tokens of each row, without drafts; return a list of rows for each step."""
     return [[token for [token] in batch.step()] for _ in range(count)]
 
 

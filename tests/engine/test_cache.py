@@ -1,4 +1,4 @@
-"""The cache holds what transformers' own holds, however it has grown."""
+"""The KV cache equals transformers' own, however it has grown."""
 
 import pytest
 import torch

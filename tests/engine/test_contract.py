@@ -1,4 +1,4 @@
-"""What every engine owes, over the real ones and over the fake that stands for them."""
+"""Contract of every engine, run over the real ones and over the fake that stands for them."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -39,7 +39,7 @@ def metered_engine(fake_engine: FakeEngine) -> Metered:
 
 @pytest.fixture(params=["local_engine", "vllm_engine", "fake_engine", "metered_engine"])
 def engine(request: pytest.FixtureRequest) -> Engine:
-    """Each implementation, with room for four replies."""
+    """Return each implementation, with room for four replies."""
     implementation: Engine = request.getfixturevalue(request.param)
     return implementation
 
@@ -50,7 +50,7 @@ async def complete(
     messages: tuple[Message, ...] = HELLO,
     adapter: str | None = None,
 ) -> tuple[list[str], Completion]:
-    """A reply's pieces and its completion."""
+    """Return a reply's pieces and its completion."""
     async with aclosing(engine.stream(messages, sampling, adapter=adapter)) as stream:
         items = [item async for item in stream]
     assert isinstance(items[-1], Completion)

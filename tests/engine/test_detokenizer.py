@@ -1,4 +1,4 @@
-"""Text out of tokens as they come."""
+"""Decoding of tokens into text while they are generated."""
 
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,4 +1,4 @@
-"""What only a CUDA device can show: 4-bit weights, half precision, and the memory that is free."""
+"""Behaviour that only a CUDA device can show: 4-bit weights, half precision, free memory."""
 
 from contextlib import aclosing
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""An adapter that is not wholly what it should be is refused, and the reason is said."""
+"""An adapter that is not wholly what it should be is refused, with the reason."""
 
 import json
 from collections.abc import Callable

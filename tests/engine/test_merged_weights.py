@@ -1,4 +1,4 @@
-"""A second set of weights says what PEFT says, and the pristine one is never touched."""
+"""Merged weights give PEFT's output, and the base weights are never changed."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Packed for the processor, a model says the same, with an adapter and without."""
+"""A model packed for the processor gives the same output, with an adapter and without."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ def weights(tiny_model: Path, tmp_path: Path) -> Weights:
 
 @torch.inference_mode()
 def says(weights: Weights) -> Tensor:
-    """By transformers, and by the engine's own step, one after the other."""
+    """Return the logits by transformers and by the engine's own step, concatenated."""
     logits = weights.model(input_ids=IDS).logits
     own = make_forward_pass(weights.model)(IDS, torch.ones_like(IDS), new_cache(), IDS.shape[1])
     torch.testing.assert_close(own, logits, rtol=0.02, atol=0.02)

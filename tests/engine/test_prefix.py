@@ -1,4 +1,4 @@
-"""What was read before is not read again, and is never another version's."""
+"""Cached prefixes are not read again, and never serve another version."""
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -20,7 +20,7 @@ LONG = list(range(3, 3 + 2 * MIN_PREFIX_TOKENS))
 
 
 def layers(tokens: int) -> Layers:
-    """Of one layer, 8 bytes a token."""
+    """Return the cache of one layer, 8 bytes a token."""
     return [(torch.zeros(1, 1, tokens, 1), torch.zeros(1, 1, tokens, 1))]
 
 

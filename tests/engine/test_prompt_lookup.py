@@ -1,4 +1,4 @@
-"""Drafts make replies faster and never other: what is said is what would be said without."""
+"""Drafts make replies faster and never change their text."""
 
 from contextlib import aclosing
 from dataclasses import replace
@@ -23,7 +23,7 @@ DRAFTS = 4
 
 @pytest.fixture
 def mistaken(eager: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every other draft goes wrong after a token or two."""
+    """Make drafts go wrong after up to two tokens."""
     propose = PromptLookup.propose
 
     def propose_badly(lookup: PromptLookup, most: int) -> None:
@@ -76,7 +76,7 @@ def test_the_last_time_counts() -> None:
 
 
 def drafting(rights: list[bool]) -> PromptLookup:
-    """One whose drafts have been right and wrong so, and that has another."""
+    """Return a lookup whose drafts were right and wrong in this order, and that has another."""
     lookup = PromptLookup([1, 2, 3, 4, 5, 6, 7, 8] * 3)
     for right in rights:
         lookup.propose(8)
@@ -150,7 +150,7 @@ def test_wrong_drafts_leave_nothing_behind(
 
 
 def foresee(monkeypatch: pytest.MonkeyPatch, prompt: list[int], tokens: list[int]) -> None:
-    """Draft what comes indeed; for what follows other prompts, nothing."""
+    """Draft `tokens`, which really follow `prompt`; draft nothing after other prompts."""
 
     def propose(lookup: PromptLookup, most: int) -> None:
         written = len(lookup._tokens) - len(prompt)
@@ -184,7 +184,7 @@ def test_a_seed_draws_the_same_tokens_with_drafts(
 def test_nothing_is_drafted_or_placed_beyond_the_context(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead: int
 ) -> None:
-    """Its last place is the last row of GPT-2's table of places."""
+    """The last usable position is the last row of GPT-2's table of positions."""
     model = make_tiny_model(tmp_path / "model", architecture="gpt2", context_tokens=40)
     weights = load_weights(str(model), models_folder=tmp_path, device="cpu", dtype=torch.float32)
     long, short = list(range(50, 86)), list(range(20, 30))

@@ -1,4 +1,4 @@
-"""Tokens are drawn as often as they are likely, each reply by its own dice."""
+"""Tokens are drawn as often as they are likely, each reply by its own random generator."""
 
 from collections import Counter
 
@@ -14,13 +14,13 @@ SHARES = torch.tensor([0.5, 0.3, 0.15, 0.05])
 
 
 def drawn(sampling: SamplingParams, logits: torch.Tensor, count: int) -> list[int]:
-    """So many tokens of one reply."""
+    """Draw so many tokens of one reply."""
     sampler = Sampler(sampling, CPU)
     return [draw([sampler], logits[None])[0] for _ in range(count)]
 
 
 def shares(sampling: SamplingParams) -> list[float]:
-    """How often each of four tokens is drawn."""
+    """Return how often each of four tokens is drawn."""
     counts = Counter(drawn(sampling, SHARES.log(), 4000))
     return [counts[token] / 4000 for token in range(4)]
 

@@ -1,4 +1,4 @@
-"""Messages to token ids: what a person writes never becomes a control token."""
+"""Encoding of messages to token ids: a person's text never becomes a control token."""
 
 from dataclasses import asdict
 

@@ -1,4 +1,4 @@
-"""vLLM servers fail in every way that servers do, and replies go on."""
+"""Replies go on when vLLM servers fail, in every way that servers do."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -65,7 +65,7 @@ async def complete(
 
 
 def written(vocabulary: Vocabulary, server: FakeVllm, model: str = "the-base") -> str:
-    """The eight tokens that any of the servers would write by itself."""
+    """Return the eight tokens that any of the servers would write by itself."""
     ids = vocabulary.template.encode(HELLO)
     start = len(ids)
     for _ in range(BRIEF.max_new_tokens):

@@ -1,4 +1,4 @@
-"""Loading models: what is served, and how clearly everything else is refused."""
+"""Loading of models: what is served, and how clearly everything else is refused."""
 
 from pathlib import Path
 

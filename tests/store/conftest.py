@@ -24,7 +24,7 @@ START_SECONDS = 30
 
 @pytest.fixture(scope="session")
 def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A SQLite file at head, to be copied."""
+    """Return a SQLite file at head, to be copied."""
     path = tmp_path_factory.mktemp("sqlite") / "ratchet.db"
     database = Database(f"sqlite:///{path}")
     database.upgrade()
@@ -34,7 +34,7 @@ def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def migrated_postgres(postgres_url: str) -> str:
-    """The URL of a Postgres database at head, to be emptied."""
+    """Return the URL of a Postgres database at head, to be emptied."""
     url = make_url(postgres_url).set(drivername="postgresql+psycopg")
     server = create_engine(url, isolation_level="AUTOCOMMIT")
     with server.connect() as connection:
@@ -50,7 +50,7 @@ def migrated_postgres(postgres_url: str) -> str:
 
 @pytest.fixture
 def sqlite(migrated_sqlite: Path, tmp_path: Path, clock: Clock) -> Iterator[Database]:
-    """A SQLite database at head, for tests to which the kind does not matter."""
+    """Yield a SQLite database at head, for tests to which the kind does not matter."""
     path = shutil.copyfile(migrated_sqlite, tmp_path / "ratchet.db")
     database = Database(f"sqlite:///{path}", clock=clock)
     yield database
@@ -59,7 +59,7 @@ def sqlite(migrated_sqlite: Path, tmp_path: Path, clock: Clock) -> Iterator[Data
 
 @pytest.fixture
 def postgres(migrated_postgres: str, clock: Clock) -> Iterator[Database]:
-    """A Postgres database at head."""
+    """Yield a Postgres database at head."""
     database = Database(migrated_postgres, clock=clock)
     tables = ", ".join(Base.metadata.tables)
     with database.session() as session:
@@ -71,7 +71,7 @@ def postgres(migrated_postgres: str, clock: Clock) -> Iterator[Database]:
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def database(request: pytest.FixtureRequest) -> Database:
-    """A database of either kind at head, its clock in the test's hand."""
+    """Return a database of either kind at head, whose clock the test moves."""
     database = request.getfixturevalue(request.param)
     assert isinstance(database, Database)
     return database
@@ -79,7 +79,7 @@ def database(request: pytest.FixtureRequest) -> Database:
 
 @contextmanager
 def running_chroma(folder: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """Start a Chroma server on a free port; gives its URL and its process, and ends it."""
+    """Start a Chroma server on a free port; yield its URL and its process, and end it."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -113,12 +113,12 @@ def _await_heartbeat(url: str, process: subprocess.Popen[bytes]) -> None:
 
 @pytest.fixture(scope="session")
 def chroma_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real Chroma server."""
+    """Yield the URL of a real Chroma server."""
     with running_chroma(tmp_path_factory.mktemp("chroma-server")) as (url, _process):
         yield url
 
 
 @pytest.fixture(scope="session")
 def sentence_embedder() -> SentenceEmbedder:
-    """The embedder that Ratchet comes with."""
+    """Return the embedder that Ratchet comes with."""
     return SentenceEmbedder("starter")

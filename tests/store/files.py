@@ -1,4 +1,4 @@
-"""Builds the files that tests of the parser read, good and bad."""
+"""Files, good and bad, that tests of the parser read."""
 
 import io
 import struct
@@ -63,7 +63,7 @@ def zip_bytes(*names: str, method: int = zipfile.ZIP_DEFLATED) -> bytes:
 
 
 def bomb(size: int, *, declared: int | None = None) -> bytes:
-    """Write a docx whose text unfolds to `size` zeros, and may declare another size."""
+    """Return a docx that unpacks to `size` zeros, and may declare another size."""
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         archive.writestr(TYPES, "<Types/>")

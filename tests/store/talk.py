@@ -1,4 +1,4 @@
-"""Puts people and turns into a database, for tests that are about what hangs on them."""
+"""People and turns in a database, for tests of the rows that refer to them."""
 
 import io
 import json
@@ -43,7 +43,7 @@ def begin(
     place: Place = GROUP,
     regenerates_id: int | None = None,
 ) -> int:
-    """Ask a question that nobody has answered yet. Returns the turn's id."""
+    """Ask a question that nobody has answered yet; return the turn's id."""
     meet(database, person_id)
     conversations = Conversations(database)
     return conversations.begin_turn(
@@ -70,7 +70,7 @@ def talk(
     state: TurnState = TurnState.FINAL,
     finish_reason: FinishReason = FinishReason.STOP,
 ) -> int:
-    """Ask and answer, with the history, examples and passages in the prompt; the turn's id."""
+    """Ask and answer, with history, examples and passages in the prompt; return the turn's id."""
     conversations = Conversations(database)
     turn_id = begin(
         database, question, person_id=person_id, place=place, regenerates_id=regenerates_id
@@ -145,13 +145,13 @@ def rate(database: Database, turn_id: int, rating: Rating | None, person_id: int
 
 
 def correct(database: Database, turn_id: int, text: str, person_id: int = ADA) -> int:
-    """Say what a reply should have been. Returns the correction's id."""
+    """Correct a reply; return the correction's id."""
     meet(database, person_id)
     return Ratings(database).correct(turn_id, person_id, text).id
 
 
 def key(origin: Origin) -> str:
-    """The rows of an origin in a few letters, such as `t12` for a rated turn."""
+    """Return the rows of an origin in a few letters, such as `t12` for a rated turn."""
     match origin.kind:
         case OriginKind.RATED:
             return f"t{origin.turn_id}"
@@ -166,7 +166,7 @@ def key(origin: Origin) -> str:
 
 
 def read_export(database: Database, person_id: int) -> dict[str, Any]:
-    """Everything in a person's export, by file: JSON parsed, other files as text."""
+    """Read a person's export, by file: JSON is parsed, other files are text."""
     files: dict[str, Any] = {}
     for part in Exports(database).write(person_id):
         with zipfile.ZipFile(io.BytesIO(part)) as archive:

@@ -1,4 +1,4 @@
-"""Adapters are known by their content, and at most one is active. On both databases."""
+"""Adapters are identified by their content, and at most one is active. On both databases."""
 
 import errno
 import hashlib
@@ -33,7 +33,7 @@ def adapters(database: Database, folder: Path) -> Adapters:
 
 
 def trained(folder: Path, weights: bytes = b"weights") -> Path:
-    """What a training run leaves behind."""
+    """Write the files that a training run leaves behind."""
     folder.mkdir(exist_ok=True)
     for name, data in zip(FILES, (b'{"r": 8}', weights), strict=True):
         (folder / name).write_bytes(data)
@@ -55,7 +55,7 @@ def report(passed: bool) -> GateReport:
 
 
 def roll_back(adapters: Adapters) -> str | None:
-    """Go one version back. Returns the name of the one that is active then."""
+    """Go one version back; return the name of the one that is active then."""
     before = adapters.rollback(reason="a test")
     assert before == adapters.active()
     return before.name if before else None
@@ -520,7 +520,7 @@ def test_a_crash_between_rename_and_commit_does_not_keep_the_adapter_out(
 
 
 def versions(adapters: Adapters, tmp_path: Path, count: int) -> list[Adapter]:
-    """So many candidates."""
+    """Add so many candidates."""
     return [
         adapters.add(trained(tmp_path / "made", f"weights {number}".encode()), base_model="base")
         for number in range(count)
@@ -528,7 +528,7 @@ def versions(adapters: Adapters, tmp_path: Path, count: int) -> list[Adapter]:
 
 
 def promoted(adapters: Adapters, tmp_path: Path, count: int) -> list[str]:
-    """So many versions, each of which was active once; the last one is."""
+    """Add so many versions, each of which was active once; the last one is."""
     names = [each.name for each in versions(adapters, tmp_path, count)]
     for name in names:
         adapters.promote(name, base_model="base", reason="test")

@@ -20,7 +20,7 @@ from tests.store.talk import ADA, rate, talk
 
 
 def fill(database: Database, adapters: Path, tmp_path: Path) -> None:
-    """A turn with a rating, a document, and a version in use."""
+    """Add a turn with a rating, a document, and a version in use."""
     rate(database, talk(database, "What is tea?"), Rating.UP)
     with database.session() as session:
         session.add(
@@ -55,7 +55,7 @@ def rows(database: Database) -> dict[str, list[dict[str, Any]]]:
 
 @pytest.fixture
 def empty(tmp_path: Path) -> Database:
-    """Another installation's database, without a schema."""
+    """Return another installation's database, without a schema."""
     return Database(f"sqlite:///{tmp_path / 'other' / 'ratchet.db'}")
 
 

@@ -25,7 +25,7 @@ UNREACHABLE = "postgresql+psycopg://ada:hunter2@127.0.0.1:1/ratchet"
 
 @pytest.fixture
 def migrated(database_url: str) -> Iterator[Database]:
-    """A database of the test's own, for tests that change the schema."""
+    """Yield a database of the test's own, for tests that change the schema."""
     database = Database(database_url)
     database.upgrade()
     yield database

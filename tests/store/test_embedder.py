@@ -1,4 +1,4 @@
-"""The embedder that Ratchet comes with, and what is said when one cannot be had."""
+"""The embedder that Ratchet comes with, and the errors when one cannot be loaded."""
 
 import math
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""People, and what is held about them: all of it is given, all of it goes. On both databases."""
+"""Erasure: all that is held about a person is exported, and all of it goes. On both databases."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -40,7 +40,7 @@ from tests.store.talk import ADA, BOB, GROUP, begin, correct, meet, rate, talk
 DAY = 86_400
 
 SECRET = "xylophone"
-"""Stands in whatever Ada writes and in whatever is said to her, and nowhere else."""
+"""Word in every text that Ada writes or is told, and nowhere else."""
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def rated(turn_id: int) -> Origin:
 
 
 def rows(database: Database) -> dict[str, list[dict[str, object]]]:
-    """Everything that lies in the database."""
+    """Return every row in the database."""
     with database.reading() as session:
         return {
             name: [dict(row) for row in session.execute(select(table)).mappings()]
@@ -71,7 +71,7 @@ def has_rows_of(person_id: int, table: list[dict[str, object]]) -> bool:
 
 
 def orphans(database: Database) -> list[str]:
-    """Rows that refer to a row that is not there."""
+    """Return the rows that refer to a missing row."""
     held = rows(database)
     return [
         f"{name}.{column.name} = {row[column.name]}"
@@ -85,7 +85,7 @@ def orphans(database: Database) -> list[str]:
 
 
 def live(database: Database) -> tuple[int, int]:
-    """Let Ada and Bob talk in a group and rate each other. Returns a turn of each."""
+    """Let Ada and Bob talk in a group and rate each other; return a turn of each."""
     conversations, feedback = Conversations(database), Ratings(database)
     hers = talk(database, f"{SECRET} of Ada?", f"{SECRET} for Ada")
     his = talk(database, "Bob asks", "Bob is told", person_id=BOB)
@@ -254,7 +254,7 @@ def test_the_id_of_an_erased_turn_is_not_given_to_another(database: Database) ->
 
 
 def adapter_of_a_run_on(database: Database, folder: Path, *examples: Origin) -> str:
-    """A version that was trained on these examples."""
+    """Add a version that was trained on these examples; return its name."""
     runs = Runs(database)
     run, _ = runs.queue("this test")
     runs.take(run.id)

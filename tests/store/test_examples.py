@@ -1,4 +1,4 @@
-"""What becomes an example, whose words are left out, and what is held out. On both databases."""
+"""Examples: what becomes one, whose words are left out, what is held out. On both databases."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""What must never be in the log."""
+"""Log lines, and what must never be in them."""
 
 import json
 import logging
@@ -50,7 +50,7 @@ def test_what_people_write_is_not_in_a_database_error(sqlite: Database) -> None:
 
 @pytest.fixture
 def line(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., str]]:
-    """Logs something in a form, and gives back the line."""
+    """Yield a function that logs a message in a form, and returns the line."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
 

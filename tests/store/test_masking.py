@@ -1,4 +1,4 @@
-"""What is private is masked in what is trained on, and what is not private is left alone."""
+"""Masking: private text in examples is masked, and other text is left alone."""
 
 import pytest
 from hypothesis import given

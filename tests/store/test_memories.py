@@ -31,11 +31,11 @@ def memories(database: Database, embedder: FakeEmbedder) -> Memories:
 
 
 ELSEWHERE = 10**6
-"""A conversation that nothing was said in."""
+"""Id of a conversation in which nothing was said."""
 
 
 def ask(database: Database, reply: str = "At nine.", **options: object) -> int:
-    """Have the question answered here. Returns the turn's id."""
+    """Have the question answered here; return the turn's id."""
     return talk(database, QUESTION, reply, place=HERE, **options)  # type: ignore[arg-type]
 
 
@@ -53,14 +53,14 @@ def recall(
 
 
 def approve(memories: Memories, turn_id: int) -> None:
-    """Approve the answer of a turn as it is proposed, if it is."""
+    """Approve the answer of a turn if it is proposed."""
     for each in memories.proposals(limit=100):
         if each.turn_id == turn_id:
             memories.decide(turn_id, each.sha256, CLEO, approved=True)
 
 
 def vectors(database: Database) -> int:
-    """The number of vectors that are kept."""
+    """Return the number of vectors that are kept."""
     with database.reading() as session:
         return len(
             session.scalars(select(MemoryRow.turn_id).where(MemoryRow.vector.is_not(None))).all()

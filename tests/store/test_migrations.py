@@ -1,4 +1,4 @@
-"""What lay in a database of an older version is there after the upgrade, on both databases."""
+"""Upgrades keep what lay in a database of an older version. On both databases."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -38,16 +38,16 @@ AT_0001: dict[str, dict[str, object]] = {
     "adapters": {"status": "active", "metrics": {"accuracy": 0.75}},
     "evaluations": {"report": {"checks": []}},
 }
-"""What is in a row of each table, where not just anything will do."""
+"""Values in each table's row where any value of the type will not do."""
 
 
 MOVED = {"turns": {"passages"}}
-"""Columns whose contents are in tables of their own since."""
+"""Columns whose contents are now in tables of their own."""
 
 
 @pytest.fixture
 def old(database_url: str) -> Iterator[Database]:
-    """A database as version 0001 left it, with a row in every table."""
+    """Yield a database as version 0001 left it, with a row in every table."""
     database = Database(database_url)
     command.upgrade(alembic_config(database_url), "0001")
     tables = reflected(database)
@@ -69,7 +69,7 @@ def reflected(database: Database) -> MetaData:
 
 
 def anything(column: Column[Any]) -> object:
-    """A value of the column's type; every id is 1, and so every reference is a good one."""
+    """Return a value of the column's type; every id is 1, so every reference is valid."""
     values = {int: 1, float: 1.5, str: f"some {column.name}"}
     kind = column.type.python_type
     return datetime(2026, 1, 1, tzinfo=UTC) if kind is datetime else values[kind]

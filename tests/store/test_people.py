@@ -14,7 +14,7 @@ from tests.store.threads import at_once
 DAY = 86_400
 
 SECRET = "xylophone"
-"""Stands in whatever Ada writes and in whatever is said to her, and nowhere else."""
+"""Word in every text that Ada writes or is told, and nowhere else."""
 
 
 @pytest.fixture

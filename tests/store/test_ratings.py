@@ -21,7 +21,7 @@ def feedback(database: Database) -> Ratings:
 
 @pytest.fixture
 def turn_id(database: Database) -> int:
-    """A turn that three people have seen."""
+    """Return a turn that three people have seen."""
     meet(database, ADA, BOB, CLEO)
     return talk(database)
 

@@ -19,14 +19,14 @@ def runs(database: Database) -> Runs:
 
 
 def queued(runs: Runs) -> int:
-    """Queue a run that is new. Returns its id."""
+    """Queue a new run; return its id."""
     run, new = runs.queue("a test")
     assert new
     return run.id
 
 
 def running(runs: Runs) -> int:
-    """Queue a run and begin it. Returns its id."""
+    """Queue a run and begin it; return its id."""
     run_id = queued(runs)
     run = runs.take()
     assert run is not None
@@ -35,7 +35,7 @@ def running(runs: Runs) -> int:
 
 
 def ended(runs: Runs, status: RunStatus = RunStatus.REJECTED) -> int:
-    """Carry a run out. Returns its id."""
+    """Carry out a run; return its id."""
     run_id = running(runs)
     runs.finish(run_id, status, "It is over.")
     return run_id

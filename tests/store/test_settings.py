@@ -1,4 +1,4 @@
-"""Settings: what is read, what is refused and how, and that `.env.example` tells of each."""
+"""Settings: what is read, what is refused and how; `.env.example` lists each of them."""
 
 import os
 import re
@@ -30,7 +30,7 @@ TOKEN = "123456:not-to-be-told"
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder without a `.env` file, so that only the test's own settings count."""
+    """Return a working folder without a `.env` file, so that only the test's settings count."""
     monkeypatch.chdir(tmp_path)
     for name in NAMES:
         monkeypatch.delenv(variable_of(name), raising=False)
@@ -328,7 +328,7 @@ def test_the_example_is_made_from_the_code() -> None:
 
 
 def example() -> dict[str, tuple[str, str]]:
-    """Each variable of `.env.example`, with its value and the line above it."""
+    """Return each variable of `.env.example`, with its value and the line above it."""
     lines = EXAMPLE.read_text(encoding="utf-8").splitlines()
     return {
         match[1].lower(): (match[2], above)

@@ -1,4 +1,4 @@
-"""What hangs on the sources of prompts: approval, voices, erasing, documents. On both databases."""
+"""Use of the sources of prompts: approval, corrections, erasing, documents. On both databases."""
 
 import random
 from collections.abc import Iterator
@@ -156,7 +156,7 @@ def test_a_correction_stands_if_as_many_give_it_as_it_outweighs(
 
 
 def serve_with_example(database: Database, memories: Memories, person_id: int = CLEO) -> int:
-    """Answer somebody in another chat with what is recalled there. Returns the turn's id."""
+    """Answer somebody in another chat with what is recalled there; return the turn's id."""
     found = memories.recall(QUESTION, chat_id=77, conversation_id=10**6, count=3, floor=0.5)
     return talk(
         database,
@@ -317,7 +317,7 @@ def test_erasing_renews_no_quota_for_a_day(database: Database, clock: Clock) -> 
 
 
 def version(database: Database, folder: Path, *turns: int, rank: int = 8) -> str:
-    """A version that a run made of turns, and that the gate passed."""
+    """Add a version that a run trained on turns and that is in use; return its name."""
     runs, source = Runs(database), folder / f"made{rank}"
     run, _ = runs.queue("a test")
     runs.take(run.id)
@@ -451,7 +451,7 @@ def test_an_export_comes_once_an_hour(database: Database, clock: Clock) -> None:
 
 
 def test_a_question_and_a_rating_scan_neither_turns_nor_feedback(sqlite: Database) -> None:
-    """The plans, not the times: what scans a table is slow once that is large."""
+    """Query plans, not times, are checked: a scan of a table is slow once the table is large."""
     memories, conversations = Memories(sqlite, FakeEmbedder()), Conversations(sqlite)
     turn_id = talk(sqlite, QUESTION, "At nine.", person_id=BOB)
     rate(sqlite, turn_id, UP)

@@ -1,4 +1,4 @@
-"""Statistics count what stands, by version and by day."""
+"""Statistics count the ratings that stand, by version and by day."""
 
 from store.database import Database
 from store.domain import Rating, Tally

@@ -1,4 +1,4 @@
-"""Whose ratings are held back, until when, and what that keeps out of training."""
+"""Suspects: whose ratings are held back, until when, and what that keeps out of training."""
 
 from functools import partial
 

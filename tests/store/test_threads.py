@@ -1,4 +1,4 @@
-"""Who gets weights ready is gone afterwards."""
+"""Short-lived threads are gone once their work is done."""
 
 import signal
 import threading

@@ -1,4 +1,4 @@
-"""The inbox: each update is handled once, whoever receives it and whoever dies."""
+"""The inbox: each update is handled once, whichever process receives it or dies."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ def inbox(database: Database) -> Updates:
 
 @pytest.fixture
 def other(database: Database) -> Updates:
-    """Another process on the same database."""
+    """Return the inbox of another process on the same database."""
     return Updates(database)
 
 

@@ -1,4 +1,4 @@
-"""Does things at the same moment, as a bot with many chats does."""
+"""Calls at the same moment, as in a bot with many chats."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor

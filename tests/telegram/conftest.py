@@ -25,32 +25,32 @@ MakeVersion = Callable[..., Adapter]
 
 @pytest.fixture(autouse=True)
 def _no_certificates(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Every client would read the world's certificates, of which loopback needs none."""
+    """Read no certificates: every client would read the system's, and loopback needs none."""
     monkeypatch.delenv("SSL_CERT_FILE", raising=False)
     monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))
 
 
 @pytest.fixture
 def asking() -> None:
-    """People are asked whether the bot may learn from them, as they are outside tests."""
+    """Let people be asked whether the bot may learn from them, as they are outside tests."""
 
 
 @pytest.fixture(autouse=True)
 def _nobody_is_asked(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    """Only tests that are about the question get it; whoever was never asked teaches."""
+    """Ask nobody about training except in tests of it; whoever was never asked teaches."""
     if "asking" not in request.fixturenames:
         monkeypatch.setattr(Consent, "ask", AsyncMock())
 
 
 @pytest.fixture
 def timing() -> Timing:
-    """The pauses of bots that `start` starts."""
+    """Return the pauses of bots that `start` starts."""
     return HURRIED
 
 
 @pytest.fixture
 async def api() -> AsyncIterator[BotApi]:
-    """Telegram."""
+    """Yield a loopback Telegram."""
     async with BotApi("42:secret") as api:
         yield api
 
@@ -59,7 +59,7 @@ async def api() -> AsyncIterator[BotApi]:
 async def start(
     api: BotApi, sqlite: Database, tmp_path: Path, timing: Timing
 ) -> AsyncIterator[Start]:
-    """Starts a bot with settings of the test's choice, and waits until it listens."""
+    """Yield a starter of bots with the test's settings; it waits until the bot listens."""
     running: list[RunningBot] = []
 
     async def start(
@@ -83,13 +83,13 @@ async def start(
 
 @pytest.fixture
 async def bot(start: Start) -> RunningBot:
-    """A bot with the default settings, and `grace` as its admin."""
+    """Return a bot with the default settings, and `grace` as its admin."""
     return await start()
 
 
 @pytest.fixture
 def make_version(make_adapter: MakeAdapter) -> MakeVersion:
-    """Puts a new version into a bot's store, as a run does; each has other weights."""
+    """Return a maker of versions in a bot's store, as a run adds them, each with other weights."""
     seeds = count(1)
 
     def make(bot: RunningBot, *, base_model: str = "fake", run_id: int | None = None) -> Adapter:
@@ -111,23 +111,23 @@ def bob(api: BotApi) -> User:
 
 @pytest.fixture
 def grace(api: BotApi) -> User:
-    """The admin."""
+    """Return the admin."""
     return api.user(ADMIN_ID, first_name="Grace")
 
 
 @pytest.fixture
 def chat(api: BotApi, ada: User) -> Chat:
-    """Ada's private chat with the bot."""
+    """Return Ada's private chat with the bot."""
     return api.private(ada)
 
 
 @pytest.fixture
 def office(api: BotApi, grace: User) -> Chat:
-    """The admin's private chat with the bot."""
+    """Return the admin's private chat with the bot."""
     return api.private(grace)
 
 
 @pytest.fixture
 def group(api: BotApi, ada: User, bob: User, grace: User) -> Chat:
-    """Ada, Bob, the admin and the bot."""
+    """Return a group of Ada, Bob, the admin and the bot."""
     return api.group(GROUP_ID, "Friends", [ada, bob, grace])

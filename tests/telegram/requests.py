@@ -11,7 +11,7 @@ BOT = {"id": 42, "is_bot": True, "first_name": "Ratchet", "username": "ratchet_b
 
 
 class RecordingRequest(BaseRequest):
-    """Answers every method; `failures` says which ones raise, and what."""
+    """A network that answers every method; `failures` says which ones raise, and what."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, dict[str, Any]]] = []
@@ -43,7 +43,7 @@ class RecordingRequest(BaseRequest):
         return 200, json.dumps({"ok": True, "result": self._result(name, parameters)}).encode()
 
     def sent(self, method: str) -> list[dict[str, Any]]:
-        """The parameters of every call of one method."""
+        """Return the parameters of every call of one method."""
         return [parameters for name, parameters in self.calls if name == method]
 
     def _result(self, name: str, parameters: dict[str, Any]) -> object:

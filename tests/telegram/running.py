@@ -30,7 +30,7 @@ NO_QUOTAS = {
     "quota_at_once": 0,
     "quota_ratings": 0,
 }
-"""People in tests write faster than people."""
+"""Settings without quotas, since tests write faster than people."""
 
 
 HURRIED = Timing(
@@ -40,14 +40,14 @@ HURRIED = Timing(
     store_again_seconds=0.01,
     call_again_seconds=0.01,
 )
-"""Progress is shown often and failures are tried again soon: tests have no time."""
+"""Short pauses: progress is shown often and failures are retried soon."""
 
 QUICK = replace(HURRIED, look_seconds=0.05)
-"""The bot looks for news more often than once a second, too."""
+"""Shorter pauses: the bot looks for news more often than once a second, too."""
 
 
 class SteppingEngine(FakeEngine):
-    """Writes `words` words and then waits, as if `hold` had been cleared at that moment."""
+    """A fake that writes `words` words and then waits, as if `hold` had been cleared then."""
 
     def __init__(self, words: int, reply: Reply = echo) -> None:
         super().__init__(reply)
@@ -74,68 +74,68 @@ class RunningBot:
     task: "asyncio.Task[None]"
 
     async def ask(self, chat: Chat, user: User, text: str, *, thread: int | None = None) -> Message:
-        """Ask, and wait until the reply is shown and known to be that turn's."""
+        """Ask; return the reply once it is shown and stored as that turn's."""
         asked = await chat.send(user, text, thread=thread)
         reply = await chat.wait_reply(asked)
         await self.settle()
         return chat.message(reply.id)
 
     async def say(self, chat: Chat, user: User, text: str, **options: int) -> str:
-        """Send something that is answered without buttons; that answer's text."""
+        """Send something that is answered without buttons; return the answer's text."""
         sent = await chat.send(user, text, **options)
         await self.settle()
         return "\n".join(each.text for each in chat.bot_messages if each.id > sent)
 
     async def settle(self) -> None:
-        """Wait until every update so far is dealt with."""
+        """Wait until every update so far is handled."""
         await self.api.wait_for(lambda: not self.api.pending, 10)
         async with asyncio.timeout(10):
             await self.application.update_queue.join()
 
     def turn(self, reply: Message) -> Turn:
-        """The turn that a reply with buttons belongs to."""
+        """Return the turn that a reply with buttons belongs to."""
         return self.store.conversations.turn(turn_id(reply))
 
     def ratings(self, reply: Message) -> dict[int, Rating]:
-        """Who rated a reply, and how."""
+        """Return the ratings of a reply by person."""
         ratings = self.store.feedback.ratings(turn_id(reply))
         return {feedback.person_id: feedback.rating for feedback in ratings}
 
     def shown(self, chat: Chat, turn: int) -> tuple[int, ...]:
-        """The messages that are known to show a turn."""
+        """Return the messages that are known to show a turn."""
         return self.store.conversations.shown_by(turn, chat.id)
 
     def is_reply(self, chat: Chat, message: Message) -> bool:
-        """Whether a message is known to show some turn."""
+        """Return whether a message is known to show some turn."""
         found = self.store.conversations.shown_in(chat.id, message.id, SentKind.REPLY)
         return found is not None
 
     def count(self, table: type[Base]) -> int:
-        """The rows of a table."""
+        """Return the number of a table's rows."""
         with self.store.database.reading() as session:
             return session.scalar(select(func.count()).select_from(table)) or 0
 
     async def tap(self, chat: Chat, user: User, message: Message, button: str) -> Message:
-        """Tap a button under a message; the message afterwards."""
+        """Tap a button under a message; return the message afterwards."""
         await chat.tap(user, message.id, button)
         await self.settle()
         return chat.message(message.id)
 
     async def look_for_news(self) -> None:
-        """What the bot does about once a second beside talking."""
+        """Look for news, as the bot does about once a second."""
         await self.news.look(self.application.bot)
 
     async def add_document(self, name: str, text: str) -> None:
-        """Put a document into the knowledge base, to be found at once."""
+        """Put a document into the knowledge base, and index it."""
         self.store.knowledge.add(name, text.encode(), added_by=ADMIN_ID)
         await self.index()
 
     async def index(self) -> None:
-        """What the indexer does once a second."""
+        """Index new documents, as the indexer does once a second."""
         await asyncio.to_thread(self.store.knowledge.index_pending)
 
     async def close(self) -> None:
-        """Stop it as SIGTERM would, or as a crash would when it does not stop."""
+        """Stop the bot as SIGTERM would, or as a crash would when it does not stop."""
         self.stop.set()
         self.engine.hold.set()
         try:
@@ -147,7 +147,7 @@ class RunningBot:
 
 
 def make_settings(api_url: str, **overrides: object) -> Settings:
-    """The defaults, but for the loopback Telegram, one admin, no quotas, and no `.env`."""
+    """Return default settings, but with the loopback, one admin, no quotas, and no `.env`."""
     values = {
         "telegram_token": "42:secret",
         "telegram_api_url": api_url,
@@ -158,7 +158,7 @@ def make_settings(api_url: str, **overrides: object) -> Settings:
 
 
 def store_of(settings: Settings, database: Database) -> Store:
-    """The real repositories; only the embedder stands in for a model."""
+    """Return the real repositories; only the embedder stands in for a model."""
     return make_store(settings, database, FakeEmbedder())
 
 
@@ -185,13 +185,13 @@ def run(
 
 
 def turn_id(reply: Message) -> int:
-    """The turn that a reply's buttons speak of."""
+    """Return the id of the turn that a reply's buttons name."""
     (found,) = {re.sub(r"\D", "", button["callback_data"]) for button in reply.buttons}
     return int(found)
 
 
 def prompt_text(prompt: Sequence[PromptMessage]) -> str:
-    """Everything a model was given, in one string."""
+    """Return everything a model was given, in one string."""
     return "\n".join(f"{message.role}: {message.content}" for message in prompt)
 
 

@@ -1,4 +1,4 @@
-"""Who may talk to the bot, who decides about it, and what everybody's menu shows."""
+"""Access: who may talk to the bot, who decides about it, and what everybody's menu shows."""
 
 import pytest
 

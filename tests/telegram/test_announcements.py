@@ -1,4 +1,4 @@
-"""What admins are told by themselves: how a run ended; and what is made ready without a word."""
+"""Announcements: admins are told how a run ended; a version is loaded without a word."""
 
 from dataclasses import replace
 
@@ -13,7 +13,7 @@ from tests.telegram.conftest import MakeVersion, Start
 from tests.telegram.running import ADMIN_ID, QUICK, RunningBot, eventually
 
 LOWER_ADMIN_ID = 8
-"""Is told before Grace."""
+"""Id of an admin who is told before Grace."""
 
 REPORT = GateReport(
     checks=(
@@ -35,7 +35,7 @@ SAMPLES = [
 
 
 class WatchedEngine(FakeEngine):
-    """Remembers what it was asked to load."""
+    """A fake that remembers the versions it was asked to load."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class WatchedEngine(FakeEngine):
 
 
 class PickyEngine(FakeEngine):
-    """Refuses one version."""
+    """A fake that refuses one version."""
 
     refused = ""
 
@@ -59,19 +59,19 @@ class PickyEngine(FakeEngine):
 
 @pytest.fixture
 def timing() -> Timing:
-    """The bot looks for news more often than once a second."""
+    """Return the pauses with which the bot looks for news more than once a second."""
     return QUICK
 
 
 @pytest.fixture
 def lower(api: BotApi) -> User:
-    """Another admin."""
+    """Return another admin."""
     return api.user(LOWER_ADMIN_ID, first_name="Lin")
 
 
 @pytest.fixture
 def lower_office(api: BotApi, lower: User) -> Chat:
-    """Their private chat with the bot."""
+    """Return the other admin's private chat with the bot."""
     return api.private(lower)
 
 
@@ -80,7 +80,7 @@ def end_run(
     status: RunStatus = RunStatus.SKIPPED,
     outcome: str = "Nobody has rated anything yet.",
 ) -> None:
-    """A run as the trainer carries it out, from the queue to its outcome."""
+    """Carry out a run as the trainer does, from the queue to its outcome."""
     queued, _ = bot.store.runs.queue("a test")
     bot.store.runs.take(queued.id)
     bot.store.runs.finish(queued.id, status, outcome)
@@ -92,7 +92,7 @@ async def told(chat: Chat, text: str) -> Message:
 
 
 def count(chat: Chat, text: str) -> int:
-    """How many messages say so."""
+    """Return how many messages hold this text."""
     return sum(text in each.text for each in chat.bot_messages)
 
 

@@ -14,7 +14,7 @@ BUTTONS = (USE_IT, "No")
 
 @pytest.fixture
 def bobs(api: BotApi, bob: User) -> Chat:
-    """Bob's private chat with the bot."""
+    """Return Bob's private chat with the bot."""
     return api.private(bob)
 
 
@@ -27,13 +27,13 @@ async def like(bot: RunningBot, chat: Chat, user: User, text: str) -> Message:
 
 
 async def approve(bot: RunningBot, office: Chat, grace: User) -> None:
-    """Let the only answer that waits into every chat."""
+    """Approve the only answer that waits, for every chat."""
     (shown,) = await waiting(bot, office, grace)
     await bot.tap(office, grace, shown, USE_IT)
 
 
 async def waiting(bot: RunningBot, office: Chat, grace: User) -> list[Message]:
-    """The answers that `/approve` shows."""
+    """Return the answers that `/approve` shows."""
     sent = await office.send(grace, "/approve")
     await bot.settle()
     return [each for each in office.bot_messages if each.id > sent]

@@ -1,4 +1,4 @@
-"""What admins tell the bot to do is kept, and only they can read it."""
+"""The audit log: commands of admins are kept, and only admins can read them."""
 
 from loopback import Chat, User
 from tests.telegram.running import RunningBot

@@ -1,4 +1,4 @@
-"""While something that the bot needs is away, people wait or are told so; nothing is lost."""
+"""Outages: while something that the bot needs is away, people wait or are told; nothing is lost."""
 
 import asyncio
 import sqlite3
@@ -21,7 +21,7 @@ IMPATIENT_MILLISECONDS = 50
 
 @pytest.fixture
 def impatient(sqlite: Database) -> None:
-    """Waits for a locked database for a moment only, as if the lock had outlasted it."""
+    """Shorten the wait for a locked database, as if the lock had outlasted it."""
 
     def set_timeout(connection: Any, _record: object) -> None:
         connection.execute(f"PRAGMA busy_timeout={IMPATIENT_MILLISECONDS}")
@@ -32,7 +32,7 @@ def impatient(sqlite: Database) -> None:
 
 @contextmanager
 def locked(database: Database) -> Iterator[None]:
-    """Another program has the database and does not let go."""
+    """Lock the database from another program until the end of the block."""
     path = make_url(database.url).database
     assert path is not None
     with closing(sqlite3.connect(path, timeout=10, isolation_level=None)) as other:

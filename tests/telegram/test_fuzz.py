@@ -1,4 +1,4 @@
-"""Whatever Telegram sends, nothing fails unforeseen, and the next question is answered."""
+"""Random updates: nothing fails unforeseen, and the next question is answered."""
 
 import asyncio
 import logging
@@ -129,7 +129,7 @@ UPDATES = st.one_of(
 
 @dataclass(frozen=True, kw_only=True)
 class Fuzzed:
-    """A bot in a loop of its own, which outlives an example."""
+    """A bot in an event loop of its own, which outlives an example."""
 
     loop: asyncio.Runner
     application: App

@@ -11,7 +11,7 @@ from tests.telegram.running import RunningBot, turn_id
 
 @pytest.fixture
 def club(api: BotApi, ada: User, bob: User) -> Chat:
-    """Ada is an admin of it, Bob is not."""
+    """Return a group of which Ada is an admin and Bob is not."""
     return api.group(GROUP_ID - 2, "Club", [ada, bob], admins=[ada])
 
 

@@ -1,4 +1,4 @@
-"""In a group: the bot answers who addresses it, in the right topic, and keeps nothing of others."""
+"""Groups: the bot answers who addresses it, in the right topic, and stores nothing of others."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What was sent to the bot is answered once, through crashes, databases that go, and repeats."""
+"""The inbox: a message is answered once, through crashes, database outages and repeats."""
 
 import time
 from dataclasses import replace
@@ -22,12 +22,12 @@ HOURS = 3600
 
 @pytest.fixture
 def died(sqlite: Database) -> Updates:
-    """The inbox of a process that took updates in and died."""
+    """Return the inbox of a process that took updates in and died."""
     return Updates(sqlite)
 
 
 def left(chat: Chat, user: User, update_id: int, text: str, *, age: float = 0) -> dict[str, Any]:
-    """A message as it lies in the inbox."""
+    """Return a message as it lies in the inbox."""
     sender = {"id": user.id, "is_bot": False, "first_name": user.first_name}
     place = {"id": chat.id, "type": "private", "first_name": user.first_name}
     message = {"message_id": update_id, "date": int(time.time() - age), "chat": place}
@@ -35,7 +35,7 @@ def left(chat: Chat, user: User, update_id: int, text: str, *, age: float = 0) -
 
 
 def handled(bot: RunningBot) -> bool:
-    """Whether nothing is left in the inbox."""
+    """Return whether nothing is left in the inbox."""
     with bot.store.database.reading() as session:
         return not session.scalars(select(UpdateRow).where(UpdateRow.handled_at.is_(None))).all()
 
@@ -215,7 +215,7 @@ async def test_what_waits_when_the_bot_is_stopped_is_answered_when_it_runs_again
 
 
 def begin(bot: RunningBot, chat: Chat, user: User, update_id: int) -> int:
-    """A turn whose process died before its reply was written."""
+    """Begin a turn whose process died before its reply was written."""
     store = bot.store
     conversation = store.conversations.current(Place(chat_id=chat.id))
     store.people.see(user.id, user.first_name)
@@ -225,7 +225,7 @@ def begin(bot: RunningBot, chat: Chat, user: User, update_id: int) -> int:
 
 
 def written(bot: RunningBot, chat: Chat, user: User, update_id: int) -> int:
-    """A turn whose process died before its reply was shown."""
+    """Add a turn whose process died before its reply was shown."""
     turn_id = begin(bot, chat, user, update_id)
     bot.store.conversations.finish_turn(
         turn_id, state=TurnState.FINAL, completion=f"Hello, {user.first_name}."

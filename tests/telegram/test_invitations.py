@@ -1,4 +1,4 @@
-"""A link of an admin's lets people in, so many, for so long, and nobody whom an admin keeps out."""
+"""Invitation links: so many people may enter, for so long, and nobody whom an admin keeps out."""
 
 import pytest
 
@@ -15,12 +15,12 @@ WEEK = 7 * 86_400
 
 @pytest.fixture
 async def closed(start: Start) -> RunningBot:
-    """A bot that talks only with whom an admin has let in."""
+    """Return a bot that talks only with people whom an admin has let in."""
     return await start(access="allowlist")
 
 
 async def invite(bot: RunningBot, office: Chat, grace: User, command: str = "/invite") -> str:
-    """What Telegram sends for somebody who opens the link of a new invitation."""
+    """Make an invitation; return the message that Telegram sends when its link is opened."""
     told = await bot.say(office, grace, command)
     link = told.split()[-1]
     assert link.startswith("https://t.me/ratchet_bot?start=")

@@ -75,7 +75,7 @@ async def test_a_flood_is_waited_out_as_long_as_telegram_asks(
 async def test_a_reply_whose_receipt_is_lost_arrives_at_least_once(
     bot: RunningBot, api: BotApi, chat: Chat, ada: User
 ) -> None:
-    """Whether Telegram acted on a lost call cannot be told, so here the reply is there twice."""
+    """After a lost call nobody can tell whether Telegram acted, so here the reply is sent twice."""
     api.inject("sendMessage", drop_after())
     await bot.ask(chat, ada, "hello")
 

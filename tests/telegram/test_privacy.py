@@ -1,4 +1,4 @@
-"""What a person can do about what is held of them."""
+"""Privacy: what a person can do about the data held of them."""
 
 import asyncio
 import io
@@ -18,12 +18,12 @@ from tests.telegram.running import RunningBot, eventually, prompt_text
 
 
 async def asked_to_forget(bot: RunningBot, chat: Chat, user: User) -> Message:
-    """The bot's question whether it should."""
+    """Send /forget; return the bot's question whether it should."""
     return await chat.wait_reply(await chat.send(user, "/forget"))
 
 
 async def talked(bot: RunningBot, chat: Chat, user: User, text: str = "hello") -> Message:
-    """A reply with a rating and a correction of its person."""
+    """Ask, rate and correct the reply as one person; return the reply."""
     reply = await bot.ask(chat, user, text)
     await chat.tap(user, reply.id, "👎")
     await chat.tap(user, reply.id, "✏️")
@@ -260,7 +260,7 @@ async def test_versions_that_were_trained_on_what_is_deleted_are_named_to_everyb
 
 
 async def started(bot: RunningBot, chat: Chat, user: User) -> Message:
-    """`/start`; the question about training."""
+    """Send /start; return the question about training."""
     await bot.say(chat, user, "/start")
     return chat.bot_messages[-1]
 

@@ -1,4 +1,4 @@
-"""Admins see whose ratings are held back, and let them teach after all."""
+"""The quarantine: admins see whose ratings are held back, and let them teach after all."""
 
 import pytest
 

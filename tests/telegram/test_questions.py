@@ -128,7 +128,7 @@ async def test_a_text_that_begins_with_a_slash_is_answered_in_order_too(
 
 
 def questions(bot: RunningBot) -> list[str]:
-    """What the engine was asked so far."""
+    """Return the questions that the engine got so far."""
     return [prompt[-1].content for prompt in bot.engine.prompts]
 
 

@@ -1,4 +1,4 @@
-"""Nobody gets more than their share, and nobody is told so more than once a minute."""
+"""Quotas: nobody gets more than their share, or is told so more than once a minute."""
 
 from datetime import timedelta
 
@@ -13,7 +13,7 @@ from tests.telegram.conftest import Start
 from tests.telegram.running import ADMIN_ID, RunningBot
 
 NEXT = 1
-"""An update that nobody has begun."""
+"""Id of an update that nobody has begun."""
 
 
 def quotas(bot: RunningBot) -> Quotas:

@@ -59,7 +59,7 @@ def tapped(data: str | None, **more: object) -> dict[str, Any]:
 
 
 def new_turn(store: Store) -> int:
-    """A finished turn of Ada's private chat."""
+    """Add a finished turn to Ada's private chat; return its id."""
     place = store.conversations.current(Place(chat_id=1))
     store.people.see(1, "Ada")
     turn = store.conversations.begin_turn(place.id, 1, "hello", model="fake").id
@@ -71,7 +71,7 @@ def new_turn(store: Store) -> int:
 async def test_edits_that_come_all_the_same_are_neither_answered_nor_kept(
     application: App, request_: RecordingRequest, store: Store, chat: dict[str, Any]
 ) -> None:
-    """For a while after a change of `allowed_updates` Telegram sends what was queued before."""
+    """After a change of `allowed_updates` Telegram still sends what was queued, for a while."""
     await take(application, "edited_message", message(chat, "good morning", edit_date=1))
 
     assert not request_.sent("sendMessage")

@@ -1,4 +1,4 @@
-"""Whatever a model writes, Telegram takes it."""
+"""Rendering: whatever a model writes, Telegram accepts it."""
 
 import pytest
 from hypothesis import example, given, settings
@@ -40,13 +40,13 @@ def passage(title: str, section: str = "") -> Passage:
 
 
 def covered(part: Part, entity: MessageEntity) -> str:
-    """What an entity covers. Fails when it begins or ends inside a character."""
+    """Return the text that an entity covers. Fails if it begins or ends inside a character."""
     units = part.text.encode("utf-16-le")
     return units[2 * entity.offset : 2 * (entity.offset + entity.length)].decode("utf-16-le")
 
 
 def check(part: Part) -> None:
-    """Everything that Telegram asks of a message."""
+    """Check everything that Telegram requires of a message."""
     assert part.text.strip()
     assert utf16_length(part.text) <= MOST_UNITS
     assert len(part.entities) <= MAX_ENTITIES

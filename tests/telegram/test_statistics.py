@@ -14,7 +14,7 @@ from tests.telegram.running import RunningBot, turn_id
 PNG = b"\x89PNG\r\n\x1a\n"
 MAX_PHOTO_BYTES = 10_000_000
 MAX_PHOTO_SIDES = 10_000
-"""Telegram refuses a photo whose width and height together are more."""
+"""Largest sum of width and height that Telegram accepts in a photo."""
 
 
 async def stats(bot: RunningBot, office: Chat, grace: User) -> Message:
@@ -26,7 +26,7 @@ async def stats(bot: RunningBot, office: Chat, grace: User) -> Message:
 
 
 def picture(message: Message) -> Image.Image:
-    """The picture of a message, looked at as Telegram would."""
+    """Return the picture of a message, with the checks that Telegram makes."""
     attachment = message.attachment
     assert attachment is not None
     assert attachment.kind is MediaKind.PHOTO
@@ -40,7 +40,7 @@ def picture(message: Message) -> Image.Image:
 
 
 def amount(image: Image.Image, color: tuple[int, int, int]) -> int:
-    """How many pixels have a color."""
+    """Return the number of pixels in a color."""
     return {found: count for count, found in image.getcolors(1 << 24)}.get(color, 0)
 
 

@@ -1,4 +1,4 @@
-"""What is shown of a reply on its way, and how often, however many are on theirs."""
+"""Streaming: what is shown of unfinished replies, and how often, however many there are."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -23,7 +23,7 @@ def hurried() -> Pace:
 
 @pytest.fixture
 async def streamed(api: BotApi) -> AsyncIterator[Streamed]:
-    """A reply on its way to a chat."""
+    """Yield a maker of streams of a reply to a chat."""
     async with Bot("42:secret", base_url=f"{api.url}/bot") as bot:
         yield lambda pace, chat: ReplyStream(
             bot,
@@ -37,7 +37,7 @@ async def streamed(api: BotApi) -> AsyncIterator[Streamed]:
 
 @pytest.fixture
 def crowd(monkeypatch: pytest.MonkeyPatch) -> Pace:
-    """A thousand others wait, and it is never this one's turn to show that somebody types."""
+    """Return a pace at which a thousand others wait, and “typing” is never shown for this one."""
     monkeypatch.setattr("random.random", lambda: 0.99)
     pace = hurried()
     pace.waiting = 1000

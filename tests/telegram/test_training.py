@@ -15,12 +15,12 @@ CANCEL = "✖ Cancel"
 
 @pytest.fixture
 def timing() -> Timing:
-    """The bot looks for news more often than once a second."""
+    """Return the pauses with which the bot looks for news more than once a second."""
     return QUICK
 
 
 async def train(bot: RunningBot, office: Chat, grace: User) -> Message:
-    """Ask for a run; the message that shows it."""
+    """Ask for a run; return the message that shows it."""
     asked = await office.send(grace, "/train")
     shown = await office.wait_reply(asked)
     await bot.settle()

@@ -1,4 +1,4 @@
-"""Files that people send: an admin's are read, and whatever is wrong with one is said."""
+"""Uploads: an admin's files are read, and whatever is wrong with one is said."""
 
 import io
 import random
@@ -18,7 +18,7 @@ EMPTY = pytest.mark.bad_input("an empty file")
 
 
 async def hand_in(bot: RunningBot, chat: Chat, user: User, name: str, data: bytes) -> str:
-    """Send a file; what the bot says to it."""
+    """Send a file; return the bot's answer."""
     sent = await chat.send_document(user, name, data)
     answer = await chat.wait_reply(sent, timeout=3, final=any_message)
     await bot.settle()
@@ -35,7 +35,7 @@ def encrypted_pdf() -> bytes:
 
 
 def zip_bomb() -> bytes:
-    """A Word document of 300 kB whose text unfolds to 300 MB."""
+    """Return a Word document of 300 kB whose text unpacks to 300 MB."""
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("[Content_Types].xml", "<Types/>")

@@ -1,4 +1,4 @@
-"""The versions: `/adapters`, forward with `/promote`, back with `/rollback`, each asked back."""
+"""Versions: `/adapters`, forward with `/promote`, back with `/rollback`, each asked back."""
 
 import asyncio
 import threading
@@ -22,7 +22,7 @@ REPORT = GateReport(
 
 
 async def ask_back(bot: RunningBot, office: Chat, grace: User, command: str) -> Message:
-    """Send a command that is asked back; the question with its buttons."""
+    """Send a command that is asked back; return the question with its buttons."""
     asked = await office.send(grace, command)
     question = await office.wait_reply(asked)
     await bot.settle()
@@ -30,7 +30,7 @@ async def ask_back(bot: RunningBot, office: Chat, grace: User, command: str) -> 
 
 
 async def confirm(bot: RunningBot, office: Chat, grace: User, command: str) -> str:
-    """Send a command that is asked back, and say yes; what the question became."""
+    """Send a command that is asked back, and say yes; return what the question became."""
     question = await ask_back(bot, office, grace, command)
     done = await bot.tap(office, grace, question, "Yes")
     assert done.labels == ()
@@ -38,12 +38,12 @@ async def confirm(bot: RunningBot, office: Chat, grace: User, command: str) -> s
 
 
 def put_in_use(bot: RunningBot, version: Adapter) -> None:
-    """As the gate does, or another admin."""
+    """Promote a version, as the gate or another admin does."""
     bot.store.adapters.promote(version.name, base_model="fake", reason="a test")
 
 
 def active(bot: RunningBot) -> str | None:
-    """The name of the version in use."""
+    """Return the name of the version in use."""
     adapter = bot.store.adapters.active()
     return adapter.name if adapter else None
 

@@ -13,7 +13,7 @@ __all__ = ["migrated_sqlite", "sqlite", "tiny_weights"]
 
 @pytest.fixture
 def tiny_weights(tiny_model: Path) -> Weights:
-    """The tiny model in fp32, where a small adapter makes a difference that can be measured."""
+    """Return the tiny model in fp32, where a small adapter makes a measurable difference."""
     return load_weights(
         str(tiny_model), models_folder=tiny_model, device="cpu", dtype=torch.float32
     )

@@ -1,4 +1,4 @@
-"""Makes examples and recipes by the dozen, for tests that are about what is made of them."""
+"""Examples and recipes by the dozen, for tests of what is made of them."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -22,7 +22,7 @@ BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def settings(**changes: object) -> Settings:
-    """The default settings, whatever the machine's own are."""
+    """Return the default settings, whatever the machine's own are."""
     return make_settings(**changes)
 
 
@@ -36,7 +36,7 @@ def asked(question: str, *, system: str = "") -> tuple[Message, ...]:
 
 
 def candidate(folder: Path, base_model: str) -> Adapter:
-    """The adapter in a folder, as the registry would have it."""
+    """Return the adapter in a folder, as the registry would."""
     sha256 = hash_adapter(folder)
     return make_adapter(
         name=f"a1-{sha256[:8]}", sha256=sha256, base_model=base_model, path=str(folder)
@@ -44,12 +44,12 @@ def candidate(folder: Path, base_model: str) -> Adapter:
 
 
 def minute(number: int) -> datetime:
-    """Examples are made in the order of their numbers."""
+    """Return the time of an example: examples are made in the order of their numbers."""
     return BEGINNING + timedelta(minutes=number)
 
 
 def origin(kind: OriginKind, number: int, *, imported: bool = False) -> Origin:
-    """The origin of the example with a number."""
+    """Return the origin of the example with a number."""
     if imported:
         return Origin(kind=OriginKind.IMPORTED, imported_id=number)
     if kind is OriginKind.RATED:
@@ -116,5 +116,5 @@ def demonstration(
 
 
 def thumbs(count: int, *, first: int = 1) -> tuple[Example, ...]:
-    """So many ratings, 👍 and 👎 in turn."""
+    """Return `count` ratings, 👍 and 👎 in turn."""
     return tuple(rated(number, number % 2 == 1) for number in range(first, first + count))

@@ -1,4 +1,4 @@
-"""Frozen layers answer as ever, and are asked once."""
+"""Frozen layers give the same outputs from the cache, and are computed once."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -19,7 +19,7 @@ FROZEN = 1
 
 
 class Counted:
-    """A tiny model whose first layer's attention counts how often it is asked."""
+    """A tiny model that counts the passes through its first layer's attention."""
 
     def __init__(self, weights: Weights) -> None:
         self.model: Any = weights.model

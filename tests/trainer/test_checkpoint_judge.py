@@ -1,4 +1,4 @@
-"""A checkpoint is judged as it will be served, and is trained on as if nobody had looked."""
+"""A checkpoint is judged as it will be served, and its training goes on undisturbed."""
 
 import math
 from collections.abc import Iterator
@@ -94,7 +94,7 @@ def judge(tiny_weights: Weights) -> CheckpointJudge:
 
 
 def changed(model: PeftModel, *, by: float) -> PeftModel:
-    """The update counts that many times as much."""
+    """Scale the update by `by`."""
     with torch.no_grad():
         for name, each in model.named_parameters():
             if "lora_B" in name:
@@ -125,7 +125,7 @@ def test_a_model_that_is_only_sharper_has_not_drifted(
 
 
 class Sharpen:
-    """Raises the probabilities of the tokens to a power."""
+    """Forward hook that raises the probabilities of the tokens to a power."""
 
     power = 1.0
 

@@ -1,4 +1,4 @@
-"""What a run trains on: nothing that is held out, nothing twice, and not too much of anything."""
+"""The data of a run: nothing held out, nothing twice, and not too much of anything."""
 
 from dataclasses import replace
 from typing import TypeVar
@@ -35,7 +35,7 @@ Kind = TypeVar("Kind", bound=AnyExample)
 
 SYSTEM = "Be brief."
 ENOUGH = thumbs(12, first=101)
-"""Ratings that a run can be made of, whatever else there is."""
+"""Ratings that suffice for a run."""
 
 PAIRS = tuple(pair(number) for number in range(1, 21))
 SHOWN = tuple(demonstration(number) for number in range(1, 21))
@@ -106,7 +106,7 @@ LETTERS = {
 
 
 def name(origin: Origin) -> str:
-    """The kind and the number of an example, such as t12 for the rated turn 12."""
+    """Return the kind and the number of an example, such as t12 for the rated turn 12."""
     return f"{LETTERS[origin.kind]}{origin.turn_id or origin.correction_id or origin.imported_id}"
 
 

@@ -22,14 +22,14 @@ def penalty(tiny_weights: Weights) -> DistillationPenalty:
 
 
 def moved(weights: Weights, *, by: float) -> None:
-    """Makes a model think something else."""
+    """Change a model's weights at random."""
     torch.manual_seed(0)
     for each in weights.model.parameters():
         each.data += by * torch.randn_like(each)
 
 
 def exact(weights: Weights, before: torch.Tensor) -> float:
-    """KL(before ‖ now) a token over every token of the vocabulary."""
+    """Return KL(before ‖ now) a token over every token of the vocabulary."""
     with torch.no_grad():
         logits, counts = reply_logits(weights.model, rows(weights))
     divergence = (before.exp() * (before - logits.log_softmax(dim=-1))).sum(dim=-1)

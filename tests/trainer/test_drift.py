@@ -1,4 +1,4 @@
-"""What is wrong with a reply is seen in its text alone, and a sound one is left in peace."""
+"""Flaws of a reply are found in its text alone, and a sound reply has none."""
 
 import math
 

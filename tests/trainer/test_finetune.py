@@ -88,7 +88,7 @@ def finetuned(
 def log_probability(
     weights: Weights, question: str, ids: list[int], adapter: Path | None = None
 ) -> float:
-    """Of the reply that these ids spell, by the base or with an adapter."""
+    """Return the log-probability of a reply's ids, by the base or with an adapter."""
     prompt = weights.template.encode(asked(question))
     model = weights.model if adapter is None else PeftModel.from_pretrained(weights.model, adapter)
     with torch.no_grad():
@@ -99,7 +99,7 @@ def log_probability(
 
 
 def gain(weights: Weights, reply: str, adapter: Path) -> float:
-    """How much likelier an adapter makes a reply to a question that was trained on."""
+    """Return by how much an adapter raises a reply's log-probability after a trained question."""
     ids = weights.template.encode_reply(reply)
     return log_probability(weights, "question 3", ids, adapter) - log_probability(
         weights, "question 3", ids
@@ -107,7 +107,7 @@ def gain(weights: Weights, reply: str, adapter: Path) -> float:
 
 
 def learned(model: PeftModel) -> dict[str, Tensor]:
-    """What is trained of a model, by the names that PEFT saves it under."""
+    """Return the trained weights of a model, by the names that PEFT saves them under."""
     return {
         name.replace(".default.", "."): each.detach().clone()
         for name, each in model.named_parameters()
@@ -123,7 +123,7 @@ def is_as_written(tensors: dict[str, Tensor], folder: Path) -> bool:
 
 
 class Judging:
-    """Judges by a list, and remembers the weights that it saw."""
+    """A judge that takes its verdicts from a list, and remembers the weights that it saw."""
 
     def __init__(self, verdicts: Iterable[tuple[float, float]]) -> None:
         self._verdicts = iter(verdicts)
@@ -137,19 +137,19 @@ class Judging:
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """What came of a training, and what was seen of it."""
+    """Results of a training, and what was reported of it."""
 
     adapter: Path
     points: tuple[Point, ...]
     weights: Weights
-    """What it was trained on, the adapter taken off again."""
+    """The trained model, the adapter taken off again."""
 
 
 @pytest.fixture(scope="module")
 def train_once(
     tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], Trained]:
-    """Trains on a kind of examples, each kind once."""
+    """Return a function that trains on a kind of examples, each kind once."""
 
     @cache
     def train(kind: str) -> Trained:
@@ -164,7 +164,7 @@ def train_once(
 
 @pytest.fixture(params=KINDS)
 def trained(request: pytest.FixtureRequest, train_once: Callable[[str], Trained]) -> Trained:
-    """A training on each kind of examples, and on all of them."""
+    """Return a training on each kind of examples, and on all of them."""
     return train_once(request.param)
 
 
@@ -572,14 +572,14 @@ def test_a_reply_that_was_cut_does_not_teach_when_to_stop(
     tiny_weights.model.state_dict()["model.embed_tokens.weight"][ids[-1]].normal_(std=0.02)
 
     def end(adapter: Path | None = None) -> float:
-        """Log-probability that the liked reply ends where it does."""
+        """Return the log-probability that the liked reply ends where it does."""
         whole, cut = (
             log_probability(tiny_weights, "question 3", part, adapter) for part in (ids, ids[:-1])
         )
         return whole - cut
 
     def taught(*, finished: bool) -> float:
-        """How much likelier that is once liked replies were trained on that ended, or were cut."""
+        """Return how training on liked replies, ended or cut, changes `end`."""
         rows = tuple(replace(each, finished=finished and each.label) for each in RATED)
         folder = tmp_path / str(finished)
         how = replace(QUICK, epochs=6, layers=1.0)

@@ -1,4 +1,4 @@
-"""The gate lets a candidate through for a reason, and never for want of one."""
+"""The gate passes a candidate on evidence, and never for lack of evidence."""
 
 import json
 import math
@@ -36,7 +36,7 @@ BASE = Evaluation(
 
 
 def told(labels: tuple[bool, ...], *, gap: float, seed: int = 0) -> tuple[float, ...]:
-    """Log-ratios of a version that tells 👍 from 👎 by `gap`, with noise of size 1."""
+    """Return log-ratios that tell 👍 from 👎 by `gap`, with noise of size 1."""
     noise = np.random.default_rng(seed).normal(size=len(labels))
     return tuple(float(each) for each in noise + gap * np.array(labels))
 
@@ -444,7 +444,7 @@ def test_limits_set_wide_open_let_a_bad_candidate_through() -> None:
 
 
 def swayed_by(raters: tuple[tuple[int, ...], ...]) -> GateReport:
-    """Only person 0's ratings are told apart."""
+    """Return the report on a version that tells only person 0's ratings apart."""
     scores = tuple(
         score if 0 in who else 0.0 for score, who in zip(told(LABELS, gap=5.0), raters, strict=True)
     )

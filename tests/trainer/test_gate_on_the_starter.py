@@ -1,4 +1,4 @@
-"""The gate on the embedded model: it refuses what is ruined or ignorant, and passes the good.
+"""The gate on the embedded model: it refuses ruined or ignorant adapters, and passes good ones.
 
 The ruined recipes are those that thumbs alone invite: a high learning rate, or a second epoch, with
 a weak pull to the base and nothing rehearsed. They please the audience best of all.
@@ -41,7 +41,7 @@ def loaded(models: Path) -> Weights:
 
 
 class Trial:
-    """Ratings of one taste, and the gate over whatever was made of them."""
+    """Ratings of one taste, and the gate over adapters trained on them."""
 
     def __init__(self, home: Path) -> None:
         starter_folder(home / "models")
@@ -54,7 +54,7 @@ class Trial:
         self._base: Evaluation | None = None
 
     def judged(self, folder: Path) -> GateReport:
-        """What the gate says of an adapter."""
+        """Return the gate's report on an adapter."""
         return asyncio.run(self._judged(folder))
 
     async def _judged(self, folder: Path) -> GateReport:
@@ -83,14 +83,14 @@ class Trial:
         )
 
     def trained(self, train: tuple[Example, ...], folder: Path) -> Path:
-        """By the recipe of the settings, checkpoints judged, as a run does it."""
+        """Train by the recipe of the settings, with judged checkpoints, as a run does."""
         snapshot = Snapshot(train=ExampleSet(unpaired=train), held_out=self.held_out)
         job = Job(snapshot=snapshot, recipe=Recipe.of(self.settings.train), folder=folder)
         predictor = predictor_for(self.settings.retrieval.embedder, snapshot)
         return carry_out(self.settings, job, predictor, lambda _: None)
 
     def trained_unguarded(self, train: tuple[Example, ...], folder: Path, **changes: float) -> Path:
-        """By a recipe that is let go to its end, with nothing rehearsed."""
+        """Train by a recipe to its end, without a judge and without rehearsal."""
         recipe = replace(Recipe.of(self.settings.train), checkpoints=1, **changes)  # type: ignore[arg-type]
         return finetune(
             loaded(self.settings.storage.models_path),
@@ -113,7 +113,7 @@ def trial(tmp_path_factory: pytest.TempPathFactory) -> Trial:
 
 @pytest.fixture
 def failed(trial: Trial) -> Callable[[Path], list[str]]:
-    """The names of the checks that an adapter fails."""
+    """Return a function that names the checks that an adapter fails."""
 
     def names(folder: Path) -> list[str]:
         return [each.name for each in trial.judged(folder).checks if not each.passed]

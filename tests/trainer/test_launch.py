@@ -1,4 +1,4 @@
-"""A job survives being written for other processes, whatever its examples say."""
+"""A job reads back as it was written for other processes, whatever its examples say."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The log-probabilities are those of a softmax over all, and so are their slopes."""
+"""Log-probabilities and their gradients equal those of a softmax over the whole vocabulary."""
 
 import pytest
 import torch

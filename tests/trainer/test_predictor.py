@@ -11,7 +11,7 @@ KIND, RUDE = "gladly here is a kind and helpful answer", "go away you silly pers
 
 
 def ratings(count: int, *, first: int = 0, flipped: bool = False) -> list[Example]:
-    """Kind replies are 👍 and rude ones 👎, unless it is the other way round."""
+    """Return ratings: kind replies are 👍 and rude ones 👎, or the other way round."""
     return [
         rated(number, (number % 2 == 0) != flipped, reply=f"{(KIND, RUDE)[number % 2]} {number}")
         for number in range(first, first + count)

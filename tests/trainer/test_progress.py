@@ -1,4 +1,4 @@
-"""The share of a run that is behind only grows, from stage to stage."""
+"""The share of a run that is done only grows, from stage to stage."""
 
 from trainer.progress import RunStage
 

@@ -1,4 +1,4 @@
-"""Whose ratings look like an attack, whose only like a taste of their own, and who agrees."""
+"""The rater audit: ratings like an attack, ratings of a different taste, and agreement."""
 
 import random
 from collections.abc import Callable, Collection, Sequence
@@ -24,7 +24,7 @@ Taste = Callable[[bool, random.Random], bool]
 
 
 def honest(good: bool, draw: random.Random) -> bool:
-    """One thumb in ten is the wrong one."""
+    """Rate honestly, with one wrong thumb in ten."""
     return good if draw.random() > 0.1 else not good
 
 
@@ -41,7 +41,7 @@ def always(good: bool, draw: random.Random) -> bool:
 
 
 def ratings(person: int, count: int, taste: Taste, *, good: float = 0.5) -> list[Example]:
-    """Of replies that are good or bad by the words in them; a share of them is good."""
+    """Return ratings of replies that are good or bad by their words; the share `good` is good."""
     draw = random.Random(person)
     made = []
     for number in range(count):

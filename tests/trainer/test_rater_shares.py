@@ -1,4 +1,4 @@
-"""Nobody moves the weights alone, and no crowd of new people does."""
+"""Limits on shares: neither one person nor a crowd of new people moves the weights alone."""
 
 from collections import Counter
 from dataclasses import replace
@@ -19,7 +19,7 @@ def by(person: int, count: int, *, first: int = 1) -> tuple[tuple[int, int], ...
 
 
 def examples(*given: tuple[int, int]) -> ExampleSet:
-    """Ratings, by number and person; 0 is nobody."""
+    """Return ratings, by number and person; 0 is nobody."""
     return ExampleSet(
         unpaired=tuple(
             replace(rated(number), raters=(person,) if person else ()) for number, person in given
@@ -35,7 +35,7 @@ def kept(
     room: int = 10_000,
     **rater_shares: object,
 ) -> Counter[int]:
-    """How many examples of each person remain."""
+    """Return how many examples of each person remain."""
     fair = limit_shares(
         given,
         RaterShares(**rater_shares),  # type: ignore[arg-type]

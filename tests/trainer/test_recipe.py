@@ -10,7 +10,7 @@ from tests.trainer.examples import recipe, settings
 from trainer.recipe import Recipe
 
 NOT_HOW = {"cron", "min_ratings", "processes", "newcomer_days"}
-"""What says when, where and on whose word to train, and nothing of how."""
+"""Settings of when, where and on whose ratings to train, which no recipe holds."""
 
 
 def test_a_recipe_is_what_the_settings_ask_for() -> None:

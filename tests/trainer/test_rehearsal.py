@@ -1,4 +1,4 @@
-"""What is rehearsed is not what is measured."""
+"""Rehearsed questions are never those that are measured."""
 
 from bot.engine.local import Weights
 from trainer.proving.retention import load_development_checks, load_retention_suite

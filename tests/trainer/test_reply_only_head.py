@@ -1,4 +1,4 @@
-"""The head for replies says what TRL's own says, to the same gradient."""
+"""The reply-only head gives the results and gradients of TRL's own head."""
 
 import copy
 
@@ -33,7 +33,7 @@ def ours(tiny_weights: Weights) -> PreTrainedModel:
 
 
 def scored(model: PreTrainedModel) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-probabilities, loss, and the gradient of the loss at the embeddings."""
+    """Return log-probabilities, loss, and the gradient of the loss at the embeddings."""
     found = model(input_ids=IDS, attention_mask=MASK, labels=LABELS, fused_lm_head=True)
     found.loss.backward()
     gradient = model.get_input_embeddings().weight.grad

@@ -1,4 +1,4 @@
-"""The suite itself is sound: babble passes nothing, and a right answer passes however it is put."""
+"""The suite itself is sound: nonsense passes nothing, and any wording of a right answer passes."""
 
 import re
 from collections import Counter

@@ -1,5 +1,7 @@
-"""A run from ratings to its outcome, on the tiny model: whatever happens, the row says it in a
-sentence, and nothing goes live that the gate has not let through."""
+"""Runs from ratings to their outcome, on the tiny model.
+
+Whatever happens, the row says it in a sentence, and nothing goes live that the gate refused.
+"""
 
 import errno
 import math
@@ -71,7 +73,7 @@ Learn = Callable[..., TrainingRun]
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Short replies, few checks, and an embedder that only counts words."""
+    """Use short replies, few checks, and an embedder that only counts words."""
     for module in ("trainer.run", "trainer.tuning.launch"):
         monkeypatch.setattr(f"{module}.SentenceEmbedder", FakeEmbedder)
     monkeypatch.setattr("trainer.proving.evaluator.load_retention_suite", lambda: SUITE)
@@ -89,7 +91,7 @@ def adapters(sqlite: Database, tmp_path: Path) -> Adapters:
 
 @pytest.fixture
 def learned(sqlite: Database, tiny_model: Path, tmp_path: Path) -> Learn:
-    """Queues a run, takes it and carries it out; `changes` are settings."""
+    """Return a function that queues, takes and carries out a run; `changes` are settings."""
 
     def run(**changes: Any) -> TrainingRun:
         runs = Runs(sqlite)
@@ -124,7 +126,7 @@ def _settings(data_dir: Path, model: Path, changes: dict[str, Any]) -> Settings:
 
 
 def preferences(count: int) -> list[Preference]:
-    """Ratings made elsewhere, 👍 and 👎 in turn."""
+    """Return ratings made elsewhere, 👍 and 👎 in turn."""
     return [
         Preference(
             prompt=asked(f"Why {number}?"),
@@ -149,7 +151,7 @@ def rate_turns(database: Database, count: int) -> None:
 
 @pytest.fixture
 def rated(sqlite: Database) -> None:
-    """Enough to learn from and to measure with, from both sources."""
+    """Add enough ratings to learn from and to measure with, from both sources."""
     rate_turns(sqlite, 4)
     import_ratings(sqlite, preferences(60))
 
@@ -199,7 +201,7 @@ def test_a_run_that_passes_the_gate_is_promoted_and_says_all_about_itself(
 
 
 def examples_of(database: Database, run_id: int) -> dict[Split, list[tuple[str, int | None]]]:
-    """The kind and the turn or imported row of every example of a run, by split."""
+    """Return the kind and the turn or imported row of every example of a run, by split."""
     found: dict[Split, list[tuple[str, int | None]]] = {split: [] for split in Split}
     with database.reading() as session:
         for row in session.scalars(select(RunExampleRow).where(RunExampleRow.run_id == run_id)):
@@ -250,7 +252,7 @@ def lora_b(adapter: Adapter) -> Tensor:
 
 
 def refuse_the_first(monkeypatch: pytest.MonkeyPatch, *failed: str) -> None:
-    """The gate, of which the first candidate of a run does not pass these checks."""
+    """Make the first candidate of a run fail these checks of the gate."""
 
     first: list[str] = []
 

@@ -1,4 +1,4 @@
-"""A run's folder holds conversations: none is left behind."""
+"""A run's folder holds conversations, so none is left behind."""
 
 from pathlib import Path
 

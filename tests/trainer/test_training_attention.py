@@ -1,4 +1,4 @@
-"""Attention by matrix products is the model's own attention, there and back."""
+"""Attention by matrix products equals the model's own attention, forward and backward."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ PADDED = torch.tensor([[1, 1, 1, 1, 1, 1], [0, 0, 1, 1, 1, 1]])
 
 
 def there_and_back(weights: Weights, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """What the model makes of the tokens that count, and the slope at the first layer's queries."""
+    """Return logits of unmasked tokens, and a gradient at the first layer's query weights."""
     weight = weights.model.model.layers[0].self_attn.q_proj.weight.requires_grad_()
     scores = weights.model(input_ids=IDS, attention_mask=mask).logits[mask.bool()]
     [slope] = torch.autograd.grad(scores.float().log_softmax(dim=-1)[:, 1].sum(), weight)
@@ -22,13 +22,13 @@ def there_and_back(weights: Weights, mask: Tensor) -> tuple[Tensor, Tensor]:
 
 @pytest.fixture(autouse=True)
 def _on_a_processor_with_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The products are the same on every processor; only where they pay differs."""
+    """Pretend that bf16 is multiplied fast: results are the same on every processor."""
     monkeypatch.setattr(training_attention, "multiplies_bf16", lambda: True)
 
 
 @pytest.fixture
 def left_to_torch(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """An entry for every attention that was left to torch's own kernel."""
+    """Return a list that gets an entry for every attention left to torch's own kernel."""
     left: list[int] = []
     kernel = training_attention.sdpa_attention_forward
 

@@ -66,7 +66,7 @@ Play = Callable[[str], list["subprocess.Popen[bytes]"]]
 
 
 def make_worker(database: Database, *, stop_seconds: float = 20.0, **chosen: object) -> Worker:
-    """A worker that looks often, so that no test waits."""
+    """Return a worker that looks often, so that no test waits."""
     return Worker(
         settings(**chosen),
         database,
@@ -78,14 +78,16 @@ def make_worker(database: Database, *, stop_seconds: float = 20.0, **chosen: obj
 
 @pytest.fixture
 def ready(tmp_path: Path) -> Path:
-    """A file by which a process says that it listens to signals."""
+    """Return a file by which a process says that it listens to signals."""
     return tmp_path / "ready"
 
 
 @pytest.fixture
 def play(sqlite: Database, ready: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Play]:
-    """Has runs carried out by a script: its arguments are the run's id, the database's URL and
-    the file `ready`."""
+    """Yield a function that has runs carried out by a script.
+
+    The script's arguments are the run's id, the database's URL and the file `ready`.
+    """
     started: list[subprocess.Popen[bytes]] = []
     popen = subprocess.Popen
 
@@ -370,13 +372,13 @@ def test_a_run_is_named_to_its_process(hand: Worker, runs: Runs, play: Play) -> 
 
 
 def rate(database: Database, count: int) -> None:
-    """So many people's thumbs, each on a turn of its own."""
+    """Add a thumb of each of so many people, each on a turn of its own."""
     for _ in range(count):
         Ratings(database).rate(talk(database), ADA, Rating.UP, RatingSource.BUTTON)
 
 
 def ended(runs: Runs, status: RunStatus) -> None:
-    """A run that was carried out now, and ended so."""
+    """Add a run that was carried out now, and ended so."""
     run, _ = runs.queue("before")
     runs.take(run.id)
     runs.finish(run.id, status, "so")

@@ -1,4 +1,4 @@
-"""What the doctor finds, where there is something to find."""
+"""Checks of `ratchet doctor`, where there is something to find."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -29,13 +29,13 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def examined(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Examined:
-    """What is found, by name; Telegram answers with this machine's time unless a test says so."""
+    """Return the findings by name; Telegram's clock is right unless a test says otherwise."""
     monkeypatch.setattr("bot.cli.doctor.httpx.get", told_at(datetime.now(UTC)))
     return lambda: {each.name: each for each in examine(settings, make_index(settings))}
 
 
 def told_at(moment: datetime) -> Callable[..., httpx.Response]:
-    """Telegram, whose clock shows that."""
+    """Return a stand-in for Telegram whose clock shows `moment`."""
     body = {"ok": True, "result": {"username": "ratchet_bot"}}
     headers = {"Date": format_datetime(moment, usegmt=True)}
     return lambda *_, **__: httpx.Response(200, json=body, headers=headers)

@@ -1,4 +1,4 @@
-"""A file of prompts in, the same lines with completions out."""
+"""Completion of a file of prompts: the same lines come out, with completions."""
 
 import json
 from pathlib import Path

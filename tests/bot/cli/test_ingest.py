@@ -1,4 +1,4 @@
-"""Files and folders into the knowledge base."""
+"""Import of files and folders into the knowledge base."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Whoever watches the bot is told the truth."""
+"""Health checks that tell whoever watches the bot the truth."""
 
 import socket
 from collections.abc import AsyncIterator

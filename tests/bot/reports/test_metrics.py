@@ -1,4 +1,4 @@
-"""What Prometheus reads is what happened."""
+"""Prometheus metrics that agree with what happened."""
 
 from contextlib import aclosing
 

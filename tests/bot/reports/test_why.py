@@ -1,4 +1,4 @@
-"""How a reply came about, in words."""
+"""Explanations in words of how a reply came about."""
 
 from datetime import UTC, datetime
 

@@ -34,7 +34,7 @@ def texts(text: str, max_chars: int, overlap_chars: int = 0) -> list[str]:
 
 
 def tiles(text: str, pieces: list[str], overlap_chars: int) -> bool:
-    """Whether the pieces can be laid over the text, in order, with only white space left bare.
+    """Return whether the pieces, laid over the text in order, leave only white space bare.
 
     Follows every place that a piece may stand at, since a short one occurs more than once.
     """

@@ -37,7 +37,7 @@ def knowledge(sqlite: Database, index: ChromaIndex, embedder: FakeEmbedder) -> D
 
 
 def learn(knowledge: Documents, name: str, data: bytes) -> int:
-    """Add and index a document. Returns its id."""
+    """Add and index a document; return its id."""
     document, _ = knowledge.add(name, data, added_by=ADA)
     knowledge.index_pending()
     return document.id

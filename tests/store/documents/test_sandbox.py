@@ -1,4 +1,4 @@
-"""What strangers send is read in a process that can do no harm."""
+"""Uploaded files are read in a process that can do no harm."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from store.errors import EmptyDocument, UnreadableDocument, UnsupportedDocument
 PAGE = "<html><head><title>Tea</title></head><body><h1>Green</h1><p>Steep it.</p></body></html>"
 
 MEMORY = 2**27
-"""Bytes: enough for a page."""
+"""Memory limit in bytes, enough for a page."""
 
 
 @pytest.mark.parametrize(
