@@ -252,17 +252,16 @@ class Conversations:
 
     def usage(self, person_id: int, lately: timedelta) -> Usage:
         """Return a person's use of the bot in the last `lately`, erased turns included."""
+        since = self._database.now() - lately
         pending = case((TurnRow.state == TurnState.PENDING, 1), else_=0)
         asked = select(
             func.count(),
             func.coalesce(func.sum(pending), 0),
             func.coalesce(func.sum(TurnRow.prompt_tokens + TurnRow.completion_tokens), 0),
-        ).where(TurnRow.person_id == person_id, TurnRow.created_at > self._database.now() - lately)
+        ).where(TurnRow.person_id == person_id, TurnRow.created_at > since)
         erased = select(
             func.coalesce(func.sum(SpentRow.turns), 0), func.coalesce(func.sum(SpentRow.tokens), 0)
-        ).where(
-            SpentRow.person_id == person_id, SpentRow.created_at > self._database.now() - lately
-        )
+        ).where(SpentRow.person_id == person_id, SpentRow.created_at > since)
         with self._database.reading() as session:
             turns, unanswered, tokens = session.execute(asked).one()
             spent_turns, spent_tokens = session.execute(erased).one()

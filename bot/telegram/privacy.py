@@ -36,7 +36,7 @@ whether I learn from you."""
 
 STATES = {
     TeachingState.TEACHES: "I also learn from them: you take part in training.",
-    TeachingState.NOT_AGREED: "I do not learn from them, as long as you do not say /optin.",
+    TeachingState.NOT_AGREED: "I do not learn from them, until you say /optin.",
     TeachingState.OPTED_OUT: "I do not learn from them: you have opted out.",
     TeachingState.SILENT_GROUP: "I do not learn in this group.",
     TeachingState.NOT_ADMITTED: "I do not learn from them.",

@@ -5,19 +5,16 @@ import json
 import zipfile
 from typing import Any
 
+from bot.prompt import render
 from store.conversations import Conversations
 from store.database import Database
 from store.domain import (
     FinishReason,
     Memory,
-    Message,
     Origin,
     OriginKind,
-    PartKind,
     Passage,
     Place,
-    Prompt,
-    PromptPart,
     Rating,
     RatingSource,
     TurnState,
@@ -76,66 +73,10 @@ def talk(
         database, question, person_id=person_id, place=place, regenerates_id=regenerates_id
     )
     past = conversations.history(conversations.current(place).id, before=regenerates_id or turn_id)
-    parts = [PromptPart(kind=PartKind.SYSTEM, message=0, starts_at=0, ends_at=len(system))]
-    messages = [Message(role="system", content=system)]
-    if not system:
-        parts, messages = [], []
-    for memory in memories:
-        parts.append(
-            PromptPart(
-                kind=PartKind.EXAMPLE,
-                message=len(messages),
-                turn_id=memory.turn_id,
-                correction_id=memory.correction_id,
-                score=memory.score,
-            )
-        )
-        messages += _pair(memory.question, memory.answer)
-    for each in past:
-        parts.append(
-            PromptPart(
-                kind=PartKind.EXCHANGE,
-                message=len(messages),
-                turn_id=each.turn_id,
-                correction_id=each.correction_id,
-            )
-        )
-        messages += _pair(each.question, each.reply)
-    text = ""
-    for passage in passages:
-        start = len(text)
-        text += f"{passage.source}: {passage.text}"
-        parts.append(
-            PromptPart(
-                kind=PartKind.PASSAGE,
-                message=len(messages),
-                starts_at=start,
-                ends_at=len(text),
-                chunk_id=passage.chunk_id,
-                label=passage.source,
-                score=passage.score,
-            )
-        )
-        text += "\n\n"
-    asked = prompt or question
-    parts.append(
-        PromptPart(
-            kind=PartKind.QUESTION,
-            message=len(messages),
-            starts_at=len(text),
-            ends_at=len(text) + len(asked),
-        )
-    )
-    messages.append(Message(role="user", content=text + asked))
-    conversations.record_prompt(
-        turn_id, Prompt(messages=tuple(messages), parts=tuple(parts)), {"temperature": 0.5}
-    )
+    served = render(system, memories, past, passages, prompt or question)
+    conversations.record_prompt(turn_id, served, {"temperature": 0.5})
     conversations.finish_turn(turn_id, state=state, completion=reply, finish_reason=finish_reason)
     return turn_id
-
-
-def _pair(question: str, reply: str) -> tuple[Message, Message]:
-    return Message(role="user", content=question), Message(role="assistant", content=reply)
 
 
 def rate(database: Database, turn_id: int, rating: Rating | None, person_id: int = ADA) -> None:

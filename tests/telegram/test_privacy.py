@@ -303,7 +303,7 @@ async def test_only_who_agreed_is_learned_from_where_that_is_asked_for(
     reply = await bot.ask(chat, ada, "hello")
     await bot.tap(chat, ada, reply, "👍")
     assert bot.store.examples.collect().every == ()
-    assert "as long as you do not say /optin" in await bot.say(chat, ada, "/privacy")
+    assert "until you say /optin" in await bot.say(chat, ada, "/privacy")
 
     await bot.say(chat, ada, "/optin")
 

@@ -21,7 +21,7 @@ from peft.helpers import disable_input_dtype_casting
 from transformers import PrinterCallback
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, SFTConfig, SFTTrainer
 
-from bot.engine.local import Weights
+from bot.engine.local import Weights, multiplies_bf16
 from store.domain import Demonstration, Example, ExampleSet, PreferencePair
 from trainer.errors import TrainingFailed
 from trainer.examples.dataset import label_weights
@@ -167,7 +167,7 @@ def train_stage(
     search: CheckpointSearch,
 ) -> None:
     """Train one stage to its end, or until `search` stops it."""
-    common = _arguments(rows, recipe, folder, model.device)
+    common = _arguments(rows, recipe, folder, model)
     trainer, arguments = _trainer(name, rows, recipe, common)
     stage = trainer(
         model=model,
@@ -262,10 +262,13 @@ def _bucketed(every: Sequence[Row], recipe: Recipe) -> tuple[Row, ...]:
 
 
 def _arguments(
-    rows: Sequence[Row], recipe: Recipe, folder: Path, device: torch.device
+    rows: Sequence[Row], recipe: Recipe, folder: Path, model: PeftModel
 ) -> dict[str, Any]:
     """Return the arguments that all three trainers have in common."""
-    bf16 = device.type == "cpu" or (device.type == "cuda" and torch.cuda.is_bf16_supported())
+    on_cuda, on_cpu = model.device.type == "cuda", model.device.type == "cpu"
+    bf16 = on_cpu and (multiplies_bf16() or model.dtype == torch.bfloat16)
+    if on_cuda:
+        bf16 = torch.cuda.is_bf16_supported()
     steps = count_steps(rows, recipe)
     return {
         "output_dir": str(folder),
@@ -276,8 +279,8 @@ def _arguments(
         "warmup_steps": round(steps * WARMUP_SHARE),
         "weight_decay": 0.0,
         "bf16": bf16,
-        "fp16": not bf16 and device.type == "cuda",
-        "use_cpu": device.type == "cpu",
+        "fp16": on_cuda and not bf16,
+        "use_cpu": on_cpu,
         "activation_checkpointing": False,
         "max_length": recipe.max_length,
         "logging_steps": 1,
@@ -285,7 +288,7 @@ def _arguments(
         "report_to": [],
         "disable_tqdm": True,
         "seed": recipe.seed,
-        "dataloader_pin_memory": device.type == "cuda",
+        "dataloader_pin_memory": on_cuda,
         "remove_unused_columns": False,
         "train_sampling_strategy": "sequential",  # the rows are shuffled already
     }
