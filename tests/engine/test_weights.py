@@ -7,17 +7,26 @@ import torch
 
 from benchmarks.tiny_models import make_tiny_model
 from bot.engine.errors import ModelNotFound, ModelUnusable
+from bot.engine.local import weights as weights_module
 from bot.engine.local.weights import choose_device, load_weights
 from bot.engine.starter import starter_folder
 
 
-def test_a_folder_in_the_hubs_layout_is_loaded(tiny_model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("has_bf16", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_a_folder_in_the_hubs_layout_is_loaded_in_the_precision_that_the_processor_is_fast_with(
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    has_bf16: bool,
+    dtype: torch.dtype,
+) -> None:
+    monkeypatch.setattr(weights_module, "multiplies_bf16", lambda: has_bf16)
     weights = load_weights(str(tiny_model), models_folder=tmp_path, device="cpu")
 
     assert weights.name == str(tiny_model)
     assert weights.context_tokens == 256
     assert weights.end_tokens == {weights.tokenizer.eos_token_id}
-    assert weights.model.dtype == torch.bfloat16
+    assert weights.model.dtype == dtype
 
 
 @pytest.mark.parametrize(
