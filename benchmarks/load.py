@@ -18,11 +18,13 @@ from functools import partial
 import psutil
 
 from benchmarks.results import keep, show
-from examples.scratch import scratch_settings
+from examples.scratch import let_teach, scratch_settings
 from loopback import BotApi, Chat
+from store.settings import load_settings
 
 RATCHET = (sys.executable, "-c", "from bot.cli.main import main; main()")
 TOKEN = "42:load"
+FIRST_PERSON = 1000
 TURNS = 5
 START_SECONDS = 120
 REPLY_SECONDS = 600
@@ -73,7 +75,7 @@ async def bot(api: BotApi) -> AsyncIterator[psutil.Process]:
 
 async def person(api: BotApi, number: int, load: Load, until: float | None) -> None:
     """Ask, wait for the answer, ask again: `TURNS` times, or until a time of `perf_counter`."""
-    user = api.user(1000 + number)
+    user = api.user(FIRST_PERSON + number)
     chat = api.private(user)
     turn = 0
     while time.perf_counter() < until if until else turn < TURNS:
@@ -103,6 +105,8 @@ async def _watch(process: psutil.Process, load: Load) -> None:
 async def measure(counts: list[int], minutes: float | None) -> list[Load]:
     """Measure each number of people in turn, against one bot."""
     found: list[Load] = []
+    known = range(FIRST_PERSON, FIRST_PERSON + 1 + sum(counts))
+    let_teach(load_settings().storage.database, known)
     async with BotApi(TOKEN) as api, bot(api) as process:
         await person(api, 0, Load(people=1), None)  # warm up
         first = 1

@@ -33,7 +33,7 @@ from rich.table import Table
 from sqlalchemy import create_engine, text
 
 from benchmarks.tiny_models import make_tiny_model
-from examples.scratch import OPEN_GATE
+from examples.scratch import OPEN_GATE, let_teach
 from loopback import BotApi, Chat, User
 from store.adapter_files import FILES
 from store.settings import variable_of
@@ -91,6 +91,7 @@ class Soak:
     def __init__(self, api: BotApi, folder: Path, model: Path, database: str, seed: int) -> None:
         self._api = api
         self._folder = folder
+        self._url = database
         self._database = create_engine(database)
         self._draw = random.Random(seed)
         self._process: asyncio.subprocess.Process | None = None
@@ -105,6 +106,7 @@ class Soak:
 
     async def run(self, kills: int) -> dict[str, int]:
         """Kill that many times, settle, and count what went wrong; every count should be 0."""
+        let_teach(self._url, (ADMIN, *range(100, 100 + PEOPLE)))
         await self._start()
         async with self._people():
             for number in range(kills):

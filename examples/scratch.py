@@ -3,12 +3,13 @@
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import chdir, contextmanager
 from pathlib import Path
 from unittest.mock import patch
 
 from store.database import Database
+from store.people import People
 from store.settings import PREFIX, Settings, load_settings, variable_of
 from trainer.worker import RUN_ENVIRONMENT
 
@@ -53,6 +54,15 @@ def scratch_settings(**overrides: object) -> Iterator[Settings]:
             database.upgrade()
             database.close()
             yield settings
+
+
+def let_teach(url: str, people: Iterable[int]) -> None:
+    """Let people have said yes to being learned from, as they do in Telegram with one tap."""
+    database = Database(url)
+    database.upgrade()
+    for person_id in people:
+        People(database).opt_out(person_id, False)
+    database.close()
 
 
 def as_a_run_is(module: str) -> None:

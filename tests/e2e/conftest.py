@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 
 from bot.engine.starter import starter_folder
+from examples.scratch import let_teach
 from loopback import BotApi
-from store.database import Database
-from store.people import People
 
 TOKEN = "42:e2e-secret"
 COMMAND_SECONDS = 120
@@ -61,11 +60,7 @@ class Home:
 
     def agree(self) -> None:
         """Let everybody whom these tests know have said yes to being learned from."""
-        database = Database(self.database_url)
-        database.upgrade()
-        for person_id in EVERYBODY:
-            People(database).opt_out(person_id, False)
-        database.close()
+        let_teach(self.database_url, EVERYBODY)
 
     def settings(self, settings: Mapping[str, str]) -> dict[str, str]:
         """Return the environment with settings, whose names are given without the prefix."""
