@@ -184,7 +184,7 @@ async def test_a_reply_that_is_being_written_at_sigterm_is_finished(
     home: Home, api: BotApi, start_bot: StartBot
 ) -> None:
     ada, chat = api.user(7), api.private(api.user(7))
-    async with start_bot() as bot:
+    async with start_bot(max_new_tokens="80") as bot:
         await chat.send(ada, "Tell me a story about a lighthouse.")
         await api.wait_for(lambda: chat.drafts, timeout=SECONDS)
         assert await bot.stop() == 0
@@ -203,7 +203,7 @@ async def test_a_bot_that_is_killed_answers_what_it_left_when_it_runs_again(
 ) -> None:
     people = [api.user(number) for number in range(1, 5)]
     chats = [api.private(user) for user in people]
-    async with start_bot() as bot:
+    async with start_bot(max_new_tokens="80") as bot:
         asked = [
             await chat.send(user, f"Tell me a story about {user.id} lighthouses.")
             for chat, user in zip(chats, people, strict=True)
@@ -212,7 +212,7 @@ async def test_a_bot_that_is_killed_answers_what_it_left_when_it_runs_again(
         await bot.kill()
     assert not [message for chat in chats for message in chat.bot_messages]
 
-    async with start_bot():
+    async with start_bot(max_new_tokens="80"):
         for chat, message in zip(chats, asked, strict=True):
             await chat.wait_reply(message, timeout=SECONDS)
 

@@ -50,7 +50,9 @@ def test_many_tokens_are_attended_to_as_few_are(
     prompts: list[list[int]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    weights = load_weights(str(tiny_model), models_folder=tmp_path, device="cpu")
+    weights = load_weights(
+        str(tiny_model), models_folder=tmp_path, device="cpu", dtype=torch.bfloat16
+    )
 
     def scores() -> torch.Tensor:
         batch = Batch(weights.model)
