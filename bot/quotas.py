@@ -44,19 +44,21 @@ class Quotas:
         An update that was begun before a crash was within the quotas, and is already counted.
         """
         quota = self._quota
-        if person_id in self._admins or self._conversations.was_begun(update_id):
+        if person_id in self._admins:
             return
         messages, tokens = quota.messages, quota.tokens
         if self._is_stranger(person_id):
             messages, tokens = self._for_strangers(messages), self._for_strangers(tokens)
-        turns = self._conversations.usage(person_id, MINUTE).turns
-        if messages and turns >= messages:
-            raise QuotaReached(f"You sent {turns} messages in a minute. Please wait a moment.")
-        pending = self._conversations.usage(person_id, WRITING).pending
-        if quota.at_once and pending >= quota.at_once:
-            raise QuotaReached(f"I am still writing {pending} replies to you. Please wait.")
-        if tokens and self._conversations.usage(person_id, DAY).tokens >= tokens:
-            raise QuotaReached("You have reached your daily limit. Please come back tomorrow.")
+        usage = self._conversations.usage(person_id, turns=MINUTE, pending=WRITING, tokens=DAY)
+        reached = None
+        if messages and usage.turns >= messages:
+            reached = f"You sent {usage.turns} messages in a minute. Please wait a moment."
+        elif quota.at_once and usage.pending >= quota.at_once:
+            reached = f"I am still writing {usage.pending} replies to you. Please wait."
+        elif tokens and usage.tokens >= tokens:
+            reached = "You have reached your daily limit. Please come back tomorrow."
+        if reached and not self._conversations.was_begun(update_id):
+            raise QuotaReached(reached)
 
     def check_rating(self, person_id: int) -> None:
         """Raise `QuotaReached` if a person has given as many ratings as count."""

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, case, exists, func, or_, select
+from sqlalchemy import ColumnElement, exists, func, or_, select
 from sqlalchemy.orm import Session
 
 from store.database import Database
@@ -33,6 +33,7 @@ from store.tables import (
     ConversationRow,
     CorrectionRow,
     ErasureRow,
+    FeedbackRow,
     PersonRow,
     SentMessageRow,
     SpentRow,
@@ -174,7 +175,7 @@ class Conversations:
                 TurnRow.conversation_id == conversation_id,
                 TurnRow.state == TurnState.FINAL,
                 TurnRow.person_id.not_in(select(ErasureRow.person_id)),
-                ~_has_removed_passage(),
+                ~_HAS_REMOVED_PASSAGE,
             )
             .order_by(TurnRow.id.desc())
             .limit(limit)
@@ -250,25 +251,34 @@ class Conversations:
         with self._database.reading() as session:
             return _asked_by(session, update_id) is not None
 
-    def usage(self, person_id: int, lately: timedelta) -> Usage:
-        """Return a person's use of the bot in the last `lately`, erased turns included."""
-        since = self._database.now() - lately
-        pending = case((TurnRow.state == TurnState.PENDING, 1), else_=0)
+    def usage(
+        self, person_id: int, *, turns: timedelta, pending: timedelta, tokens: timedelta
+    ) -> Usage:
+        """Return a person's use of the bot, each kind over the time given for it.
+
+        Turns that were erased count as well.
+        """
+        now = self._database.now()
+        since = now - max(turns, pending, tokens)
+        asked_at, erased_at = TurnRow.created_at, SpentRow.created_at
+        used = TurnRow.prompt_tokens + TurnRow.completion_tokens
+        is_pending = TurnRow.state == TurnState.PENDING
         asked = select(
-            func.count(),
-            func.coalesce(func.sum(pending), 0),
-            func.coalesce(func.sum(TurnRow.prompt_tokens + TurnRow.completion_tokens), 0),
-        ).where(TurnRow.person_id == person_id, TurnRow.created_at > since)
+            func.count().filter(asked_at > now - turns),
+            func.count().filter(asked_at > now - pending, is_pending),
+            func.coalesce(func.sum(used).filter(asked_at > now - tokens), 0),
+        ).where(TurnRow.person_id == person_id, asked_at > since)
         erased = select(
-            func.coalesce(func.sum(SpentRow.turns), 0), func.coalesce(func.sum(SpentRow.tokens), 0)
-        ).where(SpentRow.person_id == person_id, SpentRow.created_at > since)
+            func.coalesce(func.sum(SpentRow.turns).filter(erased_at > now - turns), 0),
+            func.coalesce(func.sum(SpentRow.tokens).filter(erased_at > now - tokens), 0),
+        ).where(SpentRow.person_id == person_id, erased_at > since)
         with self._database.reading() as session:
-            turns, unanswered, tokens = session.execute(asked).one()
-            spent_turns, spent_tokens = session.execute(erased).one()
+            asked_turns, unanswered, asked_tokens = session.execute(asked).one()
+            erased_turns, erased_tokens = session.execute(erased).one()
         return Usage(
-            turns=turns + int(spent_turns),
-            pending=int(unanswered),
-            tokens=int(tokens) + int(spent_tokens),
+            turns=asked_turns + int(erased_turns),
+            pending=unanswered,
+            tokens=int(asked_tokens) + int(erased_tokens),
         )
 
     def count(self) -> int:
@@ -329,7 +339,7 @@ def _conversation(row: ConversationRow) -> Conversation:
 def _turn(session: Session, row: TurnRow) -> Turn:
     conversation = session.get_one(ConversationRow, row.conversation_id)
     messages = tuple(Message(**message) for message in row.messages)
-    parts = read_parts(session, row.id)
+    parts = read_parts(session, row.id) if messages else ()
     return Turn(
         id=row.id,
         conversation_id=row.conversation_id,
@@ -355,25 +365,29 @@ def _turn(session: Session, row: TurnRow) -> Turn:
     )
 
 
-def _has_removed_passage() -> ColumnElement[bool]:
+def _is_usable(person_id: Any) -> ColumnElement[bool]:
+    """Return the condition under which a person's words may be used in the conversation."""
     return exists().where(
-        TurnPartRow.turn_id == TurnRow.id,
-        TurnPartRow.kind == PartKind.PASSAGE,
-        TurnPartRow.erased.is_(True),
+        PersonRow.id == person_id,
+        PersonRow.access != Access.DENIED,
+        PersonRow.id.not_in(held_back()),
+        PersonRow.id.not_in(select(ErasureRow.person_id)),
     )
+
+
+_USABLE_RATING = _is_usable(FeedbackRow.person_id)
+_USABLE_CORRECTION = _is_usable(CorrectionRow.person_id)
+_HAS_REMOVED_PASSAGE = exists().where(
+    TurnPartRow.turn_id == TurnRow.id,
+    TurnPartRow.kind == PartKind.PASSAGE,
+    TurnPartRow.erased.is_(True),
+)
 
 
 def _standing_corrections(session: Session, turn_ids: list[int]) -> dict[int, CorrectionRow]:
     """Return the corrections that replace replies, by people whose words may be used."""
-
-    def is_usable(person_id: Any) -> ColumnElement[bool]:
-        return exists().where(
-            PersonRow.id == person_id,
-            PersonRow.access != Access.DENIED,
-            PersonRow.id.not_in(held_back()),
-            PersonRow.id.not_in(select(ErasureRow.person_id)),
-        )
-
-    opinions = read_opinions(session, turn_ids, is_usable)
+    opinions = read_opinions(
+        session, turn_ids, ratings=_USABLE_RATING, corrections=_USABLE_CORRECTION
+    )
     found = {turn_id: opinion.standing() for turn_id, opinion in opinions.items()}
     return {turn_id: each[0] for turn_id, each in found.items() if each}

@@ -73,9 +73,11 @@ class Examples:
             ids = _rated_turns(session, most, random.Random(seed))
             turns: dict[int, TurnRow] = {}
             for part in in_parts(ids):
-                usable = select(TurnRow).where(TurnRow.id.in_(part), self._rule.turns())
+                usable = select(TurnRow).where(TurnRow.id.in_(part), self._rule.turns)
                 turns |= {row.id: row for row in session.scalars(usable)}
-            opinions = read_opinions(session, turns, self._rule.may_teach)
+            opinions = read_opinions(
+                session, turns, ratings=self._rule.ratings, corrections=self._rule.corrections
+            )
             newest = select(ImportedRow).order_by(ImportedRow.id.desc()).limit(most)
             imported = session.scalars(newest).all()[::-1]
         votes = {id: opinions[id] for id in turns if id in opinions and opinions[id].ratings}
@@ -106,14 +108,13 @@ class Examples:
 
         None counts from the beginning.
         """
-        teaches = self._rule.may_teach
         counts = (
             (
                 select(FeedbackRow.id)
                 .join(TurnRow, TurnRow.id == FeedbackRow.turn_id)
                 .where(
                     FeedbackRow.replaced_at.is_(None),
-                    teaches(FeedbackRow.person_id),
+                    self._rule.ratings,
                     ~in_silent_group(TurnRow.conversation_id),
                 ),
                 FeedbackRow.created_at,
@@ -122,7 +123,7 @@ class Examples:
                 select(CorrectionRow.id)
                 .join(TurnRow, TurnRow.id == CorrectionRow.turn_id)
                 .where(
-                    teaches(CorrectionRow.person_id),
+                    self._rule.corrections,
                     ~in_silent_group(TurnRow.conversation_id),
                 ),
                 CorrectionRow.created_at,

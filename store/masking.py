@@ -50,6 +50,9 @@ _WORD = re.compile(
 _NO_PHONE = re.compile(r"\d{1,2}\.\d{1,2}\.\d{2,4}|\d+[.,]\d+|(?:.*\b\d\b){3}.*")
 """Dates, decimals, and lists of single digits, which look like phone numbers."""
 
+FEWEST_DIGITS = 6
+"""Digits of the shortest number that libphonenumber knows, with its country code (+43, +49)."""
+
 MIN_DIGITS = 9
 """Digits from which a number without a country code is taken for a phone number."""
 
@@ -108,6 +111,8 @@ def _card(match: re.Match[str]) -> str:
 
 def _phones(text: str) -> list[tuple[int, int]]:
     """Return the start and end of each phone number, in order; of overlapping ones, the longest."""
+    if sum(character.isdigit() for character in text) < FEWEST_DIGITS:
+        return []
     found = set[tuple[int, int]]()
     for region in REGIONS:
         for match in phonenumbers.PhoneNumberMatcher(text, region):

@@ -14,8 +14,8 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from sqlalchemy import ColumnElement, Select, delete, exists, func, or_, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, delete, exists, func, or_, select, update
+from sqlalchemy.orm import Session, load_only
 
 from store.database import Database
 from store.domain import Memory, Proposal
@@ -36,6 +36,9 @@ logger = logging.getLogger(__name__)
 NEIGHBOURS = 64
 """The number of nearest questions whose answers are checked before one is recalled."""
 
+NEIGHBOURS_AT_ONCE = 8
+"""The number of them that are checked together; the nearest few are enough most times."""
+
 MOST_VECTORS = 5_000
 """The number of newest answers of a chat, and of newest approved ones, that are compared."""
 
@@ -46,6 +49,9 @@ MOST_EMBEDDED = 512
 
 WITHHELD = ""
 """The embedder of a row whose answer may not be recalled, and which so has no vector."""
+
+_WORDS = load_only(TurnRow.conversation_id, TurnRow.question, TurnRow.completion)
+"""The columns of turns that are recalled: their prompts take ten times as long to read."""
 
 
 class _Near(NamedTuple):
@@ -82,11 +88,14 @@ class Memories:
                 return ()
         vector = np.asarray(self._embedder.embed([question])[0], dtype=np.float32)
         near = _nearest(vector, rows, floor)
-        with self._database.reading() as session:
-            found = self._answers(session, near, chat_id, conversation_id)
         best: dict[str, Memory] = {}
-        for memory in found:
-            best.setdefault(memory.question.casefold().strip(), memory)
+        with self._database.reading() as session:
+            for start in range(0, len(near), NEIGHBOURS_AT_ONCE):
+                part = near[start : start + NEIGHBOURS_AT_ONCE]
+                for memory in self._answers(session, part, chat_id, conversation_id):
+                    best.setdefault(memory.question.casefold().strip(), memory)
+                if len(best) >= count:
+                    break
         return tuple(best.values())[:count]
 
     def embed_pending(self) -> None:
@@ -108,7 +117,7 @@ class Memories:
     def proposals(self, limit: int = 5) -> tuple[Proposal, ...]:
         """Return answers that no admin has decided about, newest first."""
         undecided = exists().where(
-            TurnRow.id == MemoryRow.turn_id, self._rule.turns(), ~_is_decided()
+            TurnRow.id == MemoryRow.turn_id, self._rule.turns, ~_is_decided()
         )
         newest_first = select(MemoryRow.turn_id).order_by(MemoryRow.turn_id.desc())
         found: list[Proposal] = []
@@ -131,7 +140,7 @@ class Memories:
         with self._database.session() as session:
             if abs(turn_id) >= 2**63:
                 raise TurnNotFound(turn_id)
-            teaching = select(TurnRow).where(TurnRow.id == turn_id, self._rule.turns())
+            teaching = select(TurnRow).where(TurnRow.id == turn_id, self._rule.turns)
             row = session.scalars(teaching).first()
             if row is None or session.get(MemoryRow, turn_id) is None:
                 raise TurnNotFound(turn_id)
@@ -177,11 +186,12 @@ class Memories:
         rows = {
             row.id: row
             for row in session.scalars(
-                select(TurnRow).where(TurnRow.id.in_(ids), self._rule.turns())
+                select(TurnRow).options(_WORDS).where(TurnRow.id.in_(ids), self._rule.turns)
             )
         }
         opinions = self._opinions(session, rows)
-        copies = _approved_copies(session, ids, self._rule)
+        elsewhere = [each.turn_id for each in near if each.chat_id != chat_id]
+        copies = _approved_copies(session, elsewhere, self._rule) if elsewhere else {}
         found = []
         for each in near:
             row = rows.get(each.turn_id)
@@ -196,7 +206,9 @@ class Memories:
         return found
 
     def _opinions(self, session: Session, turn_ids: Collection[int]) -> dict[int, Opinion]:
-        known = read_opinions(session, turn_ids, self._rule.may_teach)
+        known = read_opinions(
+            session, turn_ids, ratings=self._rule.ratings, corrections=self._rule.corrections
+        )
         return {turn_id: known.get(turn_id, Opinion()) for turn_id in turn_ids}
 
     def _pending(self) -> list[tuple[int, str, bool]]:
@@ -213,7 +225,7 @@ class Memories:
                 return []
             ids = [turn_id for turn_id, _ in waiting]
             teaching = set(
-                session.scalars(select(TurnRow.id).where(TurnRow.id.in_(ids), self._rule.turns()))
+                session.scalars(select(TurnRow.id).where(TurnRow.id.in_(ids), self._rule.turns))
             )
         return [(turn_id, question, turn_id in teaching) for turn_id, question in waiting]
 
@@ -361,7 +373,7 @@ def _is_decided() -> ColumnElement[bool]:
 def _approved_copies(
     session: Session, turn_ids: Sequence[int], rule: TeachingRule
 ) -> dict[int, ApprovalRow]:
-    correctors = select(CorrectionRow.id).where(rule.may_teach(CorrectionRow.person_id))
+    correctors = select(CorrectionRow.id).where(rule.corrections)
     rows = session.scalars(
         select(ApprovalRow)
         .where(
@@ -375,8 +387,8 @@ def _approved_copies(
 
 
 def _turns(session: Session, ids: Sequence[int]) -> Sequence[TurnRow]:
-    query: Select[TurnRow] = select(TurnRow).where(TurnRow.id.in_(ids)).order_by(TurnRow.id.desc())
-    return session.scalars(query).all()
+    newest_first = select(TurnRow).where(TurnRow.id.in_(ids)).order_by(TurnRow.id.desc())
+    return session.scalars(newest_first.options(_WORDS)).all()
 
 
 def _bytes(vector: Vector) -> bytes:

@@ -6,9 +6,8 @@ reply that nobody else liked.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from sqlalchemy import ColumnElement, Select, func, select
 from sqlalchemy.orm import Session
@@ -34,7 +33,8 @@ class Opinion:
     @property
     def winners(self) -> tuple[int, ...]:
         """The people whose thumb is that of the majority."""
-        return tuple(id for id, rating in self.ratings.items() if rating * self.lead > 0)
+        lead = self.lead
+        return tuple(id for id, rating in self.ratings.items() if rating * lead > 0)
 
     def standing(self) -> tuple[CorrectionRow, ...]:
         """Return the corrections that stand, newest first; the first replaces the reply."""
@@ -47,20 +47,18 @@ class Opinion:
 
 
 def read_opinions(
-    session: Session, turn_ids: Collection[int], counts: Callable[[Any], ColumnElement[bool]]
+    session: Session,
+    turn_ids: Collection[int],
+    *,
+    ratings: ColumnElement[bool],
+    corrections: ColumnElement[bool],
 ) -> Mapping[int, Opinion]:
-    """Return the opinions on turns, of the people who count.
-
-    `counts` takes a column with a person's id and returns the condition under which they count.
-    """
+    """Return the opinions on turns: the ratings and corrections that meet the conditions."""
     opinions = defaultdict[int, Opinion](Opinion)
     for part in in_parts(turn_ids):
-        ratings, corrections = _ratings(part), _corrections(part)
-        ratings = ratings.where(counts(FeedbackRow.person_id))
-        corrections = corrections.where(counts(CorrectionRow.person_id))
-        for turn_id, person_id, rating in session.execute(ratings):
+        for turn_id, person_id, rating in session.execute(_ratings(part).where(ratings)):
             opinions[turn_id].ratings[person_id] = rating
-        for row in session.scalars(corrections):
+        for row in session.scalars(_corrections(part).where(corrections)):
             opinions[row.turn_id].corrections[row.person_id] = row
     return opinions
 

@@ -9,6 +9,7 @@ Invariant: the rule is asked at each use, and the answer is not stored. So a dec
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from typing import Any, Self
 
 from sqlalchemy import ColumnElement, Select, and_, exists, or_, select
@@ -21,6 +22,7 @@ from store.tables import (
     ConversationRow,
     CorrectionRow,
     ErasureRow,
+    FeedbackRow,
     GroupRulesRow,
     PersonRow,
     QuarantineRow,
@@ -48,6 +50,32 @@ class TeachingRule:
             consent_required=privacy.train_consent,
         )
 
+    @cached_property
+    def turns(self) -> ColumnElement[bool]:
+        """The condition under which a row of `turns` may teach."""
+        first = aliased(TurnRow)
+        first_asker_allows = exists().where(
+            first.id == TurnRow.regenerates_id, self.may_teach(first.person_id)
+        )
+        return and_(
+            TurnRow.state == TurnState.FINAL,
+            TurnRow.completion != "",
+            self.may_teach(TurnRow.person_id),
+            or_(TurnRow.regenerates_id.is_(None), first_asker_allows),
+            ~in_silent_group(TurnRow.conversation_id),
+            ~self._has_forbidden_part(),
+        )
+
+    @cached_property
+    def ratings(self) -> ColumnElement[bool]:
+        """The condition under which a row of `feedback` counts."""
+        return self.may_teach(FeedbackRow.person_id)
+
+    @cached_property
+    def corrections(self) -> ColumnElement[bool]:
+        """The condition under which a row of `corrections` counts."""
+        return self.may_teach(CorrectionRow.person_id)
+
     def may_teach(self, person_id: Any) -> ColumnElement[bool]:
         """Return the condition under which the person with an id may teach.
 
@@ -71,21 +99,6 @@ class TeachingRule:
             person.opted_out.is_(False),
             person.id.not_in(held_back()),
             person.id.not_in(select(ErasureRow.person_id)),
-        )
-
-    def turns(self) -> ColumnElement[bool]:
-        """Return the condition under which a row of `turns` may teach."""
-        first = aliased(TurnRow)
-        first_asker_allows = exists().where(
-            first.id == TurnRow.regenerates_id, self.may_teach(first.person_id)
-        )
-        return and_(
-            TurnRow.state == TurnState.FINAL,
-            TurnRow.completion != "",
-            self.may_teach(TurnRow.person_id),
-            or_(TurnRow.regenerates_id.is_(None), first_asker_allows),
-            ~in_silent_group(TurnRow.conversation_id),
-            ~self._has_forbidden_part(),
         )
 
     def _has_forbidden_part(self) -> ColumnElement[bool]:

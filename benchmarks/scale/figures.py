@@ -84,11 +84,11 @@ class Laps:
         finally:
             self.taken[name].append(1000 * (time.perf_counter() - started))
 
-    def figures(self, prefix: str, limit: float) -> list[Figure]:
-        """Return a figure for each part, and one for their sum, which has the limit."""
+    def figures(self, prefix: str) -> list[Figure]:
+        """Return a figure for each part, and one for their sum."""
         parts = [Figure(name=f"{prefix}: {name}", values=ms) for name, ms in self.taken.items()]
         whole = [sum(each) for each in zip(*self.taken.values(), strict=True)]
-        return [*parts, Figure(name=f"{prefix}: sum", values=whole, limit=limit)]
+        return [*parts, Figure(name=f"{prefix}: sum", values=whole)]
 
 
 def timed(work: Callable[[], object]) -> list[float]:

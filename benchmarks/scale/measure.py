@@ -17,6 +17,7 @@ from benchmarks.scale.samples import (
     time_of_turn,
     unrated_turns,
 )
+from benchmarks.scale.sql_time import SqlTime
 from store.database import Database
 from store.domain import Place
 from store.errors import StoreError
@@ -43,6 +44,7 @@ class Scale:
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
         self._calls = StoreCalls(database, settings)
+        self._sql = SqlTime(database.engine)
         self._update_id = 10**9
 
     def figures(self) -> Iterator[Figure]:
@@ -75,19 +77,25 @@ class Scale:
         yield from self._asked("question in the large group", asked)
 
     def _asked(self, name: str, asked: list[tuple[int, Place]]) -> Iterator[Figure]:
-        laps = Laps()
+        laps, in_sql = Laps(), []
         for person, place in until_slow(asked):
             self._update_id += 1
             question = f"ba be bi {self._update_id}?"
+            before = self._sql.milliseconds
             self._calls.ask(place, person, self._update_id, question, laps.lap)
-        yield from laps.figures(name, QUESTION_MS)
+            in_sql.append(self._sql.milliseconds - before)
+        yield from laps.figures(name)
+        yield Figure(name=f"{name}: in SQL", values=in_sql, limit=QUESTION_MS)
 
     def _ratings(self) -> Iterator[Figure]:
         turns = unrated_turns(self._database, 2 * CALLS)
-        rated, others, recalled = Laps(), Laps(), Laps()
+        rated, others, recalled, in_sql = Laps(), Laps(), Laps(), []
         for turn_id, person_id in turns[:CALLS]:
+            before = self._sql.milliseconds
             self._calls.rate(turn_id, person_id, rated.lap)
-        yield from rated.figures("rating", RATING_MS)
+            in_sql.append(self._sql.milliseconds - before)
+        yield from rated.figures("rating")
+        yield Figure(name="rating: in SQL", values=in_sql, limit=RATING_MS)
         for turn_id, person_id in until_slow(turns[CALLS:]):
             self._calls.rate(turn_id, person_id, others.lap)
             with recalled.lap("recall"):

@@ -24,6 +24,7 @@ from store.domain import (
     Rating,
     RunStatus,
     Split,
+    Usage,
 )
 from store.erasure import Eraser
 from store.errors import AdapterNotFit, AnswerChanged, ExportTooSoon
@@ -302,15 +303,19 @@ def test_an_erasure_that_a_crash_cut_short_is_finished(database: Database) -> No
 def test_erasing_renews_no_quota_for_a_day(database: Database, clock: Clock) -> None:
     rate(database, talk(database), UP, ADA)
     conversations, ratings, hour = Conversations(database), Ratings(database), timedelta(hours=1)
-    before = conversations.usage(ADA, hour)
+
+    def usage() -> Usage:
+        return conversations.usage(ADA, turns=hour, pending=hour, tokens=timedelta(seconds=DAY))
+
+    before = usage()
     assert (before.turns, ratings.given_by(ADA, hour)) == (1, 1)
 
     Eraser(database).erase_person(ADA)
 
-    assert conversations.usage(ADA, hour).turns == 1
+    assert (usage().turns, usage().tokens) == (1, before.tokens)
     assert ratings.given_by(ADA, hour) == 1
     clock.advance(seconds=DAY + 1)
-    assert conversations.usage(ADA, timedelta(days=1)).turns == 0
+    assert (usage().turns, usage().tokens) == (0, 0)
     Eraser(database).expire(timedelta(days=365))
     with database.reading() as session:
         assert session.scalar(text("SELECT count(*) FROM spent")) == 0
@@ -469,7 +474,12 @@ def test_a_question_and_a_rating_scan_neither_turns_nor_feedback(sqlite: Databas
     recalled(memories, GROUP)
     conversations.history(conversations.current(GROUP).id)
     Ratings(sqlite).rate(turn_id, CLEO if People(sqlite).find(CLEO) else BOB, UP, "button")  # type: ignore[arg-type]
-    conversations.usage(ADA, timedelta(days=1))
+    conversations.usage(
+        ADA,
+        turns=timedelta(seconds=DAY),
+        pending=timedelta(seconds=DAY),
+        tokens=timedelta(seconds=DAY),
+    )
     event.remove(sqlite.engine, "before_cursor_execute", note)
 
     plans = []

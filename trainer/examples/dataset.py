@@ -222,11 +222,12 @@ def _without_copies(examples: Sequence[Kind]) -> list[Kind]:
     kept: dict[tuple[object, ...], Kind] = {}
     raters = defaultdict[tuple[object, ...], list[int]](list)
     for each in examples:
-        before = kept.get(_texts(each))
-        raters[_texts(each)] += each.raters
+        texts = _texts(each)
+        before = kept.get(texts)
+        raters[texts] += each.raters
         if before is None or not before.held_out:
-            kept.pop(_texts(each), None)  # so that the newer one stands at the end
-            kept[_texts(each)] = each
+            kept.pop(texts, None)  # so that the newer one stands at the end
+            kept[texts] = each
     return [
         replace(each, raters=tuple(dict.fromkeys(raters[texts]))) for texts, each in kept.items()
     ]
@@ -239,8 +240,9 @@ def _by_majority(examples: Sequence[Example]) -> list[Example]:
     """
     votes = defaultdict[tuple[object, ...], dict[object, bool]](dict)
     for each in examples:
+        given = votes[_texts(each)]
         for voter in each.raters or (each.origin,):
-            votes[_texts(each)][voter] = each.label
+            given[voter] = each.label
     merged = []
     for each in _without_copies(examples):
         labels = votes[_texts(each)]
