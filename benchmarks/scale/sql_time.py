@@ -21,7 +21,7 @@ class SqlTime:
             commit(connection)
             self._end()
 
-        engine.dialect.do_commit = timed_commit  # type: ignore[method-assign]
+        engine.dialect.do_commit = timed_commit  # type: ignore[method-assign,assignment]
 
     def _begin(self, *_: Any) -> None:
         self._begun = time.perf_counter()
