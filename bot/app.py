@@ -86,7 +86,6 @@ class Store:
             train_cron=self.settings.train.cron,
             database=self.database,
             conversations=self.conversations,
-            feedback=self.feedback,
             knowledge=self.knowledge,
             adapters=self.adapters,
             runs=self.runs,

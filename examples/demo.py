@@ -56,7 +56,7 @@ class Demo:
         say = self._console.print
         say(f"The audience likes {PERSONA.wants}; one thumb in ten is the wrong one.\n")
         rated = await self._ask("chatting and rating", questions(RATED_TOPICS, RATED), rate=True)
-        tally = self._store.feedback.count()
+        tally = self._store.statistics.ratings()
         say(f"{len(rated)} replies rated: {tally.up} 👍, {tally.down} 👎")
         fresh = questions(NEW_TOPICS, ASKED_AGAIN, seed=1)
         before = await self._ask("topics it never rated, before", fresh)

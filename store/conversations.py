@@ -30,6 +30,7 @@ from store.errors import TurnNotFound
 from store.opinions import read_opinions
 from store.parts import memories_in, passages_in, read_parts, write_parts
 from store.tables import (
+    IS_UNFINISHED,
     ConversationRow,
     CorrectionRow,
     ErasureRow,
@@ -283,8 +284,10 @@ class Conversations:
 
     def count(self) -> int:
         """Return the number of finished turns."""
+        unfinished = select(func.count()).select_from(TurnRow).where(IS_UNFINISHED)
         with self._database.reading() as session:
-            return session.scalar(select(func.count()).where(TurnRow.state == TurnState.FINAL)) or 0
+            every = session.scalar(select(func.count()).select_from(TurnRow)) or 0
+            return every - (session.scalar(unfinished) or 0)
 
     def _begin(self, session: Session, place: Place) -> ConversationRow:
         row = ConversationRow(

@@ -14,8 +14,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from itertools import combinations
 
-from sqlalchemy import func, select, union_all
-from sqlalchemy.orm import Session
+from sqlalchemy import func, select
 
 from store.database import Database, Lock, in_parts
 from store.domain import (
@@ -30,11 +29,9 @@ from store.domain import (
     PreferencePair,
 )
 from store.opinions import Opinion, read_opinions
+from store.rated_turns import rated_turns
 from store.tables import CorrectionRow, FeedbackRow, ImportedRow, TurnRow
 from store.teaching import TeachingRule, in_silent_group
-
-RATER_SHARE = 4
-"""Divisor: one rater has at most a quarter of the turns that are read for a run."""
 
 MOST_COUNTED = 10_000
 """The number up to which ratings are counted: no schedule waits for more."""
@@ -70,7 +67,7 @@ class Examples:
         quarter, and as many again, drawn at random from older ones.
         """
         with self._database.reading() as session:
-            ids = _rated_turns(session, most, random.Random(seed))
+            ids = rated_turns(session, most, random.Random(seed))
             turns: dict[int, TurnRow] = {}
             for part in in_parts(ids):
                 usable = select(TurnRow).where(TurnRow.id.in_(part), self._rule.turns)
@@ -170,22 +167,6 @@ class Examples:
                 )
                 added += 1
         return added
-
-
-def _rated_turns(session: Session, most: int | None, draw: random.Random) -> list[int]:
-    """Return the ids of turns that were rated or corrected, oldest first."""
-    given = union_all(
-        select(FeedbackRow.turn_id, FeedbackRow.person_id).where(FeedbackRow.replaced_at.is_(None)),
-        select(CorrectionRow.turn_id, CorrectionRow.person_id),
-    ).subquery()
-    if most is None:
-        return sorted(set(session.scalars(select(given.c.turn_id))))
-    place = func.row_number().over(partition_by=given.c.person_id, order_by=given.c.turn_id.desc())
-    placed = select(given.c.turn_id, place.label("place")).subquery()
-    fair = select(placed.c.turn_id).where(placed.c.place <= max(1, most // RATER_SHARE)).distinct()
-    newest = session.scalars(fair.order_by(placed.c.turn_id.desc())).all()
-    older = newest[most:]
-    return sorted({*newest[:most], *draw.sample(older, min(most, len(older)))})
 
 
 def is_held_out(key: str) -> bool:

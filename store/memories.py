@@ -11,7 +11,6 @@ import hashlib
 import logging
 import threading
 from collections.abc import Collection, Iterable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 from sqlalchemy import ColumnElement, delete, exists, func, or_, select, update
@@ -21,6 +20,7 @@ from store.database import Database
 from store.domain import Memory, Proposal
 from store.embedder import Embedder, Vector
 from store.errors import AnswerChanged, TurnNotFound
+from store.memory_vectors import MemoryVectors, Near
 from store.opinions import Opinion, lead_of, read_opinions
 from store.tables import (
     ApprovalRow,
@@ -39,9 +39,6 @@ NEIGHBOURS = 64
 NEIGHBOURS_AT_ONCE = 8
 """The number of them that are checked together; the nearest few are enough most times."""
 
-MOST_VECTORS = 5_000
-"""The number of newest answers of a chat, and of newest approved ones, that are compared."""
-
 EMBEDDED_AT_ONCE = 64
 
 MOST_EMBEDDED = 512
@@ -54,12 +51,6 @@ _WORDS = load_only(TurnRow.conversation_id, TurnRow.question, TurnRow.completion
 """The columns of turns that are recalled: their prompts take ten times as long to read."""
 
 
-class _Near(NamedTuple):
-    turn_id: int
-    chat_id: int
-    score: float
-
-
 class Memories:
     """The answers of one database that can be recalled. Any thread."""
 
@@ -69,6 +60,7 @@ class Memories:
         self._database = database
         self._embedder = embedder
         self._rule = rule or TeachingRule()
+        self._vectors = MemoryVectors(embedder.name)
         self._embedding = threading.Lock()
         self._is_current = False
 
@@ -83,11 +75,11 @@ class Memories:
         """
         self.embed_pending()
         with self._database.reading() as session:
-            rows = self._comparable(session, chat_id)
-            if not rows or count == 0:
-                return ()
+            comparable = self._vectors.comparable(session, chat_id)
+        if not comparable or count == 0:
+            return ()
         vector = np.asarray(self._embedder.embed([question])[0], dtype=np.float32)
-        near = _nearest(vector, rows, floor)
+        near = comparable.nearest(vector, floor=floor, count=NEIGHBOURS)
         best: dict[str, Memory] = {}
         with self._database.reading() as session:
             for start in range(0, len(near), NEIGHBOURS_AT_ONCE):
@@ -164,23 +156,8 @@ class Memories:
                 )
             )
 
-    def _comparable(self, session: Session, chat_id: int) -> Sequence[tuple[int, int, bytes]]:
-        """Read the vectors of a chat's answers and of those that are approved for all."""
-        embedded = (
-            select(MemoryRow.turn_id, MemoryRow.chat_id, MemoryRow.vector)
-            .where(MemoryRow.embedder == self._embedder.name)
-            .order_by(MemoryRow.turn_id.desc())
-            .limit(MOST_VECTORS)
-        )
-        here = session.execute(embedded.where(MemoryRow.chat_id == chat_id)).all()
-        copied = select(ApprovalRow.turn_id).where(ApprovalRow.approved.is_(True))
-        elsewhere = session.execute(
-            embedded.where(MemoryRow.chat_id != chat_id, MemoryRow.turn_id.in_(copied))
-        ).all()
-        return [(row[0], row[1], row[2]) for row in (*here, *elsewhere) if row[2] is not None]
-
     def _answers(
-        self, session: Session, near: Sequence[_Near], chat_id: int, conversation_id: int
+        self, session: Session, near: Sequence[Near], chat_id: int, conversation_id: int
     ) -> list[Memory]:
         ids = [each.turn_id for each in near]
         rows = {
@@ -277,9 +254,12 @@ def reconsider(session: Session, memories: ColumnElement[bool]) -> None:
     """Drop the vectors of memories that meet a condition; those that may teach get new ones.
 
     It is called in the transaction of a decision on a person or a group. The bytes of dropped
-    vectors are overwritten.
+    vectors are overwritten. All withheld memories are asked about again, too: a prompt that quotes
+    the person may have been the reason.
     """
+    withheld = MemoryRow.embedder == WITHHELD
     session.execute(update(MemoryRow).where(memories).values(vector=None, embedder=None))
+    session.execute(update(MemoryRow).where(withheld).values(embedder=None))
 
 
 def of_person(person_id: int) -> ColumnElement[bool]:
@@ -297,21 +277,6 @@ def of_chat(chat_id: int) -> ColumnElement[bool]:
 def content_hash(question: str, answer: str) -> str:
     """Return the SHA-256 of a question and its answer."""
     return hashlib.sha256(f"{len(question)}:{question}{answer}".encode()).hexdigest()
-
-
-def _nearest(
-    vector: np.ndarray[tuple[int], np.dtype[np.float32]],
-    rows: Sequence[tuple[int, int, bytes]],
-    floor: float,
-) -> list[_Near]:
-    matrix = np.frombuffer(b"".join(row[2] for row in rows), dtype=np.float32)
-    scores = matrix.reshape(len(rows), -1) @ vector
-    order = np.argsort(-scores, kind="stable")[:NEIGHBOURS]
-    return [
-        _Near(rows[place][0], rows[place][1], min(float(scores[place]), 1.0))
-        for place in order
-        if scores[place] >= floor
-    ]
 
 
 def _own(row: TurnRow, opinion: Opinion, score: float, conversation_id: int) -> Memory | None:
@@ -373,13 +338,15 @@ def _is_decided() -> ColumnElement[bool]:
 def _approved_copies(
     session: Session, turn_ids: Sequence[int], rule: TeachingRule
 ) -> dict[int, ApprovalRow]:
-    correctors = select(CorrectionRow.id).where(rule.corrections)
+    may_use_correction = exists().where(
+        CorrectionRow.id == ApprovalRow.correction_id, rule.corrections
+    )
     rows = session.scalars(
         select(ApprovalRow)
         .where(
             ApprovalRow.turn_id.in_(turn_ids),
             ApprovalRow.approved.is_(True),
-            or_(ApprovalRow.correction_id.is_(None), ApprovalRow.correction_id.in_(correctors)),
+            or_(ApprovalRow.correction_id.is_(None), may_use_correction),
         )
         .order_by(ApprovalRow.id)
     )

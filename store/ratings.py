@@ -119,18 +119,6 @@ class Ratings:
             ]
             return sum(session.scalar(count) or 0 for count in (erased, *given))
 
-    def count(self) -> Tally:
-        """Return the number of ratings that stand each way, over all turns."""
-        with self._database.reading() as session:
-            counted = dict(
-                session.execute(
-                    select(FeedbackRow.rating, func.count())
-                    .where(FeedbackRow.replaced_at.is_(None))
-                    .group_by(FeedbackRow.rating)
-                ).all()
-            )
-        return Tally(up=counted.get(Rating.UP, 0), down=counted.get(Rating.DOWN, 0))
-
 
 def _adapter_of(session: Session, turn_id: int) -> str | None:
     """Lock a turn and return the adapter that wrote it. Raises `TurnNotFound`.

@@ -6,12 +6,13 @@ Every count reads an index and no turn, so that it stays fast with a million tur
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
+from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import ScalarSelect, func, select
 
 from store.database import Database
-from store.domain import Tally
-from store.tables import DocumentRow, FeedbackRow, PersonRow, RunRow, UpdateRow
+from store.domain import Rating, Tally
+from store.tables import AdapterRow, DocumentRow, FeedbackRow, PersonRow, RunRow, UpdateRow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,26 +37,29 @@ class Statistics:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def ratings_by_version(self) -> tuple[VersionRatings, ...]:
-        """Return the ratings of every rated version, in the order of their first ratings."""
+    def ratings_by_version(self, newest: int | None = None) -> tuple[VersionRatings, ...]:
+        """Return the ratings of every rated version, oldest first, the base model before them.
+
+        `newest` leaves out all but so many of the newest.
+        """
+        up, down = (_count_of(AdapterRow.name, rating) for rating in Rating)
+        versions = select(AdapterRow.name, up, down).where(up + down > 0)
+        base = select(_count_of(None, Rating.UP), _count_of(None, Rating.DOWN))
         with self._database.reading() as session:
-            rows = session.execute(
-                select(
-                    FeedbackRow.adapter,
-                    FeedbackRow.rating,
-                    func.count(),
-                    func.min(FeedbackRow.id),
-                )
-                .where(FeedbackRow.replaced_at.is_(None))
-                .group_by(FeedbackRow.adapter, FeedbackRow.rating)
-            ).all()
-        counts: dict[str | None, dict[int, int]] = {}
-        for adapter, rating, count, _ in sorted(rows, key=lambda row: row[3]):
-            counts.setdefault(adapter, {})[rating] = count
+            newest_first = versions.order_by(AdapterRow.id.desc()).limit(newest)
+            rows: list[Any] = [*session.execute(newest_first)]
+            if newest is None or len(rows) < newest:
+                ups, downs = session.execute(base).one()
+                rows += [(None, ups, downs)] if ups + downs else []
         return tuple(
-            VersionRatings(adapter=adapter, tally=_tally(by_rating))
-            for adapter, by_rating in counts.items()
+            VersionRatings(adapter=adapter, tally=Tally(up=ups, down=downs))
+            for adapter, ups, downs in reversed(rows)
         )
+
+    def ratings(self) -> Tally:
+        """Return the ratings that stand, of all versions."""
+        tallies = [each.tally for each in self.ratings_by_version()]
+        return Tally(up=sum(each.up for each in tallies), down=sum(each.down for each in tallies))
 
     def ratings_by_day(self, days: int) -> tuple[DayRatings, ...]:
         """Return the ratings of each of the last `days` days, oldest first, today included."""
@@ -104,6 +108,19 @@ class Statistics:
                 .group_by(FeedbackRow.rating)
             )
             return _tally(dict(rows.all()))
+
+
+def _count_of(adapter: Any, rating: Rating) -> ScalarSelect[int]:
+    """Return the subquery that counts the ratings of one kind that stand for a version."""
+    return (
+        select(func.count())
+        .where(
+            FeedbackRow.replaced_at.is_(None),
+            FeedbackRow.adapter == adapter,
+            FeedbackRow.rating == rating,
+        )
+        .scalar_subquery()
+    )
 
 
 def _tally(by_rating: Mapping[int, int]) -> Tally:

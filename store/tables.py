@@ -143,6 +143,10 @@ class UpdateRow(Base):
     handled_at: Mapped[datetime | None] = mapped_column(index=True)
 
 
+IS_UNFINISHED = text("state <> 'final'")
+"""The condition of an index, spelled out: with a parameter no database would use the index."""
+
+
 class TurnRow(Base):
     """A question and its reply. `messages` and `sampling` are as served, whatever changes later.
 
@@ -156,10 +160,10 @@ class TurnRow(Base):
         Index("ix_turns_history", "conversation_id", "id"),
         Index("ix_turns_created_at", "created_at"),
         Index(
-            "ix_turns_final",
-            "adapter",
-            sqlite_where=text("state = 'final'"),
-            postgresql_where=text("state = 'final'"),
+            "ix_turns_unfinished",
+            "state",
+            sqlite_where=IS_UNFINISHED,
+            postgresql_where=IS_UNFINISHED,
         ),
         NEVER_AGAIN,
     )
@@ -416,7 +420,7 @@ class MemoryRow(Base):
 
     __tablename__ = "memories"
     __table_args__ = (
-        Index("ix_memories_place", "chat_id", "turn_id"),
+        Index("ix_memories_place", "chat_id", "embedder", "turn_id"),
         Index("ix_memories_embedder", "embedder"),
     )
     turn_id: Mapped[int] = mapped_column(

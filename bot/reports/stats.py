@@ -80,10 +80,10 @@ def read_statistics(statistics: Statistics, runs: Runs) -> StatsReport:
             up=each.tally.up,
             total=each.tally.up + each.tally.down,
         )
-        for each in statistics.ratings_by_version()
+        for each in statistics.ratings_by_version(VERSIONS)
     ]
     return StatsReport(
-        liking=tuple(liking[-VERSIONS:]),
+        liking=tuple(liking),
         days=statistics.ratings_by_day(DAYS),
         runs=tuple(run for run in runs.recent(LOOKED_AT) if run.metrics.curve)[:CURVES],
     )

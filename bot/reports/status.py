@@ -8,7 +8,6 @@ from store.conversations import Conversations
 from store.database import Database
 from store.documents.documents import Documents
 from store.domain import Adapter
-from store.ratings import Ratings
 from store.runs import Runs
 from store.settings_slices import EngineSettings, StorageSettings
 from store.statistics import Statistics
@@ -54,7 +53,6 @@ class StatusReader:
         train_cron: str,
         database: Database,
         conversations: Conversations,
-        feedback: Ratings,
         knowledge: Documents,
         adapters: Adapters,
         runs: Runs,
@@ -65,7 +63,6 @@ class StatusReader:
         self._train_cron = train_cron
         self._database = database
         self._conversations = conversations
-        self._feedback = feedback
         self._knowledge = knowledge
         self._adapters = adapters
         self._runs = runs
@@ -74,7 +71,7 @@ class StatusReader:
     def read(self) -> Status:
         """Return the status as of now."""
         active = self._adapters.active()
-        tally = self._feedback.count()
+        ratings = self._statistics.ratings()
         return Status(
             adapter=active.name if active else None,
             engine=self._engine(active),
@@ -83,7 +80,7 @@ class StatusReader:
             schema=self._database.revision(),
             chroma=self._storage.chroma_url or str(self._storage.chroma_path),
             turns=self._conversations.count(),
-            ratings={"up": tally.up, "down": tally.down},
+            ratings={"up": ratings.up, "down": ratings.down},
             pending_documents=self._knowledge.pending(),
             queue=self._runs.queued(),
             next_run=self._next_run(),

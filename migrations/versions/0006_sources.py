@@ -21,7 +21,7 @@ ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 ROWS_AT_ONCE = 500
 ERASED = "[erased]"
 LIVE = sa.text("replaced_at IS NULL")
-FINAL = sa.text("state = 'final'")
+UNFINISHED = sa.text("state <> 'final'")
 
 TURNS = sa.table(
     "turns",
@@ -91,7 +91,11 @@ def upgrade() -> None:
     )
     op.create_index("ix_turns_created_at", "turns", ["created_at"])
     op.create_index(
-        "ix_turns_final", "turns", ["adapter"], sqlite_where=FINAL, postgresql_where=FINAL
+        "ix_turns_unfinished",
+        "turns",
+        ["state"],
+        sqlite_where=UNFINISHED,
+        postgresql_where=UNFINISHED,
     )
     op.create_index("ix_turns_history", "turns", ["conversation_id", "id"])
     connection = op.get_bind()
@@ -260,7 +264,7 @@ def _create_tables() -> None:
     op.create_index("ix_spent_person", "spent", ["person_id", "created_at"])
     op.create_index("ix_sample_messages_run_id", "sample_messages", ["run_id"])
     op.create_index("ix_memories_embedder", "memories", ["embedder"])
-    op.create_index("ix_memories_place", "memories", ["chat_id", "turn_id"])
+    op.create_index("ix_memories_place", "memories", ["chat_id", "embedder", "turn_id"])
     op.create_index("ix_run_samples_run_id", "run_samples", ["run_id"])
     op.create_index("ix_run_samples_turn_id", "run_samples", ["turn_id"])
     op.create_index("ix_run_examples_correction_id", "run_examples", ["correction_id"])
@@ -607,7 +611,7 @@ def downgrade() -> None:
         )
     for name, table in (
         ("ix_turns_history", "turns"),
-        ("ix_turns_final", "turns"),
+        ("ix_turns_unfinished", "turns"),
         ("ix_turns_created_at", "turns"),
         ("ix_feedback_versions", "feedback"),
         ("ix_feedback_given", "feedback"),

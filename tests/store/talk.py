@@ -64,6 +64,7 @@ def talk(
     memories: tuple[Memory, ...] = (),
     passages: tuple[Passage, ...] = (),
     system: str = "",
+    adapter: str | None = None,
     state: TurnState = TurnState.FINAL,
     finish_reason: FinishReason = FinishReason.STOP,
 ) -> int:
@@ -75,7 +76,9 @@ def talk(
     past = conversations.history(conversations.current(place).id, before=regenerates_id or turn_id)
     served = render(system, memories, past, passages, prompt or question)
     conversations.record_prompt(turn_id, served, {"temperature": 0.5})
-    conversations.finish_turn(turn_id, state=state, completion=reply, finish_reason=finish_reason)
+    conversations.finish_turn(
+        turn_id, state=state, completion=reply, adapter=adapter, finish_reason=finish_reason
+    )
     return turn_id
 
 

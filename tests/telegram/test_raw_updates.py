@@ -206,7 +206,7 @@ async def test_a_count_of_reactions_is_nobodys_rating(
 
     await take(application, "message_reaction_count", body)
 
-    assert store.feedback.count().up == 0
+    assert store.statistics.ratings().up == 0
     assert not request_.sent("sendMessage")
 
 

@@ -12,7 +12,6 @@ from store.database import Database, head_revision
 from store.documents.documents import Documents
 from store.domain import Rating, RunStatus
 from store.index import ChromaIndex
-from store.ratings import Ratings
 from store.runs import Runs
 from store.settings import make_settings
 from store.statistics import Statistics
@@ -50,7 +49,6 @@ def reader(sqlite: Database, knowledge: Documents, adapters: Adapters) -> MakeRe
             train_cron=chosen.train.cron,
             database=sqlite,
             conversations=Conversations(sqlite),
-            feedback=Ratings(sqlite),
             knowledge=knowledge,
             adapters=adapters,
             runs=Runs(sqlite),

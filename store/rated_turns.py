@@ -1,0 +1,94 @@
+"""Choice of the rated turns that are read for a run, from however many there are.
+
+The newest are read in the order of an index until there are enough; older ones are drawn by the ids
+of their ratings. So the time does not grow with the number of turns.
+"""
+
+import heapq
+import random
+from collections import Counter
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import ExitStack, closing
+from typing import Any
+
+from sqlalchemy import func, select, true
+from sqlalchemy.orm import Session
+
+from store.database import in_parts
+from store.tables import CorrectionRow, FeedbackRow
+
+RATER_SHARE = 4
+"""Divisor: one rater has at most a quarter of the turns that are read for a run."""
+
+DRAWN_PER_TURN = 3
+"""Ratings drawn for each older turn wanted: some were replaced, or are those of newer turns."""
+
+ROWS_AT_ONCE = 1_000
+
+_STANDING = ((FeedbackRow, FeedbackRow.replaced_at.is_(None)), (CorrectionRow, true()))
+
+
+def rated_turns(session: Session, most: int | None, draw: random.Random) -> list[int]:
+    """Return the ids of turns that were rated or corrected, in order.
+
+    With `most`, these are the newest so many, and up to as many older ones, drawn at random. In
+    either half one person's ratings bring in at most a quarter.
+    """
+    if most is None:
+        return sorted({turn for each in _STANDING for turn, _ in _newest_first(session, *each)})
+    with ExitStack() as cursors:
+        given = [
+            cursors.enter_context(closing(_newest_first(session, *each))) for each in _STANDING
+        ]
+        newest = _fair(heapq.merge(*given, reverse=True), most)
+    older = list(_drawn(session, min(newest, default=0), DRAWN_PER_TURN * most, draw))
+    draw.shuffle(older)
+    return sorted(newest | _fair(older, most))
+
+
+def _fair(ratings: Iterable[tuple[int, int]], most: int) -> set[int]:
+    """Return the first turns of ratings, given as turn and person, until there are so many."""
+    turns: set[int] = set()
+    counts = Counter[int]()
+    for turn_id, person_id in ratings:
+        counts[person_id] += 1
+        if counts[person_id] <= max(1, most // RATER_SHARE):
+            turns.add(turn_id)
+            if len(turns) >= most:
+                break
+    return turns
+
+
+def _newest_first(session: Session, table: Any, condition: Any) -> Generator[tuple[int, int]]:
+    """Yield turn and person of ratings or corrections, newest turns first."""
+    rows = session.execute(
+        select(table.turn_id, table.person_id)
+        .where(condition)
+        .order_by(table.turn_id.desc(), table.person_id.desc()),
+        execution_options={"yield_per": ROWS_AT_ONCE},
+    )
+    with closing(rows):
+        yield from rows
+
+
+def _drawn(
+    session: Session, before: int, count: int, draw: random.Random
+) -> Iterator[tuple[int, int]]:
+    """Yield turn and person of ratings and corrections of turns before one, drawn by their ids."""
+    ids = {table: _ids(session, table) for table, _ in _STANDING}
+    there = sum(map(len, ids.values()))
+    for table, condition in _STANDING:
+        wanted = len(ids[table]) if there <= count else len(ids[table]) * count // there
+        for part in in_parts(draw.sample(ids[table], wanted)):
+            rows = session.execute(
+                select(table.turn_id, table.person_id).where(
+                    table.id.in_(part), condition, table.turn_id < before
+                )
+            )
+            yield from rows
+
+
+def _ids(session: Session, table: Any) -> range:
+    """Return the range that a table's ids are in."""
+    first, last = session.execute(select(func.min(table.id), func.max(table.id))).one()
+    return range(first, last + 1) if first is not None else range(0)
