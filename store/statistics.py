@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
-from sqlalchemy import ScalarSelect, func, select
+from sqlalchemy import ScalarSelect, exists, func, select
 
 from store.database import Database
 from store.domain import Rating, Tally
@@ -43,7 +43,10 @@ class Statistics:
         `newest` leaves out all but so many of the newest.
         """
         up, down = (_count_of(AdapterRow.name, rating) for rating in Rating)
-        versions = select(AdapterRow.name, up, down).where(up + down > 0)
+        is_rated = exists().where(
+            FeedbackRow.adapter == AdapterRow.name, FeedbackRow.replaced_at.is_(None)
+        )
+        versions = select(AdapterRow.name, up, down).where(is_rated)
         base = select(_count_of(None, Rating.UP), _count_of(None, Rating.DOWN))
         with self._database.reading() as session:
             newest_first = versions.order_by(AdapterRow.id.desc()).limit(newest)
