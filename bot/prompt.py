@@ -88,7 +88,7 @@ def render(
         messages.append(Message(role="system", content=system_prompt))
     in_history = {exchange.turn_id for exchange in history}
     for memory in reversed(memories):
-        if memory.turn_id not in in_history or not memory.from_here:
+        if memory.turn_id not in in_history:
             parts.append(
                 PromptPart(
                     kind=PartKind.EXAMPLE,

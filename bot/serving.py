@@ -33,6 +33,7 @@ async def serve_telegram(store: Store) -> None:
     health = make_health(store)
     listen = settings.monitoring.health_listen
     watched = health.serve(listen) if listen else nullcontext()
+    await asyncio.to_thread(store.eraser.resume)  # before anybody writes something new
     logger.info("loading the model %s", settings.engine.model)
     async with (
         watched,

@@ -72,7 +72,7 @@ class Adapters:
             shutil.rmtree(path, ignore_errors=True)  # left by a crash before the commit
             aside.rename(path)
             flush(self._folder)
-            run = session.get(RunRow, run_id) if run_id is not None else None
+            run = session.get(RunRow, run_id, with_for_update=True) if run_id is not None else None
             row = AdapterRow(
                 name=name,
                 sha256=sha256,

@@ -28,7 +28,7 @@ from store.domain import (
 )
 from store.errors import TurnNotFound
 from store.opinions import read_opinions
-from store.parts import memories_in, passages_in, read_parts, write_parts
+from store.parts import is_being_erased, memories_in, passages_in, read_parts, write_parts
 from store.tables import (
     IS_UNFINISHED,
     ConversationRow,
@@ -175,7 +175,7 @@ class Conversations:
             .where(
                 TurnRow.conversation_id == conversation_id,
                 TurnRow.state == TurnState.FINAL,
-                TurnRow.person_id.not_in(select(ErasureRow.person_id)),
+                ~is_being_erased(),
                 ~_HAS_REMOVED_PASSAGE,
             )
             .order_by(TurnRow.id.desc())

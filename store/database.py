@@ -54,6 +54,7 @@ class Lock(IntEnum):
     RUNS = -2
     IMPORTS = -3
     ERASING = -4
+    MEMORIES = -5
 
 
 class Database:

@@ -69,6 +69,8 @@ class _Sources:
     turns: AbstractSet[int]
     corrections: AbstractSet[int]
     quoting: AbstractSet[int]
+    since: datetime | None = None
+    """If given, only turns asked from then on are looked for among those that quote them."""
 
     def holds(self, part: TurnPartRow) -> bool:
         """Return whether a part of a prompt has words of these rows."""
@@ -128,10 +130,13 @@ class Eraser:
             self._drop_samples((*sources.turns, *sources.quoting), sources.corrections)
             self._erase_sources(sources)
             expired += len(sources.turns)
+        return expired
+
+    def drop_old_usage(self) -> None:
+        """Delete the numbers kept of erased people's use once no quota counts them any more."""
         with self._database.session() as session:
             day_ago = self._database.now() - QUOTA_WINDOW
             session.execute(delete(SpentRow).where(SpentRow.created_at < day_ago))
-        return expired
 
     def erase_document(self, document_id: int) -> tuple[str, ...]:
         """Delete a document and its passages in prompts; return the versions that learned from it.
@@ -149,12 +154,14 @@ class Eraser:
             with self._database.reading() as session:
                 ids = set(session.scalars(chunks))
                 turns = session.scalars(quoting).all()
-            if not turns:
-                break
             adapters |= self._mark(turns, ())
             self._in_steps(turns, partial(_blank_passages, chunk_ids=ids))
-        with self._database.session() as session:
-            session.execute(delete(DocumentRow).where(DocumentRow.id == document_id))
+            with self._database.session() as session:
+                of_it = ChunkRow.document_id == document_id
+                session.execute(select(ChunkRow.id).where(of_it).with_for_update())
+                if not session.scalars(quoting.limit(1)).all():  # nor since the look above
+                    session.execute(delete(DocumentRow).where(DocumentRow.id == document_id))
+                    break
         return tuple(adapters[each] for each in sorted(adapters))
 
     def _begin(self, person_id: int) -> None:
@@ -188,13 +195,14 @@ class Eraser:
                 return None
             corrections = _corrections_of(session, turns)
             quoting = quoting_turns(session, turns, corrections, since=moment) - turns
-        return _Sources(turns=turns, corrections=corrections, quoting=quoting)
+        return _Sources(turns=turns, corrections=corrections, quoting=quoting, since=moment)
 
     def _erase_sources(self, sources: _Sources) -> None:
         """Take the words out of others' prompts, then delete the rows."""
         self._in_steps(sorted(sources.quoting), partial(_blank_sources, sources=sources))
-        self._in_steps(sorted(sources.turns), _delete_turns)
-        self._in_steps(sorted(sources.corrections), _delete_corrections)  # of others' turns
+        self._in_steps(sorted(sources.turns), partial(_delete_turns, sources=sources))
+        of_others = partial(_delete_corrections, sources=sources)
+        self._in_steps(sorted(sources.corrections), of_others)
 
     def _erase_ratings(self, person_id: int) -> dict[int, str]:
         """Delete a person's ratings of others' turns; return versions that learned from them."""
@@ -321,8 +329,18 @@ def _blank_passages(session: Session, turns: Sequence[int], *, chunk_ids: set[in
     reconsider(session, MemoryRow.turn_id.in_(turns))
 
 
-def _delete_corrections(session: Session, ids: Sequence[int]) -> None:
+def _blank_late(
+    session: Session, turns: Collection[int], corrections: Collection[int], sources: _Sources
+) -> None:
+    """Take words out of prompts that were written while the erasure went on."""
+    quoting = quoting_turns(session, turns, corrections, since=sources.since)
+    _blank_sources(session, sorted(quoting - sources.turns - sources.quoting), sources=sources)
+
+
+def _delete_corrections(session: Session, ids: Sequence[int], *, sources: _Sources) -> None:
     of_them = CorrectionRow.id.in_(ids)
+    session.execute(select(CorrectionRow.id).where(of_them).with_for_update())
+    _blank_late(session, (), ids, sources)
     turns = set(session.scalars(select(CorrectionRow.turn_id).where(of_them)))
     session.execute(delete(CorrectionRow).where(of_them))
     remember(session, turns)
@@ -333,8 +351,10 @@ def _delete_ratings(session: Session, rows: Sequence[tuple[int, int]]) -> None:
     remember(session, {row[1] for row in rows})
 
 
-def _delete_turns(session: Session, ids: Sequence[int]) -> None:
+def _delete_turns(session: Session, ids: Sequence[int], *, sources: _Sources) -> None:
     of_them = TurnRow.id.in_(ids)
+    session.execute(select(TurnRow.id).where(of_them).with_for_update())  # nobody quotes them now
+    _blank_late(session, ids, _corrections_of(session, ids), sources)
     conversations = set(session.scalars(select(TurnRow.conversation_id).where(of_them)))
     session.execute(delete(TurnRow).where(of_them))
     left = exists().where(TurnRow.conversation_id == ConversationRow.id)

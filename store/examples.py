@@ -67,7 +67,7 @@ class Examples:
         quarter, and as many again, drawn at random from older ones.
         """
         with self._database.reading() as session:
-            ids = rated_turns(session, most, random.Random(seed))
+            ids = rated_turns(session, self._rule, most, random.Random(seed))
             turns: dict[int, TurnRow] = {}
             for part in in_parts(ids):
                 usable = select(TurnRow).where(TurnRow.id.in_(part), self._rule.turns)

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Select, or_, select
+from sqlalchemy import ColumnElement, Select, or_, select
 from sqlalchemy.orm import Session
 
 from store.database import Database
@@ -65,7 +65,8 @@ ratings.json           every thumb you gave, also those you took back
 corrections.json       every correction you wrote
 about_your_turns.json  thumbs and corrections by others on replies to you, without their names
 messages.json          the numbers of Telegram messages that show these replies
-learning.json          the runs and versions that learned from you, and approved answers of yours
+learning.json          the runs and versions that learned from these turns, and approved answers
+learning_from_opinions.json   those that learned from your thumbs and corrections
 other.json             your commands as an admin, files you added, runs you asked for, and so on
 
 Left out: the system prompt, the words of documents (their titles are there), and the words of
@@ -89,6 +90,13 @@ class Exports:
             if row.exported_at is not None and now - row.exported_at < EVERY:
                 raise ExportTooSoon(EVERY - (now - row.exported_at))
             row.exported_at = now
+
+    def take_back(self, person_id: int) -> None:
+        """Record that an export did not arrive: the person may ask again at once."""
+        with self._database.session() as session:
+            row = session.get(PersonRow, person_id)
+            if row is not None:
+                row.exported_at = None
 
     def write(self, person_id: int, *, part_bytes: int = PART_BYTES) -> Iterator[bytes]:
         """Yield zip files with all data about a person, each of bounded size.
@@ -122,12 +130,13 @@ class Exports:
                 yield from _markdown(session, turns, suffix)
                 yield f"about_your_turns{suffix}.json", _json(_by_others(session, part, person_id))
                 yield f"messages{suffix}.json", _json(_messages(session, part))
-                yield f"learning{suffix}.json", _json(_learning(session, part, person_id))
+                yield f"learning{suffix}.json", _json(_learning_from(session, part))
         with self._database.reading() as session:
             of_them = FeedbackRow.person_id == person_id
             yield "ratings.json", _json(_rows(session, FeedbackRow, of_them))
             of_them = CorrectionRow.person_id == person_id
             yield "corrections.json", _json(_rows(session, CorrectionRow, of_them))
+            yield "learning_from_opinions.json", _json(_learning_from_opinions(session, person_id))
             yield "other.json", _json(_other(session, person_id))
 
 
@@ -217,26 +226,18 @@ def _messages(session: Session, ids: Sequence[int]) -> dict[str, Any]:
     }
 
 
-def _learning(session: Session, ids: Sequence[int], person_id: int) -> dict[str, Any]:
-    rated = select(FeedbackRow.turn_id).where(FeedbackRow.person_id == person_id)
-    corrected = select(CorrectionRow.id).where(CorrectionRow.person_id == person_id)
-    of_them = or_(
-        RunExampleRow.turn_id.in_(ids),
-        RunExampleRow.other_turn_id.in_(ids),
-        RunExampleRow.turn_id.in_(rated),
-        RunExampleRow.correction_id.in_(corrected),
-    )
-    runs = select(RunExampleRow.run_id).where(of_them)
+def _learning_from(session: Session, ids: Sequence[int]) -> dict[str, Any]:
+    """Return what was learned from turns, without the words of others that stand beside them."""
+    of_them = or_(RunExampleRow.turn_id.in_(ids), RunExampleRow.other_turn_id.in_(ids))
+    samples = _rows(session, RunSampleRow, RunSampleRow.turn_id.in_(ids))
+    approved = select(ApprovalRow).where(ApprovalRow.turn_id.in_(ids))
     return {
-        "examples": _rows(session, RunExampleRow, of_them),
-        "samples": _rows(session, RunSampleRow, RunSampleRow.turn_id.in_(ids)),
-        "versions": [
-            {"name": name, "run": run_id}
-            for name, run_id in session.execute(
-                select(AdapterRow.name, AdapterRow.run_id).where(AdapterRow.run_id.in_(runs))
-            )
+        **_examples_and_versions(session, of_them),
+        "samples": [
+            {key: value for key, value in sample.items() if key != "question"}  # the whole prompt
+            for sample in samples
         ],
-        "approved_answers": _rows(session, ApprovalRow, ApprovalRow.turn_id.in_(ids)),
+        "approved_answers": [_approved(session, row) for row in session.scalars(approved)],
         "recalled_answers": [
             {"turn": turn_id}
             for turn_id in session.scalars(
@@ -244,6 +245,40 @@ def _learning(session: Session, ids: Sequence[int], person_id: int) -> dict[str,
             )
         ],
     }
+
+
+def _learning_from_opinions(session: Session, person_id: int) -> dict[str, Any]:
+    """Return what was learned from a person's thumbs and corrections, on anybody's turns."""
+    rated = select(FeedbackRow.turn_id).where(FeedbackRow.person_id == person_id)
+    corrected = select(CorrectionRow.id).where(CorrectionRow.person_id == person_id)
+    of_them = or_(RunExampleRow.turn_id.in_(rated), RunExampleRow.correction_id.in_(corrected))
+    approved = select(ApprovalRow).where(ApprovalRow.correction_id.in_(corrected))
+    return {
+        **_examples_and_versions(session, of_them),
+        "approved_corrections": [
+            {"turn": row.turn_id, "answer": row.answer, "at": row.created_at.isoformat()}
+            for row in session.scalars(approved)
+        ],
+    }
+
+
+def _examples_and_versions(session: Session, of_them: ColumnElement[bool]) -> dict[str, Any]:
+    runs = select(RunExampleRow.run_id).where(of_them)
+    versions = select(AdapterRow.name, AdapterRow.run_id).where(AdapterRow.run_id.in_(runs))
+    return {
+        "examples": _rows(session, RunExampleRow, of_them),
+        "versions": [{"name": name, "run": run_id} for name, run_id in session.execute(versions)],
+    }
+
+
+def _approved(session: Session, row: ApprovalRow) -> dict[str, Any]:
+    """Return a decision on an answer to a person's question; others' corrections are left out."""
+    shown = {key: value for key, value in _plain(row).items() if key != "person_id"}
+    if row.correction_id is not None:
+        correction = session.get_one(CorrectionRow, row.correction_id)
+        if correction.person_id != session.get_one(TurnRow, row.turn_id).person_id:
+            shown["answer"] = "(the correction of somebody else)"
+    return shown
 
 
 def _other(session: Session, person_id: int) -> dict[str, Any]:

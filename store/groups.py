@@ -6,7 +6,7 @@ from sqlalchemy.orm import Session
 
 from store.database import Database
 from store.domain import GroupRules
-from store.memories import of_chat, reconsider
+from store.memories import ask_again, of_chat, reconsider
 from store.tables import GroupRulesRow
 
 
@@ -29,6 +29,8 @@ class Groups:
             rules = replace(_rules(row), **changes)
             self._put(session, chat_id, rules)
             reconsider(session, of_chat(chat_id))
+            if rules.teaches:
+                ask_again(session)
             return rules
 
     def move(self, chat_id: int, to: int) -> None:

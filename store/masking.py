@@ -1,9 +1,10 @@
 """Masks private data in training texts, so that a version cannot repeat it.
 
-The store keeps the original texts, and people are shown them; only training uses masked ones. Phone
-numbers are found by `phonenumbers` (Google's libphonenumber), account and card numbers are checked
-by `python-stdnum`, keys are found by `detect-secrets`, e-mail and postal addresses by patterns.
-Names are not masked: no library finds them in every language without a model of its own.
+The store keeps the original texts, and people are shown them; training uses masked ones, and so do
+the copies of answers that an admin approves for every chat. Phone numbers are found by
+`phonenumbers` (Google's libphonenumber), account and card numbers are checked by `python-stdnum`,
+keys are found by `detect-secrets`, e-mail and postal addresses by patterns. Names are not masked:
+no library finds them in every language without a model of its own.
 """
 
 import re

@@ -16,16 +16,17 @@ import numpy as np
 from sqlalchemy import ColumnElement, delete, exists, func, or_, select, update
 from sqlalchemy.orm import Session, load_only
 
-from store.database import Database
-from store.domain import Memory, Proposal
+from store.database import Database, Lock
+from store.domain import Memory, Proposal, Rating
 from store.embedder import Embedder, Vector
 from store.errors import AnswerChanged, TurnNotFound
 from store.memory_vectors import MemoryVectors, Near
-from store.opinions import Opinion, lead_of, read_opinions
+from store.opinions import Opinion, read_opinions
 from store.tables import (
     ApprovalRow,
     ConversationRow,
     CorrectionRow,
+    FeedbackRow,
     MemoryRow,
     TurnRow,
 )
@@ -38,6 +39,9 @@ NEIGHBOURS = 64
 
 NEIGHBOURS_AT_ONCE = 8
 """The number of them that are checked together; the nearest few are enough most times."""
+
+PROPOSED_AT_ONCE = 20
+"""The number of undecided answers that are looked at together."""
 
 EMBEDDED_AT_ONCE = 64
 
@@ -111,16 +115,17 @@ class Memories:
         undecided = exists().where(
             TurnRow.id == MemoryRow.turn_id, self._rule.turns, ~_is_decided()
         )
-        newest_first = select(MemoryRow.turn_id).order_by(MemoryRow.turn_id.desc())
+        newest_first = select(MemoryRow.turn_id).where(undecided).order_by(MemoryRow.turn_id.desc())
         found: list[Proposal] = []
         with self._database.reading() as session:
-            newest = session.scalars(newest_first.where(undecided).limit(4 * limit)).all()
-            opinions = self._opinions(session, newest)
-            for row in _turns(session, newest):
-                proposal = _proposal(row, opinions[row.id])
-                if proposal is not None and len(found) < limit:
-                    found.append(proposal)
-        return tuple(found)
+            page = session.scalars(newest_first.limit(PROPOSED_AT_ONCE)).all()
+            while page and len(found) < limit:
+                opinions = self._opinions(session, page)
+                proposed = (_proposal(row, opinions[row.id]) for row in _turns(session, page))
+                found += [proposal for proposal in proposed if proposal is not None]
+                older = newest_first.where(MemoryRow.turn_id < page[-1])
+                page = session.scalars(older.limit(PROPOSED_AT_ONCE)).all()
+        return tuple(found[:limit])
 
     def decide(self, turn_id: int, sha256: str, admin_id: int, *, approved: bool) -> None:
         """Record an admin's decision on a proposal; an approved answer helps in every chat.
@@ -177,7 +182,7 @@ class Memories:
             if each.chat_id == chat_id:
                 memory = _own(row, opinions[row.id], each.score, conversation_id)
             else:
-                memory = _copied(copies.get(row.id), each.score)
+                memory = _copied(copies.get(row.id), opinions[row.id], each.score)
             if memory is not None:
                 found.append(memory)
         return found
@@ -213,6 +218,7 @@ class Memories:
             turn_id: _bytes(vector) for (turn_id, _), vector in zip(wanted, vectors, strict=True)
         }
         with self._database.session() as session:
+            self._database.lock(session, Lock.MEMORIES)
             for turn_id, _, _ in part:
                 vector = made.get(turn_id)
                 session.execute(
@@ -223,18 +229,19 @@ class Memories:
 
 
 def remember(session: Session, turn_ids: Iterable[int]) -> None:
-    """Make the rows of `memories` agree with people's opinions on turns.
+    """Note turns that somebody likes or corrected; forget those that nobody does any more.
 
-    It is called in the transaction of a rating or a correction.
+    It is called in the transaction of a rating or a correction. Whose opinion counts is left to the
+    recall, which asks the rule anew.
     """
-    for turn_id in turn_ids:
+    for turn_id in sorted(turn_ids):
         corrected = session.scalar(
             select(CorrectionRow.id)
             .where(CorrectionRow.turn_id == turn_id, CorrectionRow.text != "")
             .limit(1)
         )
         row = session.get(MemoryRow, turn_id)
-        if corrected is None and lead_of(session, turn_id) <= 0:
+        if corrected is None and not session.scalar(select(_is_liked(turn_id))):
             if row is not None:
                 session.delete(row)
         elif row is None:
@@ -250,15 +257,32 @@ def remember(session: Session, turn_ids: Iterable[int]) -> None:
     session.flush()
 
 
+def _is_liked(turn_id: int) -> ColumnElement[bool]:
+    return exists().where(
+        FeedbackRow.turn_id == turn_id,
+        FeedbackRow.replaced_at.is_(None),
+        FeedbackRow.rating == Rating.UP,
+    )
+
+
 def reconsider(session: Session, memories: ColumnElement[bool]) -> None:
     """Drop the vectors of memories that meet a condition; those that may teach get new ones.
 
     It is called in the transaction of a decision on a person or a group. The bytes of dropped
-    vectors are overwritten. All withheld memories are asked about again, too: a prompt that quotes
-    the person may have been the reason.
+    vectors are overwritten.
     """
-    withheld = MemoryRow.embedder == WITHHELD
+    Database.lock(session, Lock.MEMORIES)
     session.execute(update(MemoryRow).where(memories).values(vector=None, embedder=None))
+
+
+def ask_again(session: Session) -> None:
+    """Ask anew about all memories that are withheld.
+
+    It is called in the transaction of a decision that lets somebody teach: their words may stand in
+    the prompts of others.
+    """
+    Database.lock(session, Lock.MEMORIES)
+    withheld = MemoryRow.embedder == WITHHELD
     session.execute(update(MemoryRow).where(withheld).values(embedder=None))
 
 
@@ -294,8 +318,9 @@ def _own(row: TurnRow, opinion: Opinion, score: float, conversation_id: int) -> 
     )
 
 
-def _copied(row: ApprovalRow | None, score: float) -> Memory | None:
-    if row is None:
+def _copied(row: ApprovalRow | None, opinion: Opinion, score: float) -> Memory | None:
+    """Return the approved copy, as long as people like the answer or a correction stands."""
+    if row is None or not (opinion.standing() or opinion.lead > 0):
         return None
     return Memory(
         turn_id=row.turn_id,

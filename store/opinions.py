@@ -63,14 +63,6 @@ def read_opinions(
     return opinions
 
 
-def lead_of(session: Session, turn_id: int) -> int:
-    """Return 👍 less 👎 of everybody on a turn."""
-    total = select(func.sum(FeedbackRow.rating)).where(
-        FeedbackRow.turn_id == turn_id, FeedbackRow.replaced_at.is_(None)
-    )
-    return session.scalar(total) or 0
-
-
 def _ratings(turn_ids: Sequence[int]) -> Select[int, int, int]:
     return (
         select(FeedbackRow.turn_id, FeedbackRow.person_id, FeedbackRow.rating)

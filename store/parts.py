@@ -6,8 +6,8 @@ Invariant: a part's words can be taken out of a prompt by the part alone, withou
 from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import datetime
 
-from sqlalchemy import delete, select
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, and_, delete, exists, or_, select
+from sqlalchemy.orm import Session, aliased
 
 from store.database import in_parts
 from store.domain import (
@@ -65,7 +65,8 @@ def write_parts(session: Session, turn: TurnRow, parts: Iterable[PromptPart]) ->
     for row, part in zip(rows, parts, strict=True):
         lost_turn = part.turn_id is not None and row.source_turn_id is None
         lost_correction = part.correction_id is not None and row.correction_id is None
-        if lost_turn or lost_correction:
+        lost_chunk = part.chunk_id is not None and row.chunk_id is None
+        if lost_turn or lost_correction or lost_chunk:
             blank(turn, rows, row, whole=lost_turn)
     session.flush()
 
@@ -151,6 +152,35 @@ def memories_in(
     return tuple(sorted(found, key=lambda each: -each.score))
 
 
+def is_being_erased() -> ColumnElement[bool]:
+    """Return the condition that a turn's question belongs to a person who is being erased."""
+    first = aliased(TurnRow)
+    erasing = select(ErasureRow.person_id)
+    asked_first = exists().where(first.id == TurnRow.regenerates_id, first.person_id.in_(erasing))
+    return or_(TurnRow.person_id.in_(erasing), asked_first)
+
+
+def was_erased_from() -> ColumnElement[bool]:
+    """Return the condition that words of a turn or of its prompt were erased, or are about to be.
+
+    A turn that teaches never meets it when it is read (see `TeachingRule`).
+    """
+    source, correction = aliased(TurnRow), aliased(CorrectionRow)
+    erasing = select(ErasureRow.person_id)
+    from_them = or_(
+        exists().where(source.id == TurnPartRow.source_turn_id, source.person_id.in_(erasing)),
+        exists().where(
+            correction.id == TurnPartRow.correction_id, correction.person_id.in_(erasing)
+        ),
+    )
+    lost_passage = and_(TurnPartRow.kind == PartKind.PASSAGE, TurnPartRow.chunk_id.is_(None))
+    quotes = exists().where(
+        TurnPartRow.turn_id == TurnRow.id,
+        or_(TurnPartRow.erased.is_(True), lost_passage, from_them),
+    )
+    return or_(is_being_erased(), quotes)
+
+
 def quoting_turns(
     session: Session,
     turns: Collection[int],
@@ -194,7 +224,7 @@ def blank_parts(
     for turn in session.scalars(select(TurnRow).where(TurnRow.id.in_(turn_ids))):
         rows = by_turn.get(turn.id, [])
         for row in rows:
-            if not row.erased and is_lost(row):
+            if is_lost(row) and (not row.erased or (_is_whole(row) and whole(row))):
                 blank(turn, rows, row, whole=whole(row))
     session.flush()
 
@@ -224,15 +254,15 @@ def blank(
     part.label = ""
 
 
+def _is_whole(part: TurnPartRow) -> bool:
+    """Return whether a part is two messages, whose reply may have been erased alone."""
+    return part.starts_at is None
+
+
 def _living_turns(session: Session, ids: Collection[int]) -> set[int]:
     if not ids:
         return set()
-    erasing = select(ErasureRow.person_id)
-    return set(
-        session.scalars(
-            select(TurnRow.id).where(TurnRow.id.in_(ids), TurnRow.person_id.not_in(erasing))
-        )
-    )
+    return set(session.scalars(select(TurnRow.id).where(TurnRow.id.in_(ids), ~is_being_erased())))
 
 
 def _living_corrections(session: Session, ids: Collection[int]) -> set[int]:

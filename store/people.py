@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from store.database import Database
 from store.domain import Access, Person
-from store.memories import of_person, reconsider
+from store.memories import ask_again, of_person, reconsider
 from store.tables import PersonRow
 
 CONSENT_VERSION = 1
@@ -45,6 +45,8 @@ class People:
             row = self._upsert(session, person_id, None)
             row.access = access
             reconsider(session, of_person(person_id))
+            if access is not Access.DENIED:
+                ask_again(session)
             return _person(row)
 
     def newcomers(self, age: timedelta) -> frozenset[int]:
@@ -64,6 +66,8 @@ class People:
             row.consented_to = None if opted_out else CONSENT_VERSION
             row.decided_at = self._database.now()
             reconsider(session, of_person(person_id))
+            if not opted_out:
+                ask_again(session)
             return _person(row)
 
     def ask(self, person_id: int) -> bool:
@@ -81,6 +85,15 @@ class People:
             row.asked_at = self._database.now()
             reconsider(session, of_person(person_id))
             return True
+
+    def take_back_question(self, person_id: int) -> None:
+        """Record that the question for consent did not reach a person: they may be asked again."""
+        with self._database.session() as session:
+            row = session.get(PersonRow, person_id, with_for_update=True)
+            if row is not None and row.decided_at is None:
+                row.asked_at = None
+                reconsider(session, of_person(person_id))
+                ask_again(session)
 
     def _upsert(self, session: Session, person_id: int, name: str | None) -> PersonRow:
         row = session.get(PersonRow, person_id)

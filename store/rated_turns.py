@@ -7,15 +7,16 @@ of their ratings. So the time does not grow with the number of turns.
 import heapq
 import random
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from typing import Any
 
-from sqlalchemy import func, select, true
+from sqlalchemy import ColumnElement, and_, func, select
 from sqlalchemy.orm import Session
 
 from store.database import in_parts
 from store.tables import CorrectionRow, FeedbackRow
+from store.teaching import TeachingRule
 
 RATER_SHARE = 4
 """Divisor: one rater has at most a quarter of the turns that are read for a run."""
@@ -25,23 +26,26 @@ DRAWN_PER_TURN = 3
 
 ROWS_AT_ONCE = 1_000
 
-_STANDING = ((FeedbackRow, FeedbackRow.replaced_at.is_(None)), (CorrectionRow, true()))
 
-
-def rated_turns(session: Session, most: int | None, draw: random.Random) -> list[int]:
-    """Return the ids of turns that were rated or corrected, in order.
+def rated_turns(
+    session: Session, rule: TeachingRule, most: int | None, draw: random.Random
+) -> list[int]:
+    """Return the ids of turns that were rated or corrected by people who may teach, in order.
 
     With `most`, these are the newest so many, and up to as many older ones, drawn at random. In
     either half one person's ratings bring in at most a quarter.
     """
+    counted = (
+        (FeedbackRow, and_(FeedbackRow.replaced_at.is_(None), rule.ratings)),
+        (CorrectionRow, rule.corrections),
+    )
     if most is None:
-        return sorted({turn for each in _STANDING for turn, _ in _newest_first(session, *each)})
+        return sorted({turn for each in counted for turn, _ in _newest_first(session, *each)})
     with ExitStack() as cursors:
-        given = [
-            cursors.enter_context(closing(_newest_first(session, *each))) for each in _STANDING
-        ]
+        given = [cursors.enter_context(closing(_newest_first(session, *each))) for each in counted]
         newest = _fair(heapq.merge(*given, reverse=True), most)
-    older = list(_drawn(session, min(newest, default=0), DRAWN_PER_TURN * most, draw))
+    before = min(newest, default=0)
+    older = list(_drawn(session, counted, before, DRAWN_PER_TURN * most, draw))
     draw.shuffle(older)
     return sorted(newest | _fair(older, most))
 
@@ -72,12 +76,16 @@ def _newest_first(session: Session, table: Any, condition: Any) -> Generator[tup
 
 
 def _drawn(
-    session: Session, before: int, count: int, draw: random.Random
+    session: Session,
+    counted: Sequence[tuple[Any, ColumnElement[bool]]],
+    before: int,
+    count: int,
+    draw: random.Random,
 ) -> Iterator[tuple[int, int]]:
     """Yield turn and person of ratings and corrections of turns before one, drawn by their ids."""
-    ids = {table: _ids(session, table) for table, _ in _STANDING}
+    ids = {table: _ids(session, table) for table, _ in counted}
     there = sum(map(len, ids.values()))
-    for table, condition in _STANDING:
+    for table, condition in counted:
         wanted = len(ids[table]) if there <= count else len(ids[table]) * count // there
         for part in in_parts(draw.sample(ids[table], wanted)):
             rows = session.execute(

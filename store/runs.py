@@ -8,10 +8,10 @@ from dataclasses import asdict, replace
 from datetime import timedelta
 
 from pydantic import TypeAdapter
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, exists, func, select
 from sqlalchemy.orm import Session
 
-from store.database import Database, Lock
+from store.database import Database, Lock, in_parts
 from store.domain import (
     ExampleCounts,
     Origin,
@@ -24,8 +24,10 @@ from store.domain import (
     TrainingRun,
 )
 from store.errors import RunNotFound
+from store.parts import was_erased_from
 from store.tables import (
     CorrectionRow,
+    ErasureRow,
     RunExampleRow,
     RunRow,
     RunSampleRow,
@@ -191,11 +193,18 @@ class Runs:
             )
 
     def record_sample_message(self, run_id: int, chat_id: int, message_id: int) -> None:
-        """Store a message that shows samples of a run, so that it can be deleted."""
+        """Store a message that shows samples of a run, so that it can be deleted.
+
+        It is to be deleted at once if the samples were erased while it was sent.
+        """
+        kept = exists().where(RunSampleRow.run_id == run_id)
         with self._database.session() as session:
             session.merge(
                 SampleMessageRow(
-                    chat_id=chat_id, message_id=message_id, run_id=run_id, unwanted=False
+                    chat_id=chat_id,
+                    message_id=message_id,
+                    run_id=run_id,
+                    unwanted=not session.scalar(select(kept)),
                 )
             )
 
@@ -303,13 +312,19 @@ def _running(session: Session, run_id: int) -> RunRow | None:
 
 
 def _gone(session: Session, origins: set[Origin]) -> set[Origin]:
-    """Return the origins of which something was erased."""
-    wanted = {id for each in origins for id in (each.turn_id, each.other_turn_id) if id}
-    corrected = {each.correction_id for each in origins if each.correction_id}
-    turns = set(session.scalars(select(TurnRow.id).where(TurnRow.id.in_(wanted))))
-    corrections = set(
-        session.scalars(select(CorrectionRow.id).where(CorrectionRow.id.in_(corrected)))
-    )
+    """Return the origins of which something was erased, or is being erased."""
+    turn_ids = {id for each in origins for id in (each.turn_id, each.other_turn_id) if id}
+    given = {each.correction_id for each in origins if each.correction_id}
+    turns: set[int] = set()
+    for part in in_parts(turn_ids):
+        whole = select(TurnRow.id).where(TurnRow.id.in_(part), ~was_erased_from())
+        turns.update(session.scalars(whole))
+    corrections: set[int] = set()
+    for part in in_parts(given):
+        kept = CorrectionRow.person_id.not_in(select(ErasureRow.person_id))
+        corrections.update(
+            session.scalars(select(CorrectionRow.id).where(CorrectionRow.id.in_(part), kept))
+        )
     return {
         each
         for each in origins

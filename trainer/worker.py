@@ -117,6 +117,7 @@ class Worker:
         grace = timedelta(days=self._settings.privacy.forget_days)
         try:
             self._eraser.resume()
+            self._eraser.drop_old_usage()
             retired = self._adapters.retire_erased(grace)
             if retired is not None:
                 name, clean = retired

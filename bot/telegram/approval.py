@@ -18,7 +18,7 @@ SHOWN = 5
 
 TOO_LONG = """\
 An answer to “{question}” waits, too. It is too long to be shown whole, and so it cannot be \
-approved (turn {turn_id})."""
+approved (turn {turn_id}). Say no, and it is not proposed again."""
 
 
 class ApprovalHandlers:
@@ -71,7 +71,10 @@ async def _show_whole(message: Message, proposal: Proposal) -> None:
     question, answer = f"Question:\n{proposal.question}", f"Answer:\n{proposal.answer}"
     if max(units(question), units(answer)) > MOST_UNITS:
         start = " ".join(proposal.question.split())[:100]
-        await message.reply_text(TOO_LONG.format(question=start, turn_id=proposal.turn_id))
+        await message.reply_text(
+            TOO_LONG.format(question=start, turn_id=proposal.turn_id),
+            reply_markup=_buttons(proposal, can_approve=False),
+        )
         return
     whole = f"{question}\n\n{answer}"
     if units(whole) > MOST_UNITS:
@@ -80,12 +83,11 @@ async def _show_whole(message: Message, proposal: Proposal) -> None:
     await message.reply_text(whole, reply_markup=_buttons(proposal))
 
 
-def _buttons(proposal: Proposal) -> InlineKeyboardMarkup:
+def _buttons(proposal: Proposal, *, can_approve: bool = True) -> InlineKeyboardMarkup:
     def button(text: str, *, approved: bool) -> InlineKeyboardButton:
         shown = proposal.sha256[:HASH_CHARS]
         data = ApprovalButton(approved=approved, turn_id=proposal.turn_id, sha256=shown).data
         return InlineKeyboardButton(text, callback_data=data)
 
-    return InlineKeyboardMarkup(
-        [[button("Use it in every chat", approved=True), button("No", approved=False)]]
-    )
+    approve = [button("Use it in every chat", approved=True)] if can_approve else []
+    return InlineKeyboardMarkup([[*approve, button("No", approved=False)]])

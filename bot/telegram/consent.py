@@ -5,7 +5,6 @@ message under which everybody decides for themselves. Whoever was asked teaches 
 """
 
 import asyncio
-from contextlib import suppress
 
 from telegram import Bot, InlineKeyboardButton, InlineKeyboardMarkup, Update
 from telegram.error import TelegramError
@@ -45,13 +44,16 @@ class Consent:
         if not in_private and not self._asked_in.due(chat_id):
             return  # the question that stands there is for them, too
         whom = person_id if in_private else ANYBODY
-        with suppress(TelegramError):  # the bot may have lost the right to write there
+        try:
             await bot.send_message(
                 chat_id,
                 IN_PRIVATE if in_private else IN_A_GROUP,
                 message_thread_id=thread_id,
                 reply_markup=_buttons(whom),
             )
+        except TelegramError:  # the bot may have lost the right to write there
+            self._asked_in.take_back(chat_id)
+            await asyncio.to_thread(self._people.take_back_question, person_id)
 
     async def on_button(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
         """Take a person's answer."""

@@ -27,3 +27,7 @@ class Notices:
         while len(self._given) > REMEMBERED:
             self._given.popitem(last=False)
         return True
+
+    def take_back(self, person_id: int) -> None:
+        """Record that a notice did not arrive: it is due again."""
+        self._given.pop(person_id, None)

@@ -84,10 +84,15 @@ class PrivacyHandlers:
         message, person_id = message_and_person(update)
         try:
             await asyncio.to_thread(self._exports.begin, person_id)
-            await self._send_export(message, person_id)
         except ExportTooSoon as error:
             await message.reply_text(str(error))
-        except (Forbidden, BadRequest):  # a bot may not open a private chat
+            return
+        try:
+            await self._send_export(message, person_id)
+        except TelegramError as error:
+            await asyncio.to_thread(self._exports.take_back, person_id)
+            if not isinstance(error, Forbidden | BadRequest):  # a bot may not open a private chat
+                raise
             await message.reply_text("I may not write to you yet: send me /export in private.")
         else:
             if message.chat_id != person_id:

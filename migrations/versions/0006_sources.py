@@ -31,7 +31,7 @@ TURNS = sa.table(
 RUNS = sa.table(
     "training_runs",
     sa.column("id"),
-    sa.column("created_at"),
+    sa.column("created_at", sa.DateTime(timezone=True)),
     sa.column("erased_at", sa.DateTime(timezone=True)),
     *(sa.column(name, sa.JSON()) for name in ("metrics", "snapshot")),
 )
@@ -283,8 +283,8 @@ def _remember(connection: Connection) -> None:
             "INSERT INTO memories (turn_id, chat_id)"
             " SELECT turns.id, conversations.chat_id FROM turns"
             " JOIN conversations ON conversations.id = turns.conversation_id"
-            " WHERE turns.id IN (SELECT turn_id FROM feedback WHERE replaced_at IS NULL"
-            " GROUP BY turn_id HAVING sum(rating) > 0)"
+            " WHERE turns.id IN"
+            " (SELECT turn_id FROM feedback WHERE replaced_at IS NULL AND rating > 0)"
             " OR turns.id IN (SELECT turn_id FROM corrections WHERE text <> '')"
         )
     )
@@ -554,6 +554,18 @@ def _origin(text: str) -> tuple[str, int | None, int | None, int | None, int | N
     return None
 
 
+def _restore_marks(connection: Connection) -> None:
+    """Mark runs and adapters that learned from erased data as the older schema did."""
+    for table in (RUNS, ADAPTERS):
+        marked = sa.select(table.c.id, table.c.metrics).where(table.c.erased_at.is_not(None))
+        for id, metrics in connection.execute(marked).all():
+            connection.execute(
+                sa.update(table)
+                .where(table.c.id == id)
+                .values(metrics={**metrics, "holds_erased": True})
+            )
+
+
 def _keep_samples(
     connection: Connection, run_id: int, samples: Sequence[Mapping[str, str]], held_out: list[int]
 ) -> None:
@@ -582,6 +594,7 @@ def downgrade() -> None:
     connection = op.get_bind()
     _restore_passages(connection)
     _restore_snapshots(connection)
+    _restore_marks(connection)
     with op.batch_alter_table("turns") as batch:
         batch.alter_column("passages", server_default=None)
     approved = connection.execute(

@@ -8,12 +8,13 @@ from store import rated_turns as module
 from store.database import Database
 from store.domain import Rating
 from store.rated_turns import rated_turns
+from store.teaching import TeachingRule
 from tests.store.talk import ADA, BOB, CLEO, correct, meet, rate, talk
 
 
 def chosen(database: Database, most: int | None, seed: int = 0) -> list[int]:
     with database.reading() as session:
-        return rated_turns(session, most, random.Random(seed))
+        return rated_turns(session, TeachingRule(), most, random.Random(seed))
 
 
 def test_without_a_limit_every_rated_or_corrected_turn_is_read(database: Database) -> None:

@@ -316,7 +316,7 @@ def test_erasing_renews_no_quota_for_a_day(database: Database, clock: Clock) -> 
     assert ratings.given_by(ADA, hour) == 1
     clock.advance(seconds=DAY + 1)
     assert (usage().turns, usage().tokens) == (0, 0)
-    Eraser(database).expire(timedelta(days=365))
+    Eraser(database).drop_old_usage()
     with database.reading() as session:
         assert session.scalar(text("SELECT count(*) FROM spent")) == 0
 
