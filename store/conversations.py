@@ -18,7 +18,6 @@ from store.domain import (
     Exchange,
     FinishReason,
     Message,
-    PartKind,
     Place,
     Prompt,
     SentKind,
@@ -27,7 +26,7 @@ from store.domain import (
     Usage,
 )
 from store.errors import TurnNotFound
-from store.opinions import read_opinions
+from store.opinions import Opinion, read_opinions
 from store.parts import is_being_erased, memories_in, passages_in, read_parts, write_parts
 from store.tables import (
     IS_UNFINISHED,
@@ -43,6 +42,9 @@ from store.tables import (
     plain,
 )
 from store.teaching import held_back
+
+OTHERS_LIKE = 2
+"""The lead of 👍 from which an answer stays when somebody asks for another one."""
 
 
 class Conversations:
@@ -80,9 +82,12 @@ class Conversations:
         """Store a question as a new turn, before anything is done about it.
 
         An update that a process began to answer before it died gets its old turn: finished if the
-        reply was written, or else to be answered again.
+        reply was written, or else to be answered again. Raises `TurnNotFound` if the question that
+        is to be answered again is being erased.
         """
         with self._database.session() as session:
+            if regenerates_id is not None and _is_being_erased(session, regenerates_id):
+                raise TurnNotFound(regenerates_id)
             begun = _asked_by(session, update_id)
             if begun is not None:
                 if begun.state != TurnState.FINAL:
@@ -166,9 +171,10 @@ class Conversations:
     ) -> tuple[Exchange, ...]:
         """Return finished exchanges, oldest first; of regenerated answers, only the last.
 
-        A reply that was corrected is given as corrected. A reply that was written from a removed
-        document, or that is being erased, is left out. `before` leaves out that turn and everything
-        later; `limit` bounds what is read.
+        An earlier answer that leads by `OTHERS_LIKE` or more stays, so that nobody alone puts
+        another in its place. A reply that was corrected is given as corrected. A reply that was
+        written from words that were erased, or that is being erased, is left out. `before` leaves
+        out that turn and everything later; `limit` bounds what is read.
         """
         newest = (
             select(TurnRow.id, TurnRow.regenerates_id, TurnRow.question, TurnRow.completion)
@@ -176,7 +182,7 @@ class Conversations:
                 TurnRow.conversation_id == conversation_id,
                 TurnRow.state == TurnState.FINAL,
                 ~is_being_erased(),
-                ~_HAS_REMOVED_PASSAGE,
+                ~_WAS_SERVED_ERASED_WORDS,
             )
             .order_by(TurnRow.id.desc())
             .limit(limit)
@@ -184,13 +190,25 @@ class Conversations:
         if before is not None:
             newest = newest.where(TurnRow.id < before)
         with self._database.reading() as session:
-            last: dict[int, tuple[int, str, str]] = {}
-            for id, root, question, completion in session.execute(newest):
-                last.setdefault(root or id, (id, question, completion))  # the newest comes first
-            standing = _standing_corrections(session, [row[0] for row in last.values()])
+            rows = session.execute(newest).all()
+            opinions = read_opinions(
+                session,
+                [row[0] for row in rows],
+                ratings=_USABLE_RATING,
+                corrections=_USABLE_CORRECTION,
+            )
+        kept: dict[int, tuple[int, str, str]] = {}
+        support: dict[int, int] = {}
+        for id, root, question, completion in rows:  # the newest comes first
+            first = root or id
+            opinion = opinions.get(id, Opinion())
+            is_liked_more = opinion.lead >= OTHERS_LIKE and opinion.support > support.get(first, 0)
+            if first not in kept or is_liked_more:
+                kept[first] = (id, question, completion)
+                support[first] = opinion.support
         exchanges = []
-        for _, (turn_id, question, completion) in sorted(last.items()):
-            correction = standing.get(turn_id)
+        for _, (turn_id, question, completion) in sorted(kept.items()):
+            correction = next(iter(opinions.get(turn_id, Opinion()).standing()), None)
             exchanges.append(
                 Exchange(
                     turn_id=turn_id,
@@ -325,6 +343,11 @@ def _turn_row(session: Session, turn_id: int) -> TurnRow:
     return row
 
 
+def _is_being_erased(session: Session, turn_id: int) -> bool:
+    asked = select(TurnRow.id).where(TurnRow.id == turn_id, is_being_erased())
+    return session.scalar(asked) is not None
+
+
 def _asked_by(session: Session, update_id: int | None) -> TurnRow | None:
     if update_id is None:
         return None
@@ -380,17 +403,6 @@ def _is_usable(person_id: Any) -> ColumnElement[bool]:
 
 _USABLE_RATING = _is_usable(FeedbackRow.person_id)
 _USABLE_CORRECTION = _is_usable(CorrectionRow.person_id)
-_HAS_REMOVED_PASSAGE = exists().where(
-    TurnPartRow.turn_id == TurnRow.id,
-    TurnPartRow.kind == PartKind.PASSAGE,
-    TurnPartRow.erased.is_(True),
+_WAS_SERVED_ERASED_WORDS = exists().where(
+    TurnPartRow.turn_id == TurnRow.id, TurnPartRow.erased.is_(True)
 )
-
-
-def _standing_corrections(session: Session, turn_ids: list[int]) -> dict[int, CorrectionRow]:
-    """Return the corrections that replace replies, by people whose words may be used."""
-    opinions = read_opinions(
-        session, turn_ids, ratings=_USABLE_RATING, corrections=_USABLE_CORRECTION
-    )
-    found = {turn_id: opinion.standing() for turn_id, opinion in opinions.items()}
-    return {turn_id: each[0] for turn_id, each in found.items() if each}

@@ -354,6 +354,8 @@ class Example:
     """True if the model ended the reply; one that was cut must not teach when to stop."""
     raters: tuple[int, ...] = ()
     """The people who judged it; nobody for an imported one."""
+    copies: tuple[Origin, ...] = ()
+    """Where equal examples came from that were merged into this one."""
     created_at: datetime
 
 
@@ -371,6 +373,8 @@ class PreferencePair:
     held_out: bool
     raters: tuple[int, ...] = ()
     """The people who judged it; nobody for an imported one."""
+    copies: tuple[Origin, ...] = ()
+    """Where equal examples came from that were merged into this one."""
     created_at: datetime
 
 
@@ -384,6 +388,8 @@ class Demonstration:
     held_out: bool
     raters: tuple[int, ...] = ()
     """The people who judged it; nobody for an imported one."""
+    copies: tuple[Origin, ...] = ()
+    """Where equal examples came from that were merged into this one."""
     created_at: datetime
 
 

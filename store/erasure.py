@@ -91,8 +91,9 @@ class Eraser:
         """Delete a person's turns, ratings and corrections, and others' opinions on those turns.
 
         An admin's decision about them stays, without their name, so that erasing is no way around
-        a denial; so does a quarantine, and the wish not to be trained on. Their use of quotas stays
-        for a day, as numbers. Versions that were trained on them are marked.
+        a denial; so do a quarantine, the wish not to be trained on, and a question for consent that
+        was not answered. Their use of quotas stays for a day, as numbers. Versions that were
+        trained on them are marked.
         """
         self._begin(person_id)
         adapters: dict[int, str] = {}
@@ -141,7 +142,8 @@ class Eraser:
     def erase_document(self, document_id: int) -> tuple[str, ...]:
         """Delete a document and its passages in prompts; return the versions that learned from it.
 
-        Replies that were written from it are neither recalled nor trained on after that.
+        Replies that were written from it are neither recalled nor trained on after that. They are
+        taken out of other prompts, and so are replies to these, and so on.
         """
         chunks = select(ChunkRow.id).where(ChunkRow.document_id == document_id)
         quoting = (
@@ -154,7 +156,10 @@ class Eraser:
             with self._database.reading() as session:
                 ids = set(session.scalars(chunks))
                 turns = session.scalars(quoting).all()
-            adapters |= self._mark(turns, ())
+                echoes = _echoes(session, turns)
+            adapters |= self._mark((*turns, *echoes), ())
+            replies = partial(_blank_replies, of_turns={*turns, *echoes})
+            self._in_steps(sorted(echoes), replies)
             self._in_steps(turns, partial(_blank_passages, chunk_ids=ids))
             with self._database.session() as session:
                 of_it = ChunkRow.document_id == document_id
@@ -162,6 +167,7 @@ class Eraser:
                 if not session.scalars(quoting.limit(1)).all():  # nor since the look above
                     session.execute(delete(DocumentRow).where(DocumentRow.id == document_id))
                     break
+        self._database.scrub()
         return tuple(adapters[each] for each in sorted(adapters))
 
     def _begin(self, person_id: int) -> None:
@@ -200,7 +206,10 @@ class Eraser:
     def _erase_sources(self, sources: _Sources) -> None:
         """Take the words out of others' prompts, then delete the rows."""
         self._in_steps(sorted(sources.quoting), partial(_blank_sources, sources=sources))
-        self._in_steps(sorted(sources.turns), partial(_delete_turns, sources=sources))
+        # Newest first: a question goes after the answers to it that others asked for, so that an
+        # erasure cut short by a crash still finds them.
+        newest_first = sorted(sources.turns, reverse=True)
+        self._in_steps(newest_first, partial(_delete_turns, sources=sources))
         of_others = partial(_delete_corrections, sources=sources)
         self._in_steps(sorted(sources.corrections), of_others)
 
@@ -324,6 +333,23 @@ def _blank_sources(session: Session, turns: Sequence[int], *, sources: _Sources)
     blank_parts(session, turns, sources.holds, whole=sources.asked)
 
 
+def _echoes(session: Session, turns: Collection[int]) -> set[int]:
+    """Return the turns that were served with the replies to turns, or with replies to those."""
+    found: set[int] = set()
+    newest = set(turns)
+    while newest:
+        newest = quoting_turns(session, newest, ()) - found - set(turns)
+        found |= newest
+    return found
+
+
+def _blank_replies(session: Session, turns: Sequence[int], *, of_turns: AbstractSet[int]) -> None:
+    blank_parts(
+        session, turns, lambda part: part.source_turn_id in of_turns, whole=lambda part: False
+    )
+    reconsider(session, MemoryRow.turn_id.in_(turns))
+
+
 def _blank_passages(session: Session, turns: Sequence[int], *, chunk_ids: set[int]) -> None:
     blank_parts(session, turns, lambda part: part.chunk_id in chunk_ids)
     reconsider(session, MemoryRow.turn_id.in_(turns))
@@ -367,7 +393,9 @@ def _forget_person(session: Session, person_id: int) -> None:
         return
     held = session.get(QuarantineRow, person_id)
     is_held = held is not None and held.released_at is None
-    if person.access == Access.UNDECIDED and not person.opted_out and not is_held:
+    was_asked = person.asked_at is not None and person.consented_to is None
+    is_plain = person.access == Access.UNDECIDED and not (person.opted_out or was_asked)
+    if is_plain and not is_held:
         session.delete(person)
     else:
         person.name = ""

@@ -50,6 +50,8 @@ TURNS_AT_ONCE = 500
 EVERY = timedelta(hours=1)
 """The time that a person must wait between two exports."""
 
+SOMEBODY_ELSES = "(the question of somebody else)"
+
 NOT_PERSONAL = frozenset(
     {"chunks", "evaluations", "group_rules", "imported_examples", "invitations", "sample_messages"}
 )
@@ -169,11 +171,16 @@ def _turns(session: Session, ids: Sequence[int]) -> list[dict[str, Any]]:
         turn = _plain(row)
         del turn["messages"]
         turn["prompt"] = [_part_of_prompt(part) for part in _parts(session, row.id)]
-        own = session.get(TurnRow, row.regenerates_id) if row.regenerates_id else row
-        if own is None or own.person_id != row.person_id:
-            turn["question"] = "(the question of somebody else)"
+        if not _has_own_question(session, row):
+            turn["question"] = SOMEBODY_ELSES
         turns.append(turn)
     return turns
+
+
+def _has_own_question(session: Session, turn: TurnRow) -> bool:
+    """Return whether the person who asked for a reply wrote its question, too."""
+    first = session.get(TurnRow, turn.regenerates_id) if turn.regenerates_id else turn
+    return first is not None and first.person_id == turn.person_id
 
 
 def _parts(session: Session, turn_id: int) -> Sequence[TurnPartRow]:
@@ -274,10 +281,13 @@ def _examples_and_versions(session: Session, of_them: ColumnElement[bool]) -> di
 def _approved(session: Session, row: ApprovalRow) -> dict[str, Any]:
     """Return a decision on an answer to a person's question; others' corrections are left out."""
     shown = {key: value for key, value in _plain(row).items() if key != "person_id"}
+    turn = session.get_one(TurnRow, row.turn_id)
     if row.correction_id is not None:
         correction = session.get_one(CorrectionRow, row.correction_id)
-        if correction.person_id != session.get_one(TurnRow, row.turn_id).person_id:
+        if correction.person_id != turn.person_id:
             shown["answer"] = "(the correction of somebody else)"
+    if not _has_own_question(session, turn):
+        shown["question"] = SOMEBODY_ELSES
     return shown
 
 

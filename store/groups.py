@@ -2,12 +2,13 @@
 
 from dataclasses import asdict, replace
 
+from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from store.database import Database
 from store.domain import GroupRules
 from store.memories import ask_again, of_chat, reconsider
-from store.tables import GroupRulesRow
+from store.tables import ConversationRow, GroupRulesRow, MemoryRow
 
 
 class Groups:
@@ -28,17 +29,24 @@ class Groups:
             row = session.get(GroupRulesRow, chat_id)
             rules = replace(_rules(row), **changes)
             self._put(session, chat_id, rules)
-            reconsider(session, of_chat(chat_id))
+            has_dropped = reconsider(session, of_chat(chat_id))
             if rules.teaches:
                 ask_again(session)
-            return rules
+        if has_dropped:
+            self._database.scrub()
+        return rules
 
     def move(self, chat_id: int, to: int) -> None:
-        """Copy the rules of a group to the supergroup that it became."""
+        """Take the rules, conversations and memories of a group to the supergroup it became.
+
+        Rules that were decided there already stand.
+        """
         with self._database.session() as session:
             row = session.get(GroupRulesRow, chat_id)
-            if row is not None:
+            if row is not None and session.get(GroupRulesRow, to) is None:
                 self._put(session, to, _rules(row))
+            for table in (ConversationRow, MemoryRow):
+                session.execute(update(table).where(table.chat_id == chat_id).values(chat_id=to))
 
     def _put(self, session: Session, chat_id: int, rules: GroupRules) -> None:
         now = self._database.now()

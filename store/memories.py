@@ -11,10 +11,11 @@ import hashlib
 import logging
 import threading
 from collections.abc import Collection, Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
-from sqlalchemy import ColumnElement, delete, exists, func, or_, select, update
-from sqlalchemy.orm import Session, load_only
+from sqlalchemy import ColumnElement, and_, delete, exists, func, or_, select, update
+from sqlalchemy.orm import Session, aliased, load_only
 
 from store.database import Database, Lock
 from store.domain import Memory, Proposal, Rating
@@ -55,6 +56,11 @@ _WORDS = load_only(TurnRow.conversation_id, TurnRow.question, TurnRow.completion
 """The columns of turns that are recalled: their prompts take ten times as long to read."""
 
 
+class _Answer(NamedTuple):
+    memory: Memory
+    support: int
+
+
 class Memories:
     """The answers of one database that can be recalled. Any thread."""
 
@@ -75,7 +81,8 @@ class Memories:
 
         They are this chat's answers, and approved copies of others'. From the conversation itself
         only corrected answers are taken: the rest is history. `floor` is the least cosine
-        similarity of two questions. Raises `EmbedderNotFound`.
+        similarity of two questions. Of answers to the same question, the one that most people stand
+        for is returned, the newest of several. Raises `EmbedderNotFound`.
         """
         self.embed_pending()
         with self._database.reading() as session:
@@ -84,15 +91,17 @@ class Memories:
             return ()
         vector = np.asarray(self._embedder.embed([question])[0], dtype=np.float32)
         near = comparable.nearest(vector, floor=floor, count=NEIGHBOURS)
-        best: dict[str, Memory] = {}
+        best: dict[str, _Answer] = {}
         with self._database.reading() as session:
             for start in range(0, len(near), NEIGHBOURS_AT_ONCE):
                 part = near[start : start + NEIGHBOURS_AT_ONCE]
-                for memory in self._answers(session, part, chat_id, conversation_id):
-                    best.setdefault(memory.question.casefold().strip(), memory)
+                for answer in self._answers(session, part, chat_id, conversation_id):
+                    question = answer.memory.question.casefold().strip()
+                    if question not in best or answer.support > best[question].support:
+                        best[question] = answer
                 if len(best) >= count:
                     break
-        return tuple(best.values())[:count]
+        return tuple(answer.memory for answer in best.values())[:count]
 
     def embed_pending(self) -> None:
         """Embed questions that wait, and drop the vectors of answers that may not be recalled."""
@@ -163,7 +172,7 @@ class Memories:
 
     def _answers(
         self, session: Session, near: Sequence[Near], chat_id: int, conversation_id: int
-    ) -> list[Memory]:
+    ) -> list[_Answer]:
         ids = [each.turn_id for each in near]
         rows = {
             row.id: row
@@ -184,7 +193,7 @@ class Memories:
             else:
                 memory = _copied(copies.get(row.id), opinions[row.id], each.score)
             if memory is not None:
-                found.append(memory)
+                found.append(_Answer(memory, opinions[row.id].support))
         return found
 
     def _opinions(self, session: Session, turn_ids: Collection[int]) -> dict[int, Opinion]:
@@ -265,14 +274,20 @@ def _is_liked(turn_id: int) -> ColumnElement[bool]:
     )
 
 
-def reconsider(session: Session, memories: ColumnElement[bool]) -> None:
+def reconsider(session: Session, memories: ColumnElement[bool]) -> bool:
     """Drop the vectors of memories that meet a condition; those that may teach get new ones.
 
-    It is called in the transaction of a decision on a person or a group. The bytes of dropped
-    vectors are overwritten.
+    It is called in the transaction of a decision on a person or a group. Returns whether there were
+    any: then `Database.scrub` after the transaction overwrites their bytes in the log, too.
     """
     Database.lock(session, Lock.MEMORIES)
-    session.execute(update(MemoryRow).where(memories).values(vector=None, embedder=None))
+    dropped = session.scalars(
+        update(MemoryRow)
+        .where(memories)
+        .values(vector=None, embedder=None)
+        .returning(MemoryRow.turn_id)
+    )
+    return bool(dropped.all())
 
 
 def ask_again(session: Session) -> None:
@@ -287,10 +302,14 @@ def ask_again(session: Session) -> None:
 
 
 def of_person(person_id: int) -> ColumnElement[bool]:
-    """Return the condition for memories of turns that a person asked or corrected."""
+    """Return the condition for memories of turns whose question or correction is a person's."""
+    first = aliased(TurnRow)
     asked = select(TurnRow.id).where(TurnRow.person_id == person_id)
+    asked_again = select(TurnRow.id).join(
+        first, and_(first.id == TurnRow.regenerates_id, first.person_id == person_id)
+    )
     corrected = select(CorrectionRow.turn_id).where(CorrectionRow.person_id == person_id)
-    return MemoryRow.turn_id.in_(asked.union(corrected))
+    return MemoryRow.turn_id.in_(asked.union(asked_again, corrected))
 
 
 def of_chat(chat_id: int) -> ColumnElement[bool]:

@@ -24,6 +24,9 @@ MOST_VECTORS = 5_000
 MOST_KEPT = 20_000
 """The number of vectors that are kept, of the chats that asked last: 30 MB with 384 dimensions."""
 
+LARGE_PRIME = 2_147_483_647
+"""Modulus that keeps a sum of squares of ids within 64 bits."""
+
 Vectors = npt.NDArray[np.float32]
 
 
@@ -39,8 +42,8 @@ class Near(NamedTuple):
 class _Kept:
     """The vectors of a scope, and the mark of the ids that they belong to."""
 
-    mark: tuple[int, int, int]
-    """Number, sum and greatest of the ids: two reads of the same memories agree in it."""
+    mark: tuple[int, int, int, int]
+    """Number, sum, sum of squares and greatest of the ids, to tell whether they have changed."""
     ids: Sequence[int]
     chats: npt.NDArray[np.int64]
     matrix: Vectors
@@ -48,7 +51,7 @@ class _Kept:
 
 
 _NOTHING = _Kept(
-    mark=(0, 0, 0), ids=(), chats=np.empty(0, np.int64), matrix=np.empty((0, 0), np.float32)
+    mark=(0, 0, 0, 0), ids=(), chats=np.empty(0, np.int64), matrix=np.empty((0, 0), np.float32)
 )
 
 
@@ -107,8 +110,9 @@ class MemoryVectors:
             kept = self._kept.get(scope, _NOTHING)
         of_scope = self._of(scope).subquery()
         ids = of_scope.c.turn_id
-        row = session.execute(select(func.count(), func.sum(ids), func.max(ids))).one()
-        mark = (row[0], int(row[1] or 0), row[2] or 0)
+        squares = func.sum(ids * ids % LARGE_PRIME)
+        row = session.execute(select(func.count(), func.sum(ids), squares, func.max(ids))).one()
+        mark = (row[0], int(row[1] or 0), int(row[2] or 0), row[3] or 0)
         if mark != kept.mark:
             kept = self._read(session, scope, kept, mark)
         with self._lock:
@@ -119,7 +123,7 @@ class MemoryVectors:
         return kept
 
     def _read(
-        self, session: Session, scope: int | None, before: _Kept, mark: tuple[int, int, int]
+        self, session: Session, scope: int | None, before: _Kept, mark: tuple[int, int, int, int]
     ) -> _Kept:
         """Read the ids of a scope, and the vectors of those that are not kept."""
         chats = dict(session.execute(self._of(scope)).all())

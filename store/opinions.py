@@ -36,14 +36,29 @@ class Opinion:
         lead = self.lead
         return tuple(id for id, rating in self.ratings.items() if rating * lead > 0)
 
+    @property
+    def support(self) -> int:
+        """The number of people who stand for the answer: its correction's voices, or the lead."""
+        standing = self.standing()
+        return self._voices[_plain(standing[0])] if standing else self.lead
+
     def standing(self) -> tuple[CorrectionRow, ...]:
-        """Return the corrections that stand, newest first; the first replaces the reply."""
-        voices = Counter(_plain(each) for each in self.corrections.values())
+        """Return the corrections that stand; the first replaces the reply.
+
+        Those that most people gave come first, and of these the newest.
+        """
+        voices = self._voices
         others = sum(
             rating for person, rating in self.ratings.items() if person not in self.corrections
         )
-        newest_first = sorted(self.corrections.values(), key=lambda row: row.id, reverse=True)
-        return tuple(each for each in newest_first if voices[_plain(each)] >= others)
+        ordered = sorted(
+            self.corrections.values(), key=lambda row: (voices[_plain(row)], row.id), reverse=True
+        )
+        return tuple(each for each in ordered if voices[_plain(each)] >= others)
+
+    @property
+    def _voices(self) -> Counter[str]:
+        return Counter(_plain(each) for each in self.corrections.values())
 
 
 def read_opinions(

@@ -44,10 +44,13 @@ class People:
         with self._database.session() as session:
             row = self._upsert(session, person_id, None)
             row.access = access
-            reconsider(session, of_person(person_id))
+            has_dropped = reconsider(session, of_person(person_id))
             if access is not Access.DENIED:
                 ask_again(session)
-            return _person(row)
+            person = _person(row)
+        if has_dropped:
+            self._database.scrub()
+        return person
 
     def newcomers(self, age: timedelta) -> frozenset[int]:
         """Return the people first seen less than `age` ago whom no admin has let in."""
@@ -65,10 +68,13 @@ class People:
             row.opted_out = opted_out
             row.consented_to = None if opted_out else CONSENT_VERSION
             row.decided_at = self._database.now()
-            reconsider(session, of_person(person_id))
+            has_dropped = reconsider(session, of_person(person_id))
             if not opted_out:
                 ask_again(session)
-            return _person(row)
+            person = _person(row)
+        if has_dropped:
+            self._database.scrub()
+        return person
 
     def ask(self, person_id: int) -> bool:
         """Record that a person is asked for consent to training; False if they were before.
@@ -83,8 +89,10 @@ class People:
             if row.asked_at is not None or row.decided_at is not None:
                 return False  # somebody was faster
             row.asked_at = self._database.now()
-            reconsider(session, of_person(person_id))
-            return True
+            has_dropped = reconsider(session, of_person(person_id))
+        if has_dropped:
+            self._database.scrub()
+        return True
 
     def take_back_question(self, person_id: int) -> None:
         """Record that the question for consent did not reach a person: they may be asked again."""

@@ -261,7 +261,7 @@ class CorrectionRow(Base):
     """A person's correction of a reply."""
 
     __tablename__ = "corrections"
-    __table_args__ = (Index("ix_corrections_created_at", "created_at"),)
+    __table_args__ = (Index("ix_corrections_created_at", "created_at"), NEVER_AGAIN)
     id: Mapped[int] = _id()
     turn_id: Mapped[int] = _owner("turns.id")
     person_id: Mapped[int] = _owner("people.id")

@@ -104,15 +104,21 @@ class TeachingRule:
     def _has_forbidden_part(self) -> ColumnElement[bool]:
         """Return the condition that a turn was served with words that must not be learned from.
 
-        Those are words that were erased, that come from a removed or replaced document, or that
-        were written by a person who may not teach.
+        Those are words that were erased, that come from a removed or replaced document, that were
+        written by a person who may not teach, or that a reply may have repeated from erased ones.
         """
-        source, correction = aliased(TurnRow), aliased(CorrectionRow)
+        source, first = aliased(TurnRow), aliased(TurnRow)
+        correction, earlier = aliased(CorrectionRow), aliased(TurnPartRow)
+        first_asker_forbids = exists().where(
+            first.id == source.regenerates_id, ~self.may_teach(first.person_id)
+        )
         silent_asker = exists().where(
             source.id == TurnPartRow.source_turn_id,
             or_(
                 ~self.may_teach(source.person_id),
+                first_asker_forbids,
                 in_silent_group(source.conversation_id),
+                exists().where(earlier.turn_id == source.id, earlier.erased.is_(True)),
             ),
         )
         silent_corrector = exists().where(

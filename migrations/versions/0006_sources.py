@@ -70,6 +70,10 @@ Row = dict[str, Any]
 
 
 def upgrade() -> None:
+    if op.get_bind().dialect.name == "sqlite":  # the id of a deleted correction goes to no other
+        options = {"sqlite_autoincrement": True}
+        with op.batch_alter_table("corrections", recreate="always", table_kwargs=options):
+            pass
     _create_tables()
     op.add_column("adapters", sa.Column("erased_at", sa.DateTime(timezone=True)))
     op.add_column("training_runs", sa.Column("erased_at", sa.DateTime(timezone=True)))

@@ -75,8 +75,7 @@ def test_few_of_many_ratings_are_looked_at(
     def count(_c: object, cursor: object, statement: str, given: object, *_: object) -> None:
         nonlocal rows
         if "feedback.id IN" in statement:
-            assert isinstance(given, tuple)
-            rows += len(given) - 1
+            rows += statement.split("feedback.id IN")[1].split(")")[0].count("?")
 
     event.listen(sqlite.engine, "before_cursor_execute", count)
     found = chosen(sqlite, 4)

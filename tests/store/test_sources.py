@@ -290,7 +290,7 @@ def test_an_erasure_that_a_crash_cut_short_is_finished(database: Database) -> No
         talk(database, f"question {number}")
     eraser = Eraser(database)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("store.erasure._delete_turns", lambda session, ids: 1 / 0)
+        patch.setattr("store.erasure._delete_turns", lambda session, ids, sources: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             eraser.erase_person(ADA)
     conversations = Conversations(database)

@@ -189,7 +189,7 @@ async def test_an_answer_that_cannot_be_shown_whole_cannot_be_approved(
     (shown,) = await waiting(bot, office, grace)
 
     assert "too long to be shown whole" in shown.text
-    assert shown.labels == ()
+    assert shown.labels == ("No",)
 
 
 async def test_erasing_takes_their_words_out_of_what_others_were_helped_with(

@@ -52,8 +52,8 @@ class Snapshot:
     def origins(self) -> dict[Split, list[Origin]]:
         """Origins of the examples, by split, which are stored with the run."""
         return {
-            Split.TRAIN: [each.origin for each in self.train.every],
-            Split.HELD_OUT: [each.origin for each in self.held_out.every],
+            Split.TRAIN: [origin for each in self.train.every for origin in _origins(each)],
+            Split.HELD_OUT: [origin for each in self.held_out.every for origin in _origins(each)],
         }
 
     @property
@@ -203,6 +203,11 @@ def _as_served(each: Kind, system_prompt: str) -> Kind:
     return replace(each, prompt=(Message(role="system", content=system_prompt), *each.prompt))
 
 
+def _origins(each: AnyExample) -> tuple[Origin, ...]:
+    """Return the origins of an example and of the copies that were merged into it."""
+    return (each.origin, *each.copies)
+
+
 def _texts(each: AnyExample) -> tuple[object, ...]:
     """Return all that two copies of an example have in common."""
     if isinstance(each, PreferencePair):
@@ -221,15 +226,22 @@ def _without_copies(examples: Sequence[Kind]) -> list[Kind]:
     """Merge copies into one of them, the held-out one or else the newest, with all raters."""
     kept: dict[tuple[object, ...], Kind] = {}
     raters = defaultdict[tuple[object, ...], list[int]](list)
+    origins = defaultdict[tuple[object, ...], list[Origin]](list)
     for each in examples:
         texts = _texts(each)
         before = kept.get(texts)
         raters[texts] += each.raters
+        origins[texts] += _origins(each)
         if before is None or not before.held_out:
             kept.pop(texts, None)  # so that the newer one stands at the end
             kept[texts] = each
     return [
-        replace(each, raters=tuple(dict.fromkeys(raters[texts]))) for texts, each in kept.items()
+        replace(
+            each,
+            raters=tuple(dict.fromkeys(raters[texts])),
+            copies=tuple(origin for origin in origins[texts] if origin != each.origin),
+        )
+        for texts, each in kept.items()
     ]
 
 
@@ -279,6 +291,7 @@ def _for_objective(train: ExampleSet, recipe: Recipe) -> ExampleSet:
                     completion=each.completion,
                     held_out=False,
                     raters=each.raters,
+                    copies=each.copies,
                     created_at=each.created_at,
                 )
                 for each in train.unpaired
