@@ -17,6 +17,7 @@ from store.erasure import Eraser
 from store.errors import SchemaNotAtHead
 from store.examples import Examples
 from store.runs import Runs
+from store.tables import AdapterRow, RunRow
 from store.teaching import TeachingRule
 from tests.store.talk import key, talk
 
@@ -134,3 +135,26 @@ def test_going_back_to_the_first_version_keeps_what_it_knew(old: Database) -> No
     assert everything(old) == before
     with pytest.raises(SchemaNotAtHead):
         old.check_at_head()
+
+
+def test_versions_that_learned_from_erased_data_stay_marked_both_ways(
+    old: Database, tmp_path: Path
+) -> None:
+    """Before 0006 the mark was a key of `metrics`."""
+    command.upgrade(alembic_config(old.url), "0005")
+    marked = {"loss": 0.5, "holds_erased": True}
+    tables = reflected(old).tables
+    with old.engine.begin() as connection:
+        for name in ("training_runs", "adapters"):
+            connection.execute(tables[name].update().values(metrics=marked))
+
+    old.upgrade()
+    with old.reading() as session:
+        for row in (session.get_one(RunRow, 1), session.get_one(AdapterRow, 1)):
+            assert row.erased_at is not None
+            assert "holds_erased" not in row.metrics
+
+    command.downgrade(alembic_config(old.url), "0005")
+    for name in ("training_runs", "adapters"):
+        [row] = everything(old)[name]
+        assert row["metrics"] == marked

@@ -80,3 +80,16 @@ def test_who_came_lately_is_new_unless_an_admin_let_them_in(
 
     assert people.newcomers(timedelta(days=7)) == {BOB}
     assert people.newcomers(timedelta(0)) == frozenset()
+
+
+def test_a_question_that_did_not_arrive_is_asked_again(database: Database) -> None:
+    people = People(database)
+    assert people.ask(ADA)
+    assert not people.ask(ADA)
+
+    people.take_back_question(ADA)
+    assert people.ask(ADA)
+
+    people.opt_out(ADA, False)
+    people.take_back_question(ADA)
+    assert not people.ask(ADA), "who has answered is not asked again"

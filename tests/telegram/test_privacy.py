@@ -100,13 +100,17 @@ async def test_an_export_asked_for_in_a_group_is_sent_in_private(
     assert not any(each.attachment for each in group.messages)
 
 
-async def test_an_export_that_cannot_be_sent_in_private_says_what_to_do(
-    bot: RunningBot, group: Chat, ada: User
+async def test_an_export_that_cannot_be_sent_in_private_says_what_to_do_and_that_helps(
+    bot: RunningBot, api: BotApi, group: Chat, ada: User
 ) -> None:
     told = await bot.say(group, ada, "/export")  # Ada never wrote to the bot in private
 
     assert "in private" in told
     assert "error" not in told
+    chat = api.private(ada)
+    sent = await chat.send(ada, "/export")
+    message = await chat.wait_reply(sent, final=lambda each: each.attachment is not None)
+    assert exported(api, message)
 
 
 async def test_forget_asks_first(bot: RunningBot, chat: Chat, ada: User) -> None:
