@@ -197,27 +197,14 @@ class Conversations:
                 ratings=_USABLE_RATING,
                 corrections=_USABLE_CORRECTION,
             )
-        kept: dict[int, tuple[int, str, str]] = {}
-        support: dict[int, int] = {}
+        kept: dict[int, tuple[int, Exchange]] = {}
         for id, root, question, completion in rows:  # the newest comes first
-            first = root or id
-            opinion = opinions.get(id, Opinion())
-            is_liked_more = opinion.lead >= OTHERS_LIKE and opinion.support > support.get(first, 0)
+            first, opinion = root or id, opinions.get(id, Opinion())
+            support = kept[first][0] if first in kept else 0
+            is_liked_more = opinion.lead >= OTHERS_LIKE and opinion.support > support
             if first not in kept or is_liked_more:
-                kept[first] = (id, question, completion)
-                support[first] = opinion.support
-        exchanges = []
-        for _, (turn_id, question, completion) in sorted(kept.items()):
-            correction = next(iter(opinions.get(turn_id, Opinion()).standing()), None)
-            exchanges.append(
-                Exchange(
-                    turn_id=turn_id,
-                    correction_id=correction.id if correction else None,
-                    question=question,
-                    reply=correction.text if correction else completion,
-                )
-            )
-        return tuple(exchanges)
+                kept[first] = opinion.support, _exchange(id, question, completion, opinion)
+        return tuple(exchange for _, (_, exchange) in sorted(kept.items()))
 
     def versions(self, turn_id: int) -> tuple[Turn, ...]:
         """Return the first answer to a turn's question and its regenerations, oldest first."""
@@ -314,6 +301,17 @@ class Conversations:
         session.add(row)
         session.flush()
         return row
+
+
+def _exchange(turn_id: int, question: str, completion: str, opinion: Opinion) -> Exchange:
+    """Return a question with its reply, or with the correction that replaces it."""
+    correction = next(iter(opinion.standing()), None)
+    return Exchange(
+        turn_id=turn_id,
+        correction_id=correction.id if correction else None,
+        question=question,
+        reply=correction.text if correction else completion,
+    )
 
 
 def _newest(session: Session, place: Place) -> ConversationRow | None:

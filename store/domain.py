@@ -355,7 +355,7 @@ class Example:
     raters: tuple[int, ...] = ()
     """The people who judged it; nobody for an imported one."""
     copies: tuple[Origin, ...] = ()
-    """Where equal examples came from that were merged into this one."""
+    """Origins of equal examples that were merged into this one."""
     created_at: datetime
 
 
@@ -374,7 +374,7 @@ class PreferencePair:
     raters: tuple[int, ...] = ()
     """The people who judged it; nobody for an imported one."""
     copies: tuple[Origin, ...] = ()
-    """Where equal examples came from that were merged into this one."""
+    """Origins of equal examples that were merged into this one."""
     created_at: datetime
 
 
@@ -389,7 +389,7 @@ class Demonstration:
     raters: tuple[int, ...] = ()
     """The people who judged it; nobody for an imported one."""
     copies: tuple[Origin, ...] = ()
-    """Where equal examples came from that were merged into this one."""
+    """Origins of equal examples that were merged into this one."""
     created_at: datetime
 
 

@@ -62,7 +62,7 @@ class Comparable:
     chat_id: int
     own: _Kept
     approved: _Kept
-    """Those of all chats, this one included."""
+    """Approved ones of all chats, this one included."""
 
     def __bool__(self) -> bool:
         return bool(self.own.ids or self.approved.ids)

@@ -43,9 +43,9 @@ def gate_text(report: GateReport) -> str:
 
 
 def run_line(run: TrainingRun) -> str:
-    """Describe a run in one line; times are UTC."""
+    """Describe a run in one line."""
     what = run.outcome[:OUTCOME_CHARS] or progress_text(run) or run.reason
-    return f"{MARKS[run.status]} run {run.id} · {run.created_at:%m-%d %H:%M} · {what}"
+    return f"{MARKS[run.status]} run {run.id} · {run.created_at:%m-%d %H:%M} UTC · {what}"
 
 
 def progress_text(run: TrainingRun) -> str:
@@ -67,16 +67,16 @@ def progress_text(run: TrainingRun) -> str:
 
 
 def adapter_line(adapter: Adapter) -> str:
-    """Describe a version in one line; the time is UTC."""
+    """Describe a version in one line."""
     run = f"run {adapter.run_id}" if adapter.run_id else "no run"
-    return f"{adapter.name} · {adapter.status} · {run} · {adapter.created_at:%Y-%m-%d %H:%M}"
+    return f"{adapter.name} · {adapter.status} · {run} · {adapter.created_at:%Y-%m-%d %H:%M} UTC"
 
 
 def activation_line(change: Activation) -> str:
-    """Describe a change of the active version in one line; the time is UTC."""
+    """Describe a change of the active version in one line."""
     what = change.adapter or "the base model"
     who = f", by {change.person_id}" if change.person_id is not None else ""
-    return f"{change.created_at:%Y-%m-%d %H:%M} · {what} · {change.reason}{who}"
+    return f"{change.created_at:%Y-%m-%d %H:%M} UTC · {what} · {change.reason}{who}"
 
 
 def _value(check: Check) -> str:

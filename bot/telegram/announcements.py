@@ -150,6 +150,11 @@ class Announcements:
         self._told = {each for each in self._told if each[0] > run.id - TOLD_RUNS}
 
 
+def gate_table(report: GateReport) -> str:
+    """Return a gate report in fixed width, as Telegram's HTML."""
+    return f"<pre>{escape(gate_text(report)[:TABLE_CHARS])}</pre>"
+
+
 def announcement(run: TrainingRun, report: GateReport | None, samples: Sequence[Sample]) -> str:
     """Return a run's outcome, gate report and samples as Telegram's HTML."""
     parts = [escape(run_line(run))]
@@ -157,7 +162,7 @@ def announcement(run: TrainingRun, report: GateReport | None, samples: Sequence[
         held_back = run.metrics.held_back
         parts.append(f"People whose ratings were held back: {held_back}. See /quarantine.")
     if report is not None:
-        parts.append(f"<pre>{escape(gate_text(report)[:TABLE_CHARS])}</pre>")
+        parts.append(gate_table(report))
     for each in samples:
         question, before, after = (
             escape(text[:SAMPLE_CHARS]) for text in (each.question, each.before, each.after)

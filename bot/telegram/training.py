@@ -4,15 +4,17 @@ A change of the active version must be confirmed with a button first.
 """
 
 import asyncio
+from html import escape
 
 from telegram import InlineKeyboardButton, InlineKeyboardMarkup, Message, Update
+from telegram.constants import ParseMode
 from telegram.ext import ContextTypes
 
 from bot.errors import BotError
 from bot.reports.stats import draw_statistics, read_statistics
-from bot.reports.wording import activation_line, adapter_line, gate_text, run_line
+from bot.reports.wording import activation_line, adapter_line, run_line
 from bot.telegram.addressed import message_and_person
-from bot.telegram.announcements import Announcements
+from bot.telegram.announcements import Announcements, gate_table
 from bot.telegram.buttons import (
     CancelButton,
     NoButton,
@@ -72,7 +74,8 @@ class TrainingHandlers:
         """Handle `/adapters`: list the versions, or show the gate's report on one."""
         message, _ = message_and_person(update)
         if context.args:
-            await message.reply_text(await asyncio.to_thread(self._about, context.args[0]))
+            about = await asyncio.to_thread(self._about, context.args[0])
+            await message.reply_text(about, parse_mode=ParseMode.HTML)
             return
         versions = await asyncio.to_thread(self._adapters.all)
         changes = await asyncio.to_thread(self._adapters.history, 3)
@@ -172,13 +175,14 @@ class TrainingHandlers:
         return f"{before.name} answers again." if before else "The base model answers again."
 
     def _about(self, name: str) -> str:
+        """Return a version and the gate's report on it as Telegram's HTML."""
         try:
             adapter = self._adapters.get(name)
         except StoreError as error:
-            return str(error)[:1000]
+            return escape(str(error)[:1000])
         report = self._adapters.report(name)
-        said = gate_text(report) if report else "The gate has not checked it."
-        return f"{adapter_line(adapter)}\n\n{said}"
+        said = gate_table(report) if report else "The gate has not checked it."
+        return f"{escape(adapter_line(adapter))}\n\n{said}"
 
 
 def _buttons(*labels: tuple[str, str]) -> InlineKeyboardMarkup:

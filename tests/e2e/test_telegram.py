@@ -11,7 +11,7 @@ import httpx
 from loopback import BotApi, Chat, User, any_message, drop_before, flood, server_error
 from store.database import Database
 from store.domain import TurnState
-from store.ratings import Ratings
+from store.statistics import Statistics
 from store.tables import CorrectionRow, FeedbackRow, TurnRow
 from tests.e2e.conftest import TOKEN, Home, StartBot
 
@@ -164,7 +164,7 @@ async def test_fifty_people_at_once_are_each_answered_once_in_order_and_every_ra
     for user in people:
         questions = [turn.question for turn in turns if turn.person_id == user.id]
         assert questions == [f"I am number {user.id}. Say hello.", "Name a fruit."]
-    tally = Ratings(database).count()
+    tally = Statistics(database).ratings()
     database.close()
     assert (tally.up, tally.down) == (50, 50)
 

@@ -11,6 +11,7 @@ from telegram.error import BadRequest, Forbidden, NetworkError
 
 from bot.app import Store, make_telegram
 from bot.telegram.application import App
+from bot.telegram.timing import Timing
 from store.database import Database
 from store.domain import Place, TurnState
 from tests.fakes import FakeEngine
@@ -36,7 +37,8 @@ def store(sqlite: Database, tmp_path: Path) -> Iterator[Store]:
 
 @pytest.fixture
 async def application(store: Store, request_: RecordingRequest) -> AsyncIterator[App]:
-    application = make_telegram(store, FakeEngine(), request_).application  # type: ignore[arg-type]
+    at_once = Timing(call_again_seconds=0.01)
+    application = make_telegram(store, FakeEngine(), request_, at_once).application  # type: ignore[arg-type]
     async with application:
         yield application
 

@@ -79,7 +79,7 @@ async def test_a_version_is_shown_with_what_the_gate_said(
     told = await bot.say(office, grace, f"/adapters {version.name}")
 
     assert told == (
-        f"{version.name} · candidate · run 1 · 2026-01-01 00:00\n\n"
+        f"{version.name} · candidate · run 1 · 2026-01-01 00:00 UTC\n\n"
         "✅ preference  0.71  lower bound > 0.5\n"
         "⛔ drift        0.9  ≤ 0.5\n\n"
         "drift: nats a token"

@@ -53,7 +53,7 @@ def test_every_status_of_a_run_has_a_mark_of_its_own() -> None:
 
 def test_a_run_that_waits_says_so() -> None:
     assert progress_text(RUN) == "is waiting"
-    assert run_line(RUN) == "⏳ run 7 · 01-02 03:04 · is waiting"
+    assert run_line(RUN) == "⏳ run 7 · 01-02 03:04 UTC · is waiting"
 
 
 @pytest.mark.parametrize(
@@ -83,24 +83,24 @@ def test_a_run_that_runs_says_how_far_it_is(progress: Progress, told: str) -> No
     run = running(progress)
 
     assert progress_text(run) == told
-    assert run_line(run) == f"{MARKS[RunStatus.RUNNING]} run 7 · 01-02 03:04 · {told}"
+    assert run_line(run) == f"{MARKS[RunStatus.RUNNING]} run 7 · 01-02 03:04 UTC · {told}"
 
 
 def test_a_run_that_has_ended_says_how_and_is_no_further() -> None:
     run = replace(RUN, status=RunStatus.REJECTED, outcome="It did not pass the gate: drift.")
 
     assert progress_text(run) == ""
-    assert run_line(run) == "⛔ run 7 · 01-02 03:04 · It did not pass the gate: drift."
+    assert run_line(run) == "⛔ run 7 · 01-02 03:04 UTC · It did not pass the gate: drift."
 
 
 def test_a_run_without_an_outcome_says_why_there_was_one() -> None:
     run = replace(RUN, status=RunStatus.PROMOTED)
 
-    assert run_line(run) == "✅ run 7 · 01-02 03:04 · the schedule"
+    assert run_line(run) == "✅ run 7 · 01-02 03:04 UTC · the schedule"
 
 
 def test_a_version_is_a_line_with_its_run_if_it_had_one() -> None:
-    assert adapter_line(ADAPTER) == "a3-1f2e3d4c · active · run 7 · 2026-01-02 03:04"
+    assert adapter_line(ADAPTER) == "a3-1f2e3d4c · active · run 7 · 2026-01-02 03:04 UTC"
     assert adapter_line(replace(ADAPTER, run_id=None, status=AdapterStatus.RETIRED)) == (
-        "a3-1f2e3d4c · retired · no run · 2026-01-02 03:04"
+        "a3-1f2e3d4c · retired · no run · 2026-01-02 03:04 UTC"
     )
