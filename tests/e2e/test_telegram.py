@@ -149,7 +149,7 @@ async def test_fifty_people_at_once_are_each_answered_once_in_order_and_every_ra
     def finals(chat: Chat) -> list[int]:
         return [message.id for message in chat.bot_messages if message.buttons]
 
-    async with start_bot(max_new_tokens="12", log_level="WARNING") as bot:
+    async with start_bot(max_new_tokens="6", log_level="WARNING") as bot:
         async with asyncio.timeout(450):
             asked = await asyncio.gather(*(talk(user) for user in people))
         await asyncio.sleep(2)  # a second answer to anything would come now
