@@ -360,7 +360,8 @@ def _blank_late(
 ) -> None:
     """Take words out of prompts that were written while the erasure went on."""
     quoting = quoting_turns(session, turns, corrections, since=sources.since)
-    _blank_sources(session, sorted(quoting - sources.turns - sources.quoting), sources=sources)
+    if late := quoting - sources.turns - sources.quoting:
+        _blank_sources(session, sorted(late), sources=sources)
 
 
 def _delete_corrections(session: Session, ids: Sequence[int], *, sources: _Sources) -> None:

@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 SMALLER_SHARE = 0.6
 """Share of an update that is tried, once, if the whole update is liked but lost too much."""
 
-CANDIDATES = 5
+CANDIDATES = 3
 """Rated turns that are read for a run, as a multiple of the examples that it trains on."""
 
 NICENESS = 10
