@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 
 from store.database import Database
 from store.domain import GroupRules
-from store.memories import ask_again, of_chat, reconsider
+from store.memories import of_chat, reconsider, retry_withheld
 from store.tables import ConversationRow, GroupRulesRow, MemoryRow
 
 
@@ -31,7 +31,7 @@ class Groups:
             self._put(session, chat_id, rules)
             has_dropped = reconsider(session, of_chat(chat_id))
             if rules.teaches:
-                ask_again(session)
+                retry_withheld(session)
         if has_dropped:
             self._database.scrub()
         return rules

@@ -11,7 +11,7 @@ from sqlalchemy import delete, select
 
 from store.database import Database
 from store.domain import Access
-from store.memories import ask_again
+from store.memories import retry_withheld
 from store.tables import InvitationRow, PersonRow
 
 TOKEN_BYTES = 16
@@ -53,7 +53,7 @@ class Invitations:
             if found is None or person is None or person.access != Access.UNDECIDED:
                 return False
             person.access = Access.INVITED
-            ask_again(session)
+            retry_withheld(session)
             found.places -= 1
             if not found.places:
                 session.delete(found)

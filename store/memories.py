@@ -290,7 +290,7 @@ def reconsider(session: Session, memories: ColumnElement[bool]) -> bool:
     return bool(dropped.all())
 
 
-def ask_again(session: Session) -> None:
+def retry_withheld(session: Session) -> None:
     """Ask anew about all memories that are withheld.
 
     It is called in the transaction of a decision that lets somebody teach: their words may stand in

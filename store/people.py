@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from store.database import Database
 from store.domain import Access, Person
-from store.memories import ask_again, of_person, reconsider
+from store.memories import of_person, reconsider, retry_withheld
 from store.tables import PersonRow
 
 CONSENT_VERSION = 1
@@ -46,7 +46,7 @@ class People:
             row.access = access
             has_dropped = reconsider(session, of_person(person_id))
             if access is not Access.DENIED:
-                ask_again(session)
+                retry_withheld(session)
             person = _person(row)
         if has_dropped:
             self._database.scrub()
@@ -70,7 +70,7 @@ class People:
             row.decided_at = self._database.now()
             has_dropped = reconsider(session, of_person(person_id))
             if not opted_out:
-                ask_again(session)
+                retry_withheld(session)
             person = _person(row)
         if has_dropped:
             self._database.scrub()
@@ -101,7 +101,7 @@ class People:
             if row is not None and row.decided_at is None:
                 row.asked_at = None
                 reconsider(session, of_person(person_id))
-                ask_again(session)
+                retry_withheld(session)
 
     def _upsert(self, session: Session, person_id: int, name: str | None) -> PersonRow:
         row = session.get(PersonRow, person_id)

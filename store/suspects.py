@@ -8,7 +8,7 @@ from sqlalchemy.exc import IntegrityError
 
 from store.database import Database
 from store.domain import Suspect
-from store.memories import ask_again, of_person, reconsider
+from store.memories import of_person, reconsider, retry_withheld
 from store.tables import PersonRow, QuarantineRow
 
 
@@ -43,7 +43,7 @@ class Suspects:
             row.released_at = self._database.now()
             session.flush()
             reconsider(session, of_person(person_id))
-            ask_again(session)
+            retry_withheld(session)
             return True
 
     def held(self) -> tuple[Suspect, ...]:
