@@ -111,7 +111,7 @@ async def test_every_admin_is_told_how_a_run_ended_with_the_gates_table_and_samp
     for chat in (office, lower_office):
         news = await told(chat, "did not pass")
         first, table, why, sample, long = news.text.split("\n\n")
-        assert first == f"⛔ run 1 · 01-01 00:00 · {version.name} did not pass: drift."
+        assert first == f"⛔ run 1 · 01-01 00:00 UTC · {version.name} did not pass: drift."
         assert f"{table}\n\n{why}" == TABLE
         assert sample == "Is 1 < 2 & so on?\nbefore <i>No</i>\nafter Yes."
         assert len(long) < 1000

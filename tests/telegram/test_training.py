@@ -198,7 +198,7 @@ async def test_the_last_ten_runs_are_listed_newest_first(
     lines = (await bot.say(office, grace, "/runs")).splitlines()
 
     assert [line.partition("outcome ")[2] for line in lines] == [*map(str, range(12, 2, -1))]
-    assert lines[0].startswith("⛔ run 12 · 01-01 00:00 · ")
+    assert lines[0].startswith("⛔ run 12 · 01-01 00:00 UTC · ")
 
 
 async def test_runs_that_failed_with_many_words_are_listed_too(
