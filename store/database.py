@@ -39,6 +39,9 @@ COMMON: dict[str, Any] = {
     "hide_parameters": True,  # they hold what people wrote, and errors are logged
 }
 
+_SCRUBS = "scrubs"
+"""The key in `Session.info` that is set if the log is to be emptied after the transaction."""
+
 Clock = Callable[[], datetime]
 
 
@@ -74,6 +77,8 @@ class Database:
         """Open a transaction that may write: committed after the block, undone on an error."""
         with self._translated(), self._writers.begin() as session:
             yield session
+        if session.info.get(_SCRUBS):
+            self.scrub()
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
@@ -99,6 +104,11 @@ class Database:
         """
         if session.get_bind().dialect.name == "postgresql":
             session.execute(select(func.pg_advisory_xact_lock(key)))
+
+    @staticmethod
+    def scrub_after(session: Session) -> None:
+        """Have `scrub` called once this transaction is committed."""
+        session.info[_SCRUBS] = True
 
     def scrub(self) -> None:
         """Empty SQLite's write-ahead log, which still has rows that were deleted from the file.

@@ -19,8 +19,8 @@ from sqlalchemy.orm import Session
 
 from store.database import Database, Lock, in_parts
 from store.domain import Access, Erasure, Split
-from store.memories import of_person, reconsider, remember
-from store.parts import blank_parts, quoting_turns
+from store.memories import drop_vectors, of_person, reconsider, remember
+from store.parts import blank_parts, cut_parts, quoting_turns
 from store.tables import (
     AdapterRow,
     ChunkRow,
@@ -69,8 +69,8 @@ class _Sources:
     turns: AbstractSet[int]
     corrections: AbstractSet[int]
     quoting: AbstractSet[int]
-    since: datetime | None = None
-    """If given, only turns asked from then on are looked for among those that quote them."""
+    expired_before: datetime | None = None
+    """The moment before which turns expire; None if the rows go because somebody wished it."""
 
     def holds(self, part: TurnPartRow) -> bool:
         """Return whether a part of a prompt has words of these rows."""
@@ -121,9 +121,9 @@ class Eraser:
     def expire(self, age: timedelta) -> int:
         """Delete turns older than `age` with all opinions on them; return the number of turns.
 
-        A question goes with every answer to it; newer turns that quote it keep their own words.
-        People and admins' decisions about them stay, and versions stay as they are: the next run
-        trains without these turns.
+        A question goes with every answer to it. It is cut out of the prompts of newer turns, which
+        stay in their conversations and teach as before. People and admins' decisions about them
+        stay, and versions stay as they are: the next run trains without these turns.
         """
         before = self._database.now() - age
         expired = 0
@@ -201,11 +201,13 @@ class Eraser:
                 return None
             corrections = _corrections_of(session, turns)
             quoting = quoting_turns(session, turns, corrections, since=moment) - turns
-        return _Sources(turns=turns, corrections=corrections, quoting=quoting, since=moment)
+        return _Sources(
+            turns=turns, corrections=corrections, quoting=quoting, expired_before=moment
+        )
 
     def _erase_sources(self, sources: _Sources) -> None:
         """Take the words out of others' prompts, then delete the rows."""
-        self._in_steps(sorted(sources.quoting), partial(_blank_sources, sources=sources))
+        self._in_steps(sorted(sources.quoting), partial(_take_out, sources=sources))
         # Newest first: a question goes after the answers to it that others asked for, so that an
         # erasure cut short by a crash still finds them.
         newest_first = sorted(sources.turns, reverse=True)
@@ -329,8 +331,16 @@ def _corrections_of(session: Session, turns: Collection[int]) -> set[int]:
     return found
 
 
-def _blank_sources(session: Session, turns: Sequence[int], *, sources: _Sources) -> None:
-    blank_parts(session, turns, sources.holds, whole=sources.asked)
+def _take_out(session: Session, turns: Sequence[int], *, sources: _Sources) -> None:
+    """Take the words of sources out of the prompts of turns.
+
+    What expired is cut out; where somebody's wish is the reason, a mark stays, so that replies
+    that may repeat the words are known.
+    """
+    if sources.expired_before is None:
+        blank_parts(session, turns, sources.holds, whole=sources.asked)
+    else:
+        cut_parts(session, turns, sources.holds)
 
 
 def _echoes(session: Session, turns: Collection[int]) -> set[int]:
@@ -347,27 +357,27 @@ def _blank_replies(session: Session, turns: Sequence[int], *, of_turns: Abstract
     blank_parts(
         session, turns, lambda part: part.source_turn_id in of_turns, whole=lambda part: False
     )
-    reconsider(session, MemoryRow.turn_id.in_(turns))
+    drop_vectors(session, MemoryRow.turn_id.in_(turns))
 
 
 def _blank_passages(session: Session, turns: Sequence[int], *, chunk_ids: set[int]) -> None:
     blank_parts(session, turns, lambda part: part.chunk_id in chunk_ids)
-    reconsider(session, MemoryRow.turn_id.in_(turns))
+    drop_vectors(session, MemoryRow.turn_id.in_(turns))
 
 
-def _blank_late(
+def _take_out_late(
     session: Session, turns: Collection[int], corrections: Collection[int], sources: _Sources
 ) -> None:
     """Take words out of prompts that were written while the erasure went on."""
-    quoting = quoting_turns(session, turns, corrections, since=sources.since)
+    quoting = quoting_turns(session, turns, corrections, since=sources.expired_before)
     if late := quoting - sources.turns - sources.quoting:
-        _blank_sources(session, sorted(late), sources=sources)
+        _take_out(session, sorted(late), sources=sources)
 
 
 def _delete_corrections(session: Session, ids: Sequence[int], *, sources: _Sources) -> None:
     of_them = CorrectionRow.id.in_(ids)
     session.execute(select(CorrectionRow.id).where(of_them).with_for_update())
-    _blank_late(session, (), ids, sources)
+    _take_out_late(session, (), ids, sources)
     turns = set(session.scalars(select(CorrectionRow.turn_id).where(of_them)))
     session.execute(delete(CorrectionRow).where(of_them))
     remember(session, turns)
@@ -381,7 +391,7 @@ def _delete_ratings(session: Session, rows: Sequence[tuple[int, int]]) -> None:
 def _delete_turns(session: Session, ids: Sequence[int], *, sources: _Sources) -> None:
     of_them = TurnRow.id.in_(ids)
     session.execute(select(TurnRow.id).where(of_them).with_for_update())  # nobody quotes them now
-    _blank_late(session, ids, _corrections_of(session, ids), sources)
+    _take_out_late(session, ids, _corrections_of(session, ids), sources)
     conversations = set(session.scalars(select(TurnRow.conversation_id).where(of_them)))
     session.execute(delete(TurnRow).where(of_them))
     left = exists().where(TurnRow.conversation_id == ConversationRow.id)

@@ -29,11 +29,9 @@ class Groups:
             row = session.get(GroupRulesRow, chat_id)
             rules = replace(_rules(row), **changes)
             self._put(session, chat_id, rules)
-            has_dropped = reconsider(session, of_chat(chat_id))
+            reconsider(session, of_chat(chat_id))
             if rules.teaches:
                 retry_withheld(session)
-        if has_dropped:
-            self._database.scrub()
         return rules
 
     def move(self, chat_id: int, to: int) -> None:

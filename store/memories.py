@@ -274,12 +274,18 @@ def _is_liked(turn_id: int) -> ColumnElement[bool]:
     )
 
 
-def reconsider(session: Session, memories: ColumnElement[bool]) -> bool:
+def reconsider(session: Session, memories: ColumnElement[bool]) -> None:
     """Drop the vectors of memories that meet a condition; those that may teach get new ones.
 
-    It is called in the transaction of a decision on a person or a group. Returns whether there were
-    any: then `Database.scrub` after the transaction overwrites their bytes in the log, too.
+    It is called in the transaction of a decision on a person or a group. The bytes of the vectors
+    are overwritten in the log, too.
     """
+    if drop_vectors(session, memories):
+        Database.scrub_after(session)
+
+
+def drop_vectors(session: Session, memories: ColumnElement[bool]) -> bool:
+    """Drop the vectors of memories that meet a condition; return whether there were any."""
     Database.lock(session, Lock.MEMORIES)
     dropped = session.scalars(
         update(MemoryRow)

@@ -3,7 +3,7 @@
 Invariant: a part's words can be taken out of a prompt by the part alone, without a text search.
 """
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import datetime
 
 from sqlalchemy import ColumnElement, and_, delete, exists, or_, select
@@ -217,41 +217,88 @@ def blank_parts(
 
     `whole` says whether an exchange loses its question, too, and not only its reply.
     """
-    of_them = select(TurnPartRow).where(TurnPartRow.turn_id.in_(turn_ids))
-    by_turn: dict[int, list[TurnPartRow]] = {}
-    for row in session.scalars(of_them.order_by(TurnPartRow.turn_id, TurnPartRow.ordinal)):
-        by_turn.setdefault(row.turn_id, []).append(row)
-    for turn in session.scalars(select(TurnRow).where(TurnRow.id.in_(turn_ids))):
-        rows = by_turn.get(turn.id, [])
+    for turn, rows in _with_rows(session, turn_ids):
         for row in rows:
             if is_lost(row) and (not row.erased or (_is_whole(row) and whole(row))):
                 blank(turn, rows, row, whole=whole(row))
     session.flush()
 
 
+def cut_parts(
+    session: Session, turn_ids: Collection[int], is_lost: Callable[[TurnPartRow], bool]
+) -> None:
+    """Make the prompts of turns what they would have been without some parts.
+
+    A part from which words were erased keeps its mark: the reply may repeat them.
+    """
+    for turn, rows in _with_rows(session, turn_ids):
+        kept = list(rows)
+        for row in rows:
+            if is_lost(row) and row.erased:
+                blank(turn, kept, row)
+            elif is_lost(row):
+                kept.remove(row)
+                _cut(turn, kept, row)
+                session.delete(row)
+    session.flush()
+
+
 def blank(
     turn: TurnRow, rows: Sequence[TurnPartRow], part: TurnPartRow, *, whole: bool = True
 ) -> None:
-    """Take a part's words out of a prompt, and move the parts behind it in the same message."""
-    messages = [dict(message) for message in turn.messages]
+    """Put a mark in the place of a part's words, and move the parts behind it."""
     if part.starts_at is None or part.ends_at is None:
         assert part.kind in _PAIRS, "only exchanges and examples are whole messages"
+        messages = [dict(message) for message in turn.messages]
         for index in (part.message, part.message + 1) if whole else (part.message + 1,):
             messages[index]["content"] = ERASED
+        turn.messages = messages
     else:
-        text = messages[part.message]["content"]
-        messages[part.message]["content"] = text[: part.starts_at] + ERASED + text[part.ends_at :]
-        longer = len(ERASED) - (part.ends_at - part.starts_at)
-        for row in rows:
-            behind = row.starts_at is not None and row.starts_at >= part.ends_at
-            if row is not part and row.message == part.message and behind:
-                assert row.starts_at is not None
-                assert row.ends_at is not None
-                row.starts_at, row.ends_at = row.starts_at + longer, row.ends_at + longer
+        _replace(turn, rows, part, ERASED)
         part.ends_at = part.starts_at + len(ERASED)
-    turn.messages = messages
     part.erased = True
     part.label = ""
+
+
+def _cut(turn: TurnRow, rows: Sequence[TurnPartRow], part: TurnPartRow) -> None:
+    """Take a part's words out of a prompt, and move the other parts in `rows`."""
+    if part.starts_at is None:
+        after = part.message + 2
+        turn.messages = [*turn.messages[: part.message], *turn.messages[after:]]
+        for row in rows:
+            if row.message >= after:
+                row.message -= 2
+    else:
+        _replace(turn, rows, part, "")
+
+
+def _replace(turn: TurnRow, rows: Sequence[TurnPartRow], part: TurnPartRow, words: str) -> None:
+    """Put words in the place of a part's, and move the parts behind it in the same message."""
+    assert part.starts_at is not None
+    assert part.ends_at is not None
+    messages = [dict(message) for message in turn.messages]
+    text = messages[part.message]["content"]
+    messages[part.message]["content"] = text[: part.starts_at] + words + text[part.ends_at :]
+    turn.messages = messages
+    longer = len(words) - (part.ends_at - part.starts_at)
+    for row in rows:
+        if row is part or row.message != part.message or row.starts_at is None:
+            continue
+        if row.starts_at >= part.ends_at:
+            assert row.ends_at is not None
+            row.starts_at, row.ends_at = row.starts_at + longer, row.ends_at + longer
+
+
+def _with_rows(
+    session: Session, turn_ids: Collection[int]
+) -> Iterator[tuple[TurnRow, list[TurnPartRow]]]:
+    """Yield turns with the parts of their prompts in order."""
+    of_them = select(TurnPartRow).where(TurnPartRow.turn_id.in_(turn_ids))
+    by_turn: dict[int, list[TurnPartRow]] = {}
+    for row in session.scalars(of_them.order_by(TurnPartRow.turn_id, TurnPartRow.ordinal)):
+        by_turn.setdefault(row.turn_id, []).append(row)
+    for turn in session.scalars(select(TurnRow).where(TurnRow.id.in_(turn_ids))):
+        yield turn, by_turn.get(turn.id, [])
 
 
 def _is_whole(part: TurnPartRow) -> bool:

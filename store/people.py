@@ -44,13 +44,10 @@ class People:
         with self._database.session() as session:
             row = self._upsert(session, person_id, None)
             row.access = access
-            has_dropped = reconsider(session, of_person(person_id))
+            reconsider(session, of_person(person_id))
             if access is not Access.DENIED:
                 retry_withheld(session)
-            person = _person(row)
-        if has_dropped:
-            self._database.scrub()
-        return person
+            return _person(row)
 
     def newcomers(self, age: timedelta) -> frozenset[int]:
         """Return the people first seen less than `age` ago whom no admin has let in."""
@@ -68,13 +65,10 @@ class People:
             row.opted_out = opted_out
             row.consented_to = None if opted_out else CONSENT_VERSION
             row.decided_at = self._database.now()
-            has_dropped = reconsider(session, of_person(person_id))
+            reconsider(session, of_person(person_id))
             if not opted_out:
                 retry_withheld(session)
-            person = _person(row)
-        if has_dropped:
-            self._database.scrub()
-        return person
+            return _person(row)
 
     def ask(self, person_id: int) -> bool:
         """Record that a person is asked for consent to training; False if they were before.
@@ -89,9 +83,7 @@ class People:
             if row.asked_at is not None or row.decided_at is not None:
                 return False  # somebody was faster
             row.asked_at = self._database.now()
-            has_dropped = reconsider(session, of_person(person_id))
-        if has_dropped:
-            self._database.scrub()
+            reconsider(session, of_person(person_id))
         return True
 
     def take_back_question(self, person_id: int) -> None:

@@ -27,11 +27,9 @@ class Suspects:
                 now = self._database.now()
                 session.add(QuarantineRow(person_id=person_id, reason=reason, held_at=now))
                 session.flush()
-                has_dropped = reconsider(session, of_person(person_id))
+                reconsider(session, of_person(person_id))
         except IntegrityError:  # they were erased meanwhile
             return False
-        if has_dropped:
-            self._database.scrub()
         return True
 
     def release(self, person_id: int) -> bool:

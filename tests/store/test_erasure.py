@@ -1,5 +1,6 @@
 """Erasure: all that is held about a person is exported, and all of it goes. On both databases."""
 
+import random
 from datetime import timedelta
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.engine import make_url
 
+from bot.prompt import render
 from store.adapter_files import FILES
 from store.adapters import Adapters
 from store.conversations import Conversations
@@ -14,6 +16,7 @@ from store.database import Database
 from store.domain import (
     Access,
     ExampleCounts,
+    Memory,
     Origin,
     OriginKind,
     Place,
@@ -33,7 +36,7 @@ from store.parts import ERASED
 from store.people import People
 from store.ratings import Ratings
 from store.runs import Runs
-from store.tables import Base
+from store.tables import Base, TurnRow
 from tests.fakes import Clock
 from tests.store.talk import ADA, BOB, GROUP, begin, correct, meet, rate, talk
 
@@ -365,6 +368,56 @@ def test_a_question_goes_with_every_answer_to_it(
     clock.advance(seconds=15 * DAY)
     assert eraser.expire(timedelta(days=30)) == 2
     assert SECRET not in str(rows(database))
+    assert not Examples(database).collect().every
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_prompts_are_what_they_would_have_been_without_what_expired(
+    sqlite: Database, clock: Clock, seed: int
+) -> None:
+    drawn = random.Random(seed)
+    conversations = Conversations(sqlite)
+    asked: dict[int, tuple[Place, str, Memory | None]] = {}
+    memories: dict[int, Memory] = {}
+    for number in range(20):
+        clock.advance(seconds=drawn.randrange(4) * DAY)
+        place = drawn.choice((GROUP, Place(chat_id=-200)))
+        question, reply = f"question {number}", f"reply {number}"
+        example = drawn.choice([*memories.values(), None])
+        examples = (example,) if example else ()
+        turn = talk(sqlite, question, reply, person_id=BOB, place=place, memories=examples)
+        rate(sqlite, turn, Rating.UP)
+        asked[turn] = place, question, example
+        memories[turn] = Memory(
+            turn_id=turn, question=question, answer=reply, score=0.9, from_here=False
+        )
+
+    expired = Eraser(sqlite).expire(timedelta(days=20))
+
+    with sqlite.reading() as session:
+        left = set(session.scalars(select(TurnRow.id)))
+    assert 0 < expired == len(asked) - len(left)
+    assert {each.origin.turn_id for each in Examples(sqlite).collect().every} == left
+    for turn in left:
+        place, question, example = asked[turn]
+        examples = (example,) if example and example.turn_id in left else ()
+        history = conversations.history(conversations.current(place).id, before=turn)
+        served = render("", examples, history, (), question)
+        assert conversations.turn(turn).messages == served.messages
+        assert conversations.turn(turn).parts == served.parts
+
+
+def test_what_expires_takes_no_mark_of_an_erasure_along(
+    database: Database, eraser: Eraser, clock: Clock
+) -> None:
+    first = talk(database, "old", "told", person_id=BOB)
+    correct(database, first, SECRET, ADA)
+    clock.advance(seconds=30 * DAY + 1)
+    quoting = talk(database, "new", "told", person_id=BOB)
+    rate(database, quoting, Rating.UP, BOB)
+    eraser.erase_person(ADA)
+    eraser.expire(timedelta(days=30))
+    assert ERASED in str(Conversations(database).turn(quoting).messages)
     assert not Examples(database).collect().every
 
 
