@@ -39,6 +39,14 @@ COMMON: dict[str, Any] = {
     "hide_parameters": True,  # they hold what people wrote, and errors are logged
 }
 
+POSTGRES: dict[str, Any] = {
+    "connect_timeout": 10,
+    "prepare_threshold": 1,
+    "options": "-c jit=off -c plan_cache_mode=force_generic_plan",
+}
+"""Options of a connection to Postgres. Planning a query takes longer than running it, so it is
+planned once a connection (docs/experiments.md, 2026-11-30)."""
+
 _SCRUBS = "scrubs"
 """The key in `Session.info` that is set if the log is to be emptied after the transaction."""
 
@@ -119,6 +127,7 @@ class Database:
             with self._outside_transactions() as cursor:
                 cursor.execute("PRAGMA busy_timeout=0")
                 with suppress(sqlite3.OperationalError):
+                    cursor.execute("PRAGMA wal_checkpoint(PASSIVE)")  # the long part: no lock
                     cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
                 cursor.execute(f"PRAGMA busy_timeout={1000 * BUSY_TIMEOUT_SECONDS}")
 
@@ -230,7 +239,7 @@ def create_database_engine(url: str, *, foreign_keys: bool = True) -> Engine:
         parsed = make_url(url)
         if parsed.get_backend_name() != "sqlite":
             return create_engine(
-                url, pool_pre_ping=True, connect_args={"connect_timeout": 10}, **COMMON
+                url, pool_pre_ping=True, pool_use_lifo=True, connect_args=POSTGRES, **COMMON
             )
         if parsed.database:
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)

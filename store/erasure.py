@@ -42,12 +42,11 @@ from store.tables import (
     UpdateRow,
 )
 
-FIRST_STEP_ROWS = 2
-MOST_STEP_ROWS = 64
-"""Rows of one transaction: few at first, then as many as keep to `STEP_SECONDS`."""
+ROWS_AT_ONCE = 4
+"""Rows that are handled together: between them a transaction may end."""
 
 STEP_SECONDS = 0.02
-"""Time for which one transaction is to hold the write lock."""
+"""Time after which a transaction that holds the write lock ends."""
 
 PAUSE_SECONDS = 0.03
 """Time between two transactions. SQLite's writers ask again only after a moment, and would starve
@@ -229,18 +228,16 @@ class Eraser:
 
     def _in_steps(self, rows: Sequence[T], step: Callable[[Session, Sequence[T]], object]) -> None:
         """Call `step` with rows, a few in each transaction, to hold the lock only briefly."""
-        size, done = FIRST_STEP_ROWS, 0
+        done = 0
         while done < len(rows):
             with self._database.session() as session:
                 self._database.lock(session, Lock.ERASING)
-                begun = time.monotonic()
-                step(session, rows[done : done + size])
-            done += size
-            spent = time.monotonic() - begun
-            if spent > STEP_SECONDS:
-                size = max(1, size // 2)
-            elif spent < STEP_SECONDS / 2:
-                size = min(MOST_STEP_ROWS, size * 2)
+                ends = time.monotonic() + STEP_SECONDS
+                while True:
+                    step(session, rows[done : done + ROWS_AT_ONCE])
+                    done += ROWS_AT_ONCE
+                    if done >= len(rows) or time.monotonic() >= ends:
+                        break
             time.sleep(PAUSE_SECONDS)
 
     def _mark(self, turns: Collection[int], corrections: Collection[int]) -> dict[int, str]:

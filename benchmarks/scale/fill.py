@@ -3,10 +3,10 @@
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Engine, event, insert, text
+from sqlalchemy import Connection, Engine, Table, event, insert, text
 
 from benchmarks.scale.background import background, run_contents
-from benchmarks.scale.drawing import Drawing, Rows
+from benchmarks.scale.drawing import Drawing, Row, Rows
 from benchmarks.scale.talk import Talk
 from store.database import Database, create_database_engine
 from store.tables import (
@@ -81,9 +81,33 @@ def fill(database: Database, turns: int) -> None:
 
 def _insert(engine: Engine, rows: Rows) -> None:
     with engine.begin() as connection:
-        for table in ORDER:
-            if rows.get(table):
-                connection.execute(insert(Base.metadata.tables[table.__tablename__]), rows[table])
+        for row_class in ORDER:
+            if given := rows.get(row_class):
+                table = Base.metadata.tables[row_class.__tablename__]
+                if engine.dialect.name == "postgresql":
+                    _copy(connection, table, given)
+                else:
+                    connection.execute(insert(table), given)
+
+
+def _copy(connection: Connection, table: Table, rows: list[Row]) -> None:
+    """Insert rows with Postgres' COPY, which takes a fraction of INSERT's time."""
+    to_database = {
+        name: table.columns[name]
+        .type.dialect_impl(connection.dialect)
+        .bind_processor(connection.dialect)
+        for name in rows[0]
+    }
+    statement = f"COPY {table.name} ({', '.join(rows[0])}) FROM STDIN"
+    driver: Any = connection.connection.driver_connection
+    with driver.cursor() as cursor, cursor.copy(statement) as copy:
+        for row in rows:
+            copy.write_row(
+                [
+                    process(row[name]) if process else row[name]
+                    for name, process in to_database.items()
+                ]
+            )
 
 
 def _hurry(dialect: str, connection: Any, _record: object) -> None:

@@ -4,12 +4,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 
 from benchmarks.scale.calls import StoreCalls
 from benchmarks.scale.choose import choosing
 from benchmarks.scale.drawing import LARGE_GROUP
 from benchmarks.scale.figures import CALLS, Figure, Laps, timed, until_slow
+from benchmarks.scale.lock_holds import watched_lock
 from benchmarks.scale.samples import (
     people_in_private,
     people_in_the_group,
@@ -23,8 +25,8 @@ from store.domain import Place
 from store.errors import StoreError
 from store.settings import Settings
 
-QUESTION_MS, RATING_MS, COMMAND_MS, WAIT_MS = 20.0, 10.0, 100.0, 100.0
-"""Limits for questions, ratings and commands, and for the wait of others."""
+QUESTION_MS, RATING_MS, COMMAND_MS, HOLD_MS = 20.0, 10.0, 100.0, 100.0
+"""Limits for questions, ratings and commands, and for the time that the write lock is held."""
 
 FORGOTTEN_PEOPLE = 3
 """Number of people who are erased, of either kind."""
@@ -36,6 +38,18 @@ PAUSE_SECONDS = 0.002
 
 ALONE_SECONDS = 5.0
 """Time for which tiny rows are written with nothing beside them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Beside:
+    """The result of a piece of work, and what others felt of it."""
+
+    seconds: float
+    wait: float
+    """The longest time that writing a tiny row took, in milliseconds, with the disk's share."""
+    hold: float | None
+    """The longest time that the database's write lock was held; None if there is no such lock."""
+    result: int
 
 
 class Scale:
@@ -59,8 +73,8 @@ class Scale:
         ):
             yield Figure(name=name, values=timed(work), limit=COMMAND_MS)
         yield from choosing(self._database.url)
-        _, wait, _ = self._beside_a_writer(_do_nothing)
-        yield Figure(name="longest wait with nothing beside", values=[wait])
+        alone = self._beside_a_writer(_do_nothing)
+        yield Figure(name="longest wait of a tiny row, nothing beside", values=[alone.wait])
         yield from self._forgetting()
         yield from self._expiring()
 
@@ -89,7 +103,7 @@ class Scale:
 
     def _ratings(self) -> Iterator[Figure]:
         turns = unrated_turns(self._database, 2 * CALLS)
-        rated, others, recalled, in_sql = Laps(), Laps(), Laps(), []
+        rated, others, recalled, in_sql, recall_in_sql = Laps(), Laps(), Laps(), [], []
         for turn_id, person_id in turns[:CALLS]:
             before = self._sql.milliseconds
             self._calls.rate(turn_id, person_id, rated.lap)
@@ -98,40 +112,33 @@ class Scale:
         yield Figure(name="rating: in SQL", values=in_sql, limit=RATING_MS)
         for turn_id, person_id in until_slow(turns[CALLS:]):
             self._calls.rate(turn_id, person_id, others.lap)
+            before = self._sql.milliseconds
             with recalled.lap("recall"):
                 self._calls.recall(Place(chat_id=person_id), 0, "What?")
-        values = recalled.taken["recall"]
-        yield Figure(name="the first recall after a rating", values=values, limit=QUESTION_MS)
+            recall_in_sql.append(self._sql.milliseconds - before)
+        name = "the first recall after a rating"
+        yield Figure(name=name, values=recalled.taken["recall"])
+        yield Figure(name=f"{name}: in SQL", values=recall_in_sql, limit=QUESTION_MS)
 
     def _forgetting(self) -> Iterator[Figure]:
         private, grouped = people_with_turns(self._database, FORGOTTEN_TURNS, FORGOTTEN_PEOPLE)
         for where, people in (("in private", private), ("also in the large group", grouped)):
-            seconds, waits, turns = [], [], 0
-            for person in until_slow(people):
-                took, wait, erased = self._beside_a_writer(partial(self._calls.forget, person))
-                seconds.append(took)
-                waits.append(wait)
-                turns += erased
-            name = f"/forget, {turns // len(seconds)} turns {where}"
-            yield Figure(name=name, values=seconds, unit="s")
-            yield _longest_wait(name, waits)
+            measured = [
+                self._beside_a_writer(partial(self._calls.forget, person))
+                for person in until_slow(people)
+            ]
+            turns = sum(each.result for each in measured) // len(measured)
+            yield from _beside_figures(f"/forget, {turns} turns {where}", measured)
 
     def _expiring(self) -> Iterator[Figure]:
-        seconds, waits = [], []
+        measured = []
         for _ in until_slow(range(FORGOTTEN_PEOPLE)):
             age = self._database.now() - time_of_turn(self._database, EXPIRED_TURNS)
-            took, wait, _ = self._beside_a_writer(partial(self._calls.expire, age))
-            seconds.append(took)
-            waits.append(wait)
-        name = f"expire, {EXPIRED_TURNS} turns"
-        yield Figure(name=name, values=seconds, unit="s")
-        yield _longest_wait(name, waits)
+            measured.append(self._beside_a_writer(partial(self._calls.expire, age)))
+        yield from _beside_figures(f"expire, {EXPIRED_TURNS} turns", measured)
 
-    def _beside_a_writer(self, work: Callable[[], int]) -> tuple[float, float, int]:
-        """Run `work` while a thread writes a tiny row again and again.
-
-        Returns the seconds it took, the thread's longest wait in milliseconds, and its result.
-        """
+    def _beside_a_writer(self, work: Callable[[], int]) -> _Beside:
+        """Run `work` while a thread writes a tiny row again and again."""
         writes, done = Laps(), threading.Event()
 
         def write() -> None:
@@ -144,16 +151,32 @@ class Scale:
         writer.start()
         started = time.perf_counter()
         try:
-            result = work()
-            took = time.perf_counter() - started
+            with watched_lock(self._database.url) as holds:
+                result = work()
+                took = time.perf_counter() - started
         finally:
             done.set()
             writer.join()
-        return took, max(writes.taken["row"]), result
+        return _Beside(
+            seconds=took,
+            wait=max(writes.taken["row"]),
+            hold=max(holds, default=None),
+            result=result,
+        )
 
 
-def _longest_wait(name: str, waits: list[float]) -> Figure:
-    return Figure(name=f"{name}: longest wait", values=waits, limit=WAIT_MS, by=max)
+def _beside_figures(name: str, measured: list[_Beside]) -> Iterator[Figure]:
+    yield Figure(name=name, values=[each.seconds for each in measured], unit="s")
+    holds = [each.hold for each in measured if each.hold is not None]
+    if holds:
+        yield Figure(name=f"{name}: longest hold of the lock", values=holds, limit=HOLD_MS, by=max)
+    waits = [each.wait for each in measured]
+    yield Figure(
+        name=f"{name}: longest wait of a tiny row",
+        values=waits,
+        limit=None if holds else HOLD_MS,
+        by=max,
+    )
 
 
 def _do_nothing() -> int:

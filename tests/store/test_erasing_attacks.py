@@ -310,8 +310,8 @@ def test_an_erasure_cut_short_still_finds_answers_that_others_asked_for(
     first = talk(database, "hello", person_id=ADA)
     asked = talk(database, f"{SECRET} question", person_id=ADA)
     talk(database, f"{SECRET} question", "bob's", person_id=BOB, regenerates_id=asked)
-    monkeypatch.setattr(erasure, "FIRST_STEP_ROWS", 1)
-    monkeypatch.setattr(erasure, "MOST_STEP_ROWS", 1)
+    monkeypatch.setattr(erasure, "ROWS_AT_ONCE", 1)
+    monkeypatch.setattr(erasure, "STEP_SECONDS", 0)
     delete, calls = erasure._delete_turns, iter(range(10))
 
     def die(*arguments: object, **named: object) -> None:
