@@ -42,10 +42,10 @@ COMMON: dict[str, Any] = {
 POSTGRES: dict[str, Any] = {
     "connect_timeout": 10,
     "prepare_threshold": 1,
-    "options": "-c jit=off -c plan_cache_mode=force_generic_plan",
+    "options": "-c jit=off",
 }
-"""Options of a connection to Postgres. Planning a query takes longer than running it, so it is
-planned once a connection (docs/experiments.md, 2026-11-30)."""
+"""Options of a connection to Postgres: compiling a plan, or planning a query anew, takes longer than
+running it (docs/experiments.md, 2026-11-30)."""
 
 _SCRUBS = "scrubs"
 """The key in `Session.info` that is set if the log is to be emptied after the transaction."""

@@ -121,9 +121,12 @@ class TeachingRule:
                 exists().where(earlier.turn_id == source.id, earlier.erased.is_(True)),
             ),
         )
-        silent_corrector = exists().where(
-            correction.id == TurnPartRow.correction_id,
-            ~self.may_teach(correction.person_id),
+        silent_corrector = and_(
+            TurnPartRow.correction_id.is_not(None),  # or Postgres reads every correction first
+            exists().where(
+                correction.id == TurnPartRow.correction_id,
+                ~self.may_teach(correction.person_id),
+            ),
         )
         return exists().where(
             TurnPartRow.turn_id == TurnRow.id,
