@@ -61,6 +61,7 @@ async def bot(api: BotApi) -> AsyncIterator[psutil.Process]:
             **os.environ,
             "RATCHET_TELEGRAM_TOKEN": TOKEN,
             "RATCHET_TELEGRAM_API_URL": api.url,
+            "RATCHET_ACCESS": "open",
             "RATCHET_LOG_LEVEL": "ERROR",
         },
     )

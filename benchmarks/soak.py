@@ -54,6 +54,8 @@ TARGETS = ("bot", "trainer", "run", "everything")
 
 SETTINGS = {
     "admins": ADMIN,
+    "access": "open",
+    "promote": "auto",
     "system_prompt": " ",
     "prompt_tokens": 256,
     "max_new_tokens": 6,

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 from bot.active_adapter import ActiveAdapter
@@ -23,7 +24,7 @@ from store.audit import AuditEntries
 from store.conversations import Conversations
 from store.database import Database
 from store.documents.documents import Documents
-from store.domain import Adapter
+from store.domain import Access, Adapter
 from store.embedder import Embedder, SentenceEmbedder
 from store.erasure import Eraser
 from store.examples import Examples
@@ -45,11 +46,14 @@ from store.updates import Updates
 if TYPE_CHECKING:  # the terminal needs none of it
     from telegram.request import HTTPXRequest
 
-    from bot.reports.health import Health
+    from bot.reports.health import Health, VitalSigns
     from bot.telegram.announcements import Announcements
     from bot.telegram.application import App
+    from bot.telegram.dispatcher import Dispatcher
     from bot.telegram.handlers import Handlers
-    from bot.telegram.inbox import InboxQueue
+    from bot.telegram.inbox import Inbox
+    from bot.telegram.listener import Listener
+    from bot.telegram.outgoing import Outgoing
     from bot.telegram.timing import Timing
 
 
@@ -257,15 +261,23 @@ class TelegramBot:
     """An application and the tasks that run beside it."""
 
     application: "App"
-    inbox: "InboxQueue"
+    inbox: "Inbox"
+    dispatcher: "Dispatcher"
+    outgoing: "Outgoing"
+    listener: "Listener"
     news: "Announcements"
-    timing: "Timing"
 
-    @property
-    def is_listening(self) -> bool:
-        """True if updates are received."""
-        updater = self.application.updater
-        return updater is not None and updater.running
+    def vital_signs(self) -> "VitalSigns":
+        """Return what is under way now, and since when Telegram was not heard."""
+        from bot.reports.health import VitalSigns
+
+        return VitalSigns(
+            silent_seconds=self.listener.silent_seconds,
+            is_deaf=self.listener.is_deaf,
+            under_way=self.dispatcher.under_way,
+            oldest_seconds=self.dispatcher.oldest_seconds,
+            waiting_to_be_sent=self.outgoing.waiting,
+        )
 
 
 def make_telegram(
@@ -277,13 +289,15 @@ def make_telegram(
     """Return the Telegram side over an engine, not yet started."""
     from bot.telegram.announcements import Announcements
     from bot.telegram.application import build_application
-    from bot.telegram.inbox import InboxQueue
-    from bot.telegram.order import CONCURRENT_UPDATES
-    from bot.telegram.retries import RetryingRateLimiter
+    from bot.telegram.dispatcher import Dispatcher
+    from bot.telegram.error_messages import ErrorMessages
+    from bot.telegram.inbox import Inbox
+    from bot.telegram.listener import Listener
+    from bot.telegram.outgoing import Outgoing
     from bot.telegram.timing import Timing
 
     settings, chat = store.settings, make_chat(store, engine)
-    timing = timing or Timing()
+    timing, errors = timing or Timing(), ErrorMessages()
     admins = settings.admission.admins
     news = Announcements(
         runs=store.runs,
@@ -292,27 +306,66 @@ def make_telegram(
         admins=admins,
         look_seconds=timing.look_seconds,
     )
-    inbox = InboxQueue(
-        store.inbox, CONCURRENT_UPDATES, first_pause_seconds=timing.store_again_seconds
+    outgoing = Outgoing(
+        admins=admins, tries=timing.calls, first_pause_seconds=timing.call_again_seconds
     )
     application = build_application(
         settings.telegram,
         _make_handlers(store, engine, chat, news, timing),
         admins=admins,
-        inbox=inbox,
         audit=store.audit,
-        chat=chat,
-        limiter=RetryingRateLimiter(
-            tries=timing.calls, first_pause_seconds=timing.call_again_seconds
-        ),
+        errors=errors,
+        outgoing=outgoing,
         request=request,
     )
-    return TelegramBot(application=application, inbox=inbox, news=news, timing=timing)
+    dispatcher = Dispatcher(
+        chat=chat,
+        errors=errors,
+        admins=admins,
+        again_within=timedelta(minutes=settings.reply.answer_within),
+        first_pause_seconds=timing.update_again_seconds,
+    )
+    inbox = Inbox(
+        store.inbox,
+        dispatcher.dispatch,
+        admins=admins,
+        speaks_to=partial(_speaks_to, store),
+        persons_rate=timing.persons_rate,
+        chats_rate=timing.chats_rate,
+        first_pause_seconds=timing.store_again_seconds,
+    )
+    dispatcher.connect(inbox, application.process_update)
+    listener = Listener(
+        application,
+        inbox,
+        dispatcher,
+        outgoing,
+        webhook=settings.webhook,
+        admins=admins,
+        is_alone=store.database.alone,
+        finish_seconds=timing.finish_seconds,
+    )
+    return TelegramBot(
+        application=application,
+        inbox=inbox,
+        dispatcher=dispatcher,
+        outgoing=outgoing,
+        listener=listener,
+        news=news,
+    )
+
+
+def _speaks_to(store: Store, person_id: int | None, chat_id: int) -> bool:
+    """Return whether the bot may say something in a chat that a person wrote in."""
+    person = store.people.find(person_id) if person_id is not None else None
+    is_denied = person is not None and person.access is Access.DENIED
+    return not is_denied and store.groups.rules(chat_id).answers
 
 
 def _make_handlers(
     store: Store, engine: Engine, chat: Chat, news: "Announcements", timing: "Timing"
 ) -> "Handlers":
+    from bot.telegram.access import AccessHandlers
     from bot.telegram.admin import AdminHandlers
     from bot.telegram.admission import Admission
     from bot.telegram.approval import ApprovalHandlers
@@ -351,6 +404,7 @@ def _make_handlers(
             draft_seconds=timing.draft_seconds,
             edit_seconds=timing.edit_seconds,
         ),
+        link_hosts=settings.reply.link_hosts,
     )
     return Handlers(
         gate=Admission(
@@ -369,6 +423,7 @@ def _make_handlers(
             chat=talking,
             teaching=store.teaching,
             consent=consent,
+            tally_seconds=timing.tally_seconds,
         ),
         documents=UploadHandlers(knowledge=store.knowledge),
         privacy=PrivacyHandlers(
@@ -381,9 +436,10 @@ def _make_handlers(
             forget_days=settings.privacy.forget_days,
         ),
         consent=consent,
-        admin=AdminHandlers(
-            people=store.people, status=store.status, audit=store.audit, admins=admins
+        access=AccessHandlers(
+            people=store.people, admins=admins, is_open=settings.admission.access == "open"
         ),
+        admin=AdminHandlers(status=store.status, audit=store.audit),
         learning=TrainingHandlers(
             statistics=store.statistics,
             runs=store.runs,
@@ -394,5 +450,5 @@ def _make_handlers(
         approval=ApprovalHandlers(memories=store.memories),
         quarantine=QuarantineHandlers(quarantine=store.quarantine),
         invitation=InvitationHandlers(invitations=store.invitations),
-        group=GroupHandlers(groups=store.groups),
+        group=GroupHandlers(groups=store.groups, audit=store.audit),
     )

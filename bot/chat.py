@@ -18,6 +18,7 @@ from bot.engine.errors import AdapterRefused, EngineBusy, EngineError
 from bot.errors import ReplyFailed
 from bot.lanes import Lanes
 from bot.prompt import build_prompt
+from bot.slots import leave_slot
 from store.conversations import Conversations
 from store.documents.documents import Documents
 from store.domain import (
@@ -76,13 +77,20 @@ class Chat:
         await asyncio.to_thread(self._conversations.start_new, place)
 
     async def answer(
-        self, place: Place, person_id: int, question: str, *, update_id: int | None = None
+        self,
+        place: Place,
+        person_id: int,
+        question: str,
+        *,
+        update_id: int | None = None,
+        check: Callable[[], None] | None = None,
     ) -> AsyncGenerator[str | Turn, None]:
         """Yield the turn as begun, the reply piece by piece, then the turn as finished.
 
         To be called in order (`in_order`). An update that was answered before is not answered
         again: its finished turn is yielded at once.
 
+        `check` is called before the turn is stored, and may raise; see `Conversations.begin_turn`.
         Raises `QuestionTooLong`, `EngineBusy` or `ReplyFailed`; the turn is then kept as failed.
         Closing the generator cancels the reply; the text so far is kept.
         """
@@ -94,13 +102,19 @@ class Chat:
             question,
             model=self._engine.model,
             update_id=update_id,
+            check=check,
         )
         async with aclosing(self._reply(turn)) as pieces:
             async for piece in pieces:
                 yield piece
 
     async def regenerate(
-        self, turn: Turn, person_id: int, *, update_id: int | None = None
+        self,
+        turn: Turn,
+        person_id: int,
+        *,
+        update_id: int | None = None,
+        check: Callable[[], None] | None = None,
     ) -> AsyncGenerator[str | Turn, None]:
         """Answer a turn's question again, from the history before it; see `answer`.
 
@@ -114,6 +128,7 @@ class Chat:
             model=self._engine.model,
             regenerates_id=turn.regenerates_id or turn.id,
             update_id=update_id,
+            check=check,
         )
         async with aclosing(self._reply(again)) as pieces:
             async for piece in pieces:
@@ -131,6 +146,7 @@ class Chat:
             yield turn
             adapter = await self._adapter()
             messages, sampling = await self._prepare(turn)
+            leave_slot()
             stream = self._engine.stream(messages, sampling, adapter=adapter)
             async with aclosing(stream) as pieces:
                 async for piece in pieces:

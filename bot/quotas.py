@@ -38,11 +38,8 @@ class Quotas:
         self._feedback = feedback
         self._people = people
 
-    def check(self, person_id: int, update_id: int) -> None:
-        """Raise `QuotaReached` if a person has asked for as much as they may.
-
-        An update that was begun before a crash was within the quotas, and is already counted.
-        """
+    def check(self, person_id: int) -> None:
+        """Raise `QuotaReached` if a person has asked for as much as they may."""
         quota = self._quota
         if person_id in self._admins:
             return
@@ -57,7 +54,7 @@ class Quotas:
             reached = f"I am still writing {usage.pending} replies to you. Please wait."
         elif tokens and usage.tokens >= tokens:
             reached = "You have reached your daily limit. Please come back tomorrow."
-        if reached and not self._conversations.was_begun(update_id):
+        if reached:
             raise QuotaReached(reached)
 
     def check_rating(self, person_id: int) -> None:

@@ -3,17 +3,22 @@
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncIterator, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, nullcontext, suppress
-from typing import Any
+from contextlib import nullcontext
 
 from bot.app import Store, TelegramBot, make_health, make_indexer, make_telegram, opened_engine
+from bot.background import in_background
 
 logger = logging.getLogger(__name__)
 
 WAITING_THREADS = 32
 """Threads for SQL, Chroma and the embedder; most of them wait, so the cores do not bound them."""
+
+
+ALLOWLIST = (
+    "only people whom an admin lets in are answered; RATCHET_ACCESS=open lets everybody in%s"
+)
+NO_ADMINS = ". There are no admins yet: set RATCHET_ADMINS to your Telegram id"
 
 
 async def serve_telegram(store: Store) -> None:
@@ -34,6 +39,8 @@ async def serve_telegram(store: Store) -> None:
     listen = settings.monitoring.health_listen
     watched = health.serve(listen) if listen else nullcontext()
     await asyncio.to_thread(store.eraser.resume)  # before anybody writes something new
+    if settings.admission.access == "allowlist":
+        logger.info(ALLOWLIST, "" if settings.admission.admins else NO_ADMINS)
     logger.info("loading the model %s", settings.engine.model)
     async with (
         watched,
@@ -41,38 +48,17 @@ async def serve_telegram(store: Store) -> None:
         in_background(make_indexer(store).run(), name="indexer"),
     ):
         telegram = make_telegram(store, Metered(engine, health.metrics))
-        health.is_talking = lambda: telegram.is_listening and not stop.is_set()
-        await talk(telegram, store, stop)
+        health.watch(telegram.vital_signs)
+        await talk(telegram, stop)
 
 
-async def talk(telegram: TelegramBot, store: Store, stop: asyncio.Event) -> None:
-    """Talk in Telegram until `stop` is set. Raises `BotError` for a token that is not known."""
-    from bot.telegram.listener import serve
+async def talk(telegram: TelegramBot, stop: asyncio.Event) -> None:
+    """Talk in Telegram until `stop` is set.
 
-    bot, settings = telegram.application.bot, store.settings
-    async with (
-        in_background(telegram.inbox.keep(bot, alone=store.database.alone), name="inbox"),
-        in_background(telegram.news.run(bot), name="news"),
-    ):
-        await serve(
-            telegram.application,
-            settings.webhook,
-            settings.admission.admins,
-            stop,
-            finish_seconds=telegram.timing.finish_seconds,
-        )
-
-
-@asynccontextmanager
-async def in_background(work: Coroutine[Any, Any, None], *, name: str) -> AsyncIterator[None]:
-    """Run `work` as a task for the length of the block."""
-    task = asyncio.create_task(work, name=name)
-    try:
-        yield
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+    Raises `BotError` for a token that is not known, and if a task beside it ends by itself.
+    """
+    async with in_background(telegram.news.run(telegram.application.bot), name="news"):
+        await telegram.listener.serve(stop)
 
 
 def _stop_or_quit(stop: asyncio.Event, main: "asyncio.Task[None]") -> None:

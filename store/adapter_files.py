@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from store.errors import AdapterDamaged
 
 FILES = ("adapter_config.json", "adapter_model.safetensors")
 """The files that an adapter consists of (PEFT's names), in the order of hashing."""
+
+_NAME = re.compile(r"a\d{1,18}-[0-9a-f]{8}")
 
 RECIPE_FILE = "recipe.json"
 """The recipe of an adapter, kept beside it where there is one."""
@@ -43,3 +46,13 @@ def hash_adapter(folder: Path) -> str:
         except OSError as error:
             raise AdapterDamaged(f"the adapter in {folder} lacks {name}: {error}") from error
     return digest.hexdigest()
+
+
+def folder_of(adapters: Path, name: str) -> Path:
+    """Return the folder of a version's files. Raises `AdapterDamaged` for what is no name of one.
+
+    Names come from rows and backups, which somebody may have changed: none leads out of the folder.
+    """
+    if _NAME.fullmatch(name) is None:
+        raise AdapterDamaged(f"{name!r} is no name of a version: it was changed in the database")
+    return adapters / name

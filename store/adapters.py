@@ -15,7 +15,8 @@ from pydantic import TypeAdapter
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from store.adapter_files import copy_adapter, flush, hash_adapter
+from store.adapter_files import copy_adapter, flush, folder_of, hash_adapter
+from store.audit import add_entry
 from store.database import Database, Lock
 from store.domain import Activation, Adapter, AdapterNotes, AdapterStatus, Check, GateReport
 from store.errors import AdapterDamaged, AdapterNotFit, AdapterNotFound, NothingToRollBack
@@ -284,7 +285,7 @@ class Adapters:
             known = {row.name for row in rows}
         # After the commit: a crash may leave files of a removed version, never a row without files.
         for row in surplus:
-            shutil.rmtree(self._folder / row.name, ignore_errors=True)
+            shutil.rmtree(folder_of(self._folder, row.name), ignore_errors=True)
         return (
             *(f"the files of {row.name} are gone" for row in gone),
             *(f"removed {row.name}, which was not in use" for row in surplus),
@@ -300,7 +301,7 @@ class Adapters:
                 yield folder.name
 
     def _has_files(self, row: AdapterRow) -> bool:
-        return (self._folder / row.name).is_dir()
+        return folder_of(self._folder, row.name).is_dir()
 
     def evaluate(self, name: str, report: GateReport, *, run_id: int | None) -> None:
         """Store the gate's report on an adapter. Raises `AdapterNotFound`."""
@@ -383,22 +384,25 @@ class Adapters:
         *,
         undone: bool = False,
     ) -> None:
+        now = self._database.now()
         session.add(
             ActivationRow(
                 adapter_id=row.id if row else None,
                 person_id=person_id,
                 reason=reason,
                 undone=undone,
-                created_at=self._database.now(),
+                created_at=now,
             )
         )
+        answers = row.name if row else "the base model"
+        add_entry(session, f"{answers} answers from now on: {reason}", now)
 
     def _adapter(self, row: AdapterRow) -> Adapter:
         return Adapter(
             name=row.name,
             sha256=row.sha256,
             base_model=row.base_model,
-            path=str((self._folder / row.name).absolute()),
+            path=str(folder_of(self._folder, row.name).absolute()),
             run_id=row.run_id,
             status=AdapterStatus(row.status),
             notes=_NOTES.validate_python(row.metrics),

@@ -19,11 +19,11 @@ from uuid import uuid4
 
 from sqlalchemy import Connection, Table, func, insert, select, text, update
 
-from store.adapter_files import copy_adapter, hash_adapter
+from store.adapter_files import copy_adapter, folder_of, hash_adapter
 from store.adapters import Adapters
 from store.database import Database
 from store.errors import AdapterError, BackupUnusable
-from store.tables import Base, DocumentRow
+from store.tables import AdapterRow, Base, DocumentRow
 
 logger = logging.getLogger(__name__)
 
@@ -101,12 +101,17 @@ def restore(folder: Path, database: Database, adapters: Path) -> Manifest:
                 copy.upgrade()  # it may come from an earlier version
                 if not manifest.rows.items() <= _counts(copy).items():
                     raise BackupUnusable(f"the rows in {folder} do not match its manifest")
+                with copy.reading() as session:
+                    named = set(session.scalars(select(AdapterRow.name)))
+                for name in {*manifest.adapters, *named}:
+                    folder_of(adapters, name)  # before anything is written
                 for name, sha256 in manifest.adapters.items():
-                    copy_adapter(folder / ADAPTERS_FOLDER / name, adapters / name)
-                    if hash_adapter(adapters / name) != sha256:
+                    kept = folder_of(adapters, name)
+                    copy_adapter(folder_of(folder / ADAPTERS_FOLDER, name), kept)
+                    if hash_adapter(kept) != sha256:
                         raise BackupUnusable(f"{name} in {folder} does not match its manifest")
                 _copy_rows(copy, database, index_anew=True)
-    except OSError as error:
+    except (OSError, AdapterError) as error:
         raise BackupUnusable(f"{folder} cannot be restored: {error}") from error
     return manifest
 

@@ -4,6 +4,7 @@ Invariant: a turn's row exists before the model is asked, and holds the whole re
 reply is shown as final. A turn left `PENDING` by a crash is not history.
 """
 
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
@@ -78,14 +79,17 @@ class Conversations:
         model: str,
         regenerates_id: int | None = None,
         update_id: int | None = None,
+        check: Callable[[], None] | None = None,
     ) -> Turn:
         """Store a question as a new turn, before anything is done about it.
 
         An update that a process began to answer before it died gets its old turn: finished if the
-        reply was written, or else to be answered again. Raises `TurnNotFound` if the question that
-        is to be answered again is being erased.
+        reply was written, or else to be answered again. `check` is called before a new turn is
+        stored, while no other turn of the person can be; what it raises is raised. Raises
+        `TurnNotFound` if the question that is to be answered again is being erased.
         """
         with self._database.session() as session:
+            self._database.lock(session, person_id)
             if regenerates_id is not None and _is_being_erased(session, regenerates_id):
                 raise TurnNotFound(regenerates_id)
             begun = _asked_by(session, update_id)
@@ -93,6 +97,8 @@ class Conversations:
                 if begun.state != TurnState.FINAL:
                     begun.state = TurnState.PENDING
                 return _turn(session, begun)
+            if check is not None:
+                check()
             row = TurnRow(
                 conversation_id=conversation_id,
                 person_id=person_id,
@@ -251,11 +257,6 @@ class Conversations:
                     .order_by(SentMessageRow.message_id)
                 )
             )
-
-    def was_begun(self, update_id: int) -> bool:
-        """Return whether an update has a turn already, begun by a process that died."""
-        with self._database.reading() as session:
-            return _asked_by(session, update_id) is not None
 
     def usage(
         self, person_id: int, *, turns: timedelta, pending: timedelta, tokens: timedelta

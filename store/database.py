@@ -6,6 +6,7 @@ are for threads: coroutines call repositories through `asyncio.to_thread`.
 
 import logging
 import sqlite3
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
@@ -17,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, create_engine, event, func, inspect, select, text
 from sqlalchemy.engine import Engine, make_url
-from sqlalchemy.exc import ArgumentError, DatabaseError, IntegrityError, NoSuchModuleError
+from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, NoSuchModuleError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, sessionmaker
 
 from store.errors import DatabaseUnavailable, SchemaNotAtHead
@@ -44,8 +46,8 @@ POSTGRES: dict[str, Any] = {
     "prepare_threshold": 1,
     "options": "-c jit=off",
 }
-"""Options of a connection to Postgres: compiling a plan, or planning a query anew, takes longer than
-running it (docs/experiments.md, 2026-11-30)."""
+"""Options of a connection to Postgres: planning a query anew, or compiling its plan, takes longer
+than running it (docs/experiments.md, 2026-11-30)."""
 
 _SCRUBS = "scrubs"
 """The key in `Session.info` that is set if the log is to be emptied after the transaction."""
@@ -66,6 +68,7 @@ class Lock(IntEnum):
     IMPORTS = -3
     ERASING = -4
     MEMORIES = -5
+    AUDIT = -6
 
 
 class Database:
@@ -74,6 +77,7 @@ class Database:
     def __init__(self, url: str, *, clock: Clock = utc_now) -> None:
         self.url = url
         self.now = clock
+        self._turn = threading.Lock()
         self.engine = create_database_engine(url)
         self._writers = sessionmaker(self.engine, expire_on_commit=False)
         self._readers = sessionmaker(
@@ -83,10 +87,26 @@ class Database:
     @contextmanager
     def session(self) -> Iterator[Session]:
         """Open a transaction that may write: committed after the block, undone on an error."""
-        with self._translated(), self._writers.begin() as session:
+        with self._translated(), self._turn_to_write(), self._writers.begin() as session:
             yield session
         if session.info.get(_SCRUBS):
             self.scrub()
+
+    @contextmanager
+    def _turn_to_write(self) -> Iterator[None]:
+        """Wait for the other writers of this process.
+
+        SQLite itself lets writers ask again and again, so that many of them starve each other.
+        """
+        if not self.alone:
+            yield
+            return
+        if not self._turn.acquire(timeout=BUSY_TIMEOUT_SECONDS):
+            raise DatabaseUnavailable("the database is locked by another thread for too long")
+        try:
+            yield
+        finally:
+            self._turn.release()
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
@@ -102,6 +122,16 @@ class Database:
             options["isolation_level"] = "REPEATABLE READ"
         with self._translated(), self.engine.connect() as connection:
             yield connection.execution_options(**options)
+
+    def time(self, session: Session) -> datetime:
+        """Return the time by the clock of the database, which all machines share.
+
+        SQLite is a file of one machine, whose clock is the process's own.
+        """
+        if self.alone or self.now is not utc_now:
+            return self.now()
+        moment: datetime = session.execute(select(func.clock_timestamp())).scalar_one()
+        return moment
 
     @staticmethod
     def lock(session: Session, key: int) -> None:
@@ -192,9 +222,9 @@ class Database:
     def _translated(self) -> Iterator[None]:
         try:
             yield
-        except DatabaseError as error:
-            if isinstance(error, IntegrityError):
-                raise
+        except (IntegrityError, DataError):  # of what was to be stored, not of the database
+            raise
+        except (DBAPIError, PoolTimeout) as error:
             raise DatabaseUnavailable(
                 f"the database {self.engine.url!r} cannot be used: {_first_line(error)}; "
                 "check RATCHET_DATABASE_URL and RATCHET_DATA_DIR"

@@ -44,6 +44,8 @@ class Person:
 
     id: int
     name: str
+    username: str | None
+    """Telegram's @name, without the @."""
     access: Access
     opted_out: bool
     """True if nothing they wrote or rated may be trained on."""
@@ -216,13 +218,21 @@ class Turn:
 
 @dataclass(frozen=True, kw_only=True)
 class AuditEntry:
-    """Something that an admin told the bot to do."""
+    """Something that changed the bot."""
 
-    person_id: int
+    id: int
+    person_id: int | None
+    """The admin; None for the command line and for what the machine decides."""
     name: str
     action: str
-    """The command or button, as it was sent."""
+    """The command or button as it was sent, as one line."""
     created_at: datetime
+
+    @property
+    def line(self) -> str:
+        """The entry for people; the id says who it was, whatever they call themselves."""
+        who = f"{self.name} ({self.person_id})" if self.person_id is not None else self.name
+        return f"{self.created_at:%Y-%m-%d %H:%M} UTC {who}: {self.action}"
 
 
 @dataclass(frozen=True, kw_only=True)

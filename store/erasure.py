@@ -406,4 +406,4 @@ def _forget_person(session: Session, person_id: int) -> None:
     if is_plain and not is_held:
         session.delete(person)
     else:
-        person.name = ""
+        person.name, person.username = "", None

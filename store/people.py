@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from sqlalchemy import select
+from sqlalchemy import func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -21,17 +21,38 @@ class People:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def see(self, person_id: int, name: str) -> Person:
-        """Return a person; store them if they are new, or their name if it has changed."""
+    def see(self, person_id: int, name: str, *, username: str | None = None) -> Person:
+        """Return a person; store them if they are new, or their names if these have changed.
+
+        `username` is Telegram's, without the @, and empty for none; None leaves it as it is.
+        """
         known = self.find(person_id)
-        if known is not None and known.name == name:
+        if known is not None and known.name == name and username in (None, known.username or ""):
             return known
         try:
             with self._database.session() as session:
-                return _person(self._upsert(session, person_id, name))
+                return _person(self._upsert(session, person_id, name, username))
         except IntegrityError:  # another thread stored them in the same moment
             with self._database.session() as session:
-                return _person(self._upsert(session, person_id, name))
+                return _person(self._upsert(session, person_id, name, username))
+
+    def named(self, username: str) -> int | None:
+        """Return the id of the person who was last seen with a username, in any case of letters."""
+        matches = (
+            select(PersonRow.id).where(func.lower(PersonRow.username) == username.lower()).limit(1)
+        )
+        with self._database.reading() as session:
+            return session.scalar(matches)
+
+    def decided(self) -> tuple[Person, ...]:
+        """Return the people about whom an admin has decided, or who were invited; by name."""
+        with self._database.reading() as session:
+            rows = session.scalars(
+                select(PersonRow)
+                .where(PersonRow.access != Access.UNDECIDED)
+                .order_by(PersonRow.access, PersonRow.name, PersonRow.id)
+            )
+            return tuple(_person(row) for row in rows)
 
     def find(self, person_id: int) -> Person | None:
         """Return a person, or None if they were never seen."""
@@ -95,7 +116,9 @@ class People:
                 reconsider(session, of_person(person_id))
                 retry_withheld(session)
 
-    def _upsert(self, session: Session, person_id: int, name: str | None) -> PersonRow:
+    def _upsert(
+        self, session: Session, person_id: int, name: str | None, username: str | None = None
+    ) -> PersonRow:
         row = session.get(PersonRow, person_id)
         if row is None:
             row = PersonRow(
@@ -108,6 +131,12 @@ class People:
             session.add(row)
         elif name is not None:
             row.name = name
+        if username is not None:
+            row.username = username or None
+            of_another = (func.lower(PersonRow.username) == username.lower()) & (
+                PersonRow.id != person_id
+            )  # who had the name before has given it up
+            session.execute(update(PersonRow).where(of_another).values(username=None))
         session.flush()
         return row
 
@@ -116,6 +145,7 @@ def _person(row: PersonRow) -> Person:
     return Person(
         id=row.id,
         name=row.name,
+        username=row.username,
         access=Access(row.access),
         opted_out=row.opted_out,
         consented_to=row.consented_to,

@@ -5,7 +5,7 @@ Invariant: at most one row per person and turn has no `replaced_at`, and that ro
 
 from datetime import timedelta
 
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from store.database import Database
@@ -13,6 +13,9 @@ from store.domain import Correction, Feedback, Rating, RatingSource, Tally
 from store.errors import TurnNotFound
 from store.memories import remember
 from store.tables import CorrectionRow, FeedbackRow, SpentRow, TurnRow
+
+CHANGES_KEPT = 10
+"""Ratings of one person on one turn that are kept beside the one that stands."""
 
 
 class Ratings:
@@ -56,6 +59,7 @@ class Ratings:
                     )
                 )
                 session.flush()
+            _forget_old_changes(session, turn_id, person_id)
             remember(session, [turn_id])
             return True
 
@@ -85,9 +89,15 @@ class Ratings:
             return tuple(_feedback(row) for row in rows)
 
     def correct(self, turn_id: int, person_id: int, text: str) -> Correction:
-        """Record a person's correction of a reply. Raises `TurnNotFound`."""
+        """Record a person's correction of a reply. Raises `TurnNotFound`.
+
+        The text that they gave last, given again, changes nothing.
+        """
         with self._database.session() as session:
             _adapter_of(session, turn_id)
+            last = _last_correction(session, turn_id, person_id)
+            if last is not None and last.text == text:
+                return _correction(last)
             row = CorrectionRow(
                 turn_id=turn_id, person_id=person_id, text=text, created_at=self._database.now()
             )
@@ -95,6 +105,12 @@ class Ratings:
             session.flush()
             remember(session, [turn_id])
             return _correction(row)
+
+    def was_given(self, turn_id: int, person_id: int, text: str) -> bool:
+        """Return whether a text is the last correction that a person gave of a turn."""
+        with self._database.reading() as session:
+            last = _last_correction(session, turn_id, person_id)
+            return last is not None and last.text == text
 
     def corrections(self, turn_id: int) -> tuple[Correction, ...]:
         """Return every correction of a turn, oldest first."""
@@ -118,6 +134,27 @@ class Ratings:
                 for table in (FeedbackRow, CorrectionRow)
             ]
             return sum(session.scalar(count) or 0 for count in (erased, *given))
+
+
+def _last_correction(session: Session, turn_id: int, person_id: int) -> CorrectionRow | None:
+    return session.scalars(
+        select(CorrectionRow)
+        .where(CorrectionRow.turn_id == turn_id, CorrectionRow.person_id == person_id)
+        .order_by(CorrectionRow.id.desc())
+        .limit(1)
+    ).first()
+
+
+def _forget_old_changes(session: Session, turn_id: int, person_id: int) -> None:
+    """Keep only the newest of a person's changes of mind about a turn."""
+    of_them = (FeedbackRow.turn_id == turn_id, FeedbackRow.person_id == person_id)
+    older = (
+        select(FeedbackRow.id)
+        .where(*of_them, FeedbackRow.replaced_at.is_not(None))
+        .order_by(FeedbackRow.id.desc())
+        .offset(CHANGES_KEPT)
+    )
+    session.execute(delete(FeedbackRow).where(FeedbackRow.id.in_(session.scalars(older).all())))
 
 
 def _adapter_of(session: Session, turn_id: int) -> str | None:

@@ -99,7 +99,7 @@ class Runs:
             row = session.scalars(queued).first()
             if row is None:
                 return None
-            now = self._database.now()
+            now = self._database.time(session)
             row.status, row.started_at, row.heartbeat_at = RunStatus.RUNNING, now, now
             return _run(row)
 
@@ -109,7 +109,7 @@ class Runs:
             row = _row(session, run_id, lock=True)
             if RunStatus(row.status).ended:
                 return True
-            row.heartbeat_at = self._database.now()
+            row.heartbeat_at = self._database.time(session)
             return row.cancel_requested
 
     def report_progress(self, run_id: int, progress: Progress) -> bool:
@@ -286,7 +286,7 @@ class Runs:
             _row(session, run_id, lock=True).announced = True
 
     def _fail_the_dead(self, session: Session) -> None:
-        deadline = self._database.now() - timedelta(seconds=HEARTBEAT_LOST_SECONDS)
+        deadline = self._database.time(session) - timedelta(seconds=HEARTBEAT_LOST_SECONDS)
         for row in session.scalars(
             select(RunRow).where(RunRow.status == RunStatus.RUNNING, RunRow.heartbeat_at < deadline)
         ):

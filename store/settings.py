@@ -4,6 +4,7 @@
 """
 
 import os
+import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Self
 
@@ -79,6 +80,20 @@ class Settings(BaseModel):
     quota: QuotaSettings = QuotaSettings()
     monitoring: MonitoringSettings = MonitoringSettings()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _is_closed_unless_opened(cls, given: Any) -> Any:
+        """Let only those in whom an admin lets in, once the bot can be found in Telegram.
+
+        Where everybody may talk, an admin decides about each version, unless it is set otherwise.
+        """
+        if not isinstance(given, dict) or not given.get("telegram", {}).get("token"):
+            return given
+        admission = {"access": "allowlist", **given.get("admission", {})}
+        promote = "ask" if admission["access"] == "open" else "auto"
+        versions = {"promote": promote, **given.get("versions", {})}
+        return {**given, "admission": admission, "versions": versions}
+
     @model_validator(mode="after")
     def _webhook_has_a_secret(self) -> Self:
         if self.webhook.url and self.webhook.secret is None:
@@ -104,11 +119,21 @@ class Settings(BaseModel):
     def public(self) -> dict[str, Any]:
         """Settings without secrets and URLs that may hold a password, as JSON values by name."""
         return {
-            f"{each.prefix}{field}": value
+            f"{each.prefix}{field}": _without_user_info(value)
             for _, each in self.slices
             for field, value in each.model_dump(mode="json").items()
             if field != "database_url" and not isinstance(getattr(each, field), SecretStr)
         }
+
+
+def _without_user_info(value: Any) -> Any:
+    """Return a value with `***` in place of the name and password of URLs in it."""
+    if isinstance(value, list):
+        return [_without_user_info(each) for each in value]
+    return _USER_INFO.sub(r"\1***@", value) if isinstance(value, str) else value
+
+
+_USER_INFO = re.compile(r"(\w+://)[^/?#\s]*@")
 
 
 class _Place(NamedTuple):

@@ -166,6 +166,10 @@ class ReplySettings(Slice):
         description="Tokens of history, passages and question; the oldest turns are dropped first.",
     )
     max_new_tokens: int = Field(default=400, ge=1, description="Tokens that a reply may have.")
+    link_hosts: Annotated[tuple[str, ...], BeforeValidator(_between_commas)] = Field(
+        default=(),
+        description="Hosts that replies may link to, separated by commas; empty is any host.",
+    )
     temperature: float = Field(
         default=0.0,
         ge=0,
@@ -399,7 +403,8 @@ class VersionSettings(Slice):
 
     promote: Literal["auto", "ask"] = Field(
         default="auto",
-        description="auto: a version that passes the gate goes live; ask: an admin decides.",
+        description="auto: a version that passes the gate goes live; ask: an admin decides. "
+        "In Telegram with RATCHET_ACCESS=open the default is ask.",
     )
     keep_adapters: int = Field(
         default=20,
@@ -462,7 +467,8 @@ class AdmissionSettings(Slice):
     )
     access: Literal["open", "allowlist"] = Field(
         default="open",
-        description="open: everybody may talk who is not denied; allowlist: only those allowed.",
+        description="open: everybody may talk who is not denied; allowlist: only those allowed. "
+        "With a Telegram token the default is allowlist.",
     )
 
 

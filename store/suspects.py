@@ -6,6 +6,7 @@ Invariant: a person whom an admin has released is not held back again.
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 
+from store.audit import add_entry
 from store.database import Database
 from store.domain import Suspect
 from store.memories import of_person, reconsider, retry_withheld
@@ -28,6 +29,7 @@ class Suspects:
                 session.add(QuarantineRow(person_id=person_id, reason=reason, held_at=now))
                 session.flush()
                 reconsider(session, of_person(person_id))
+                add_entry(session, f"holds the ratings of {person_id} back: {reason}", now)
         except IntegrityError:  # they were erased meanwhile
             return False
         return True

@@ -109,6 +109,7 @@ class PersonRow(Base):
     __tablename__ = "people"
     id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=False)
     name: Mapped[str]
+    username: Mapped[str | None]
     access: Mapped[str]
     opted_out: Mapped[bool]
     consented_to: Mapped[int | None]
@@ -130,7 +131,10 @@ class ConversationRow(Base):
 
 
 class UpdateRow(Base):
-    """An update of Telegram; once it is handled, only its id is left, which Telegram gives."""
+    """An update of Telegram; once it is handled, only its id is left, which Telegram gives.
+
+    One that could not be handled keeps its body, and `failure` says why.
+    """
 
     __tablename__ = "updates"
     id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=False)
@@ -141,6 +145,7 @@ class UpdateRow(Base):
     held_until: Mapped[datetime]
     attempts: Mapped[int]
     handled_at: Mapped[datetime | None] = mapped_column(index=True)
+    failure: Mapped[str | None]
 
 
 IS_UNFINISHED = text("state <> 'final'")
@@ -506,14 +511,19 @@ class GroupRulesRow(Base):
 
 
 class AuditRow(Base):
-    """An admin's command to the bot; stays when the person is erased, for the record."""
+    """Something that changed the bot; stays when the person is erased, for the record.
+
+    `person_id` is None for the command line and for what the machine decides.
+    """
 
     __tablename__ = "audit"
     id: Mapped[int] = _id()
-    person_id: Mapped[int] = mapped_column(BigInteger)
+    person_id: Mapped[int | None] = mapped_column(BigInteger)
     name: Mapped[str]
     action: Mapped[str]
     created_at: Mapped[datetime]
+    hash_before: Mapped[str | None]
+    hash: Mapped[str | None]
 
 
 class EvaluationRow(Base):

@@ -94,6 +94,7 @@ class TeachingRule:
         if not self.consent_required:
             agreed = or_(agreed, person.asked_at.is_(None))
         return and_(
+            person.id >= 0,  # a group, in whose name anonymous admins write, is nobody
             admitted,
             agreed,
             person.opted_out.is_(False),

@@ -44,7 +44,7 @@ class StoreCalls:
         with lap("people.find"):
             self._store.people.find(person_id)
         with lap("quotas"):
-            self._quotas.check(person_id, update_id)
+            self._quotas.check(person_id)
         with lap("conversations.current"):
             conversation = conversations.current(place)
         with lap("begin_turn"):

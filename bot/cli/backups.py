@@ -4,8 +4,9 @@ from pathlib import Path
 
 import click
 
-from bot.app import open_database
+from bot.app import open_database, open_store
 from bot.cli.console import example, opened_store
+from store.audit import COMMAND_LINE
 from store.backup import Manifest, back_up
 from store.backup import restore as restore_backup
 from store.settings import load_settings
@@ -28,6 +29,8 @@ def restore(folder: Path) -> None:
     settings = load_settings()
     with open_database(settings.storage) as database:
         made = restore_backup(folder, database, settings.storage.adapters_path)
+    with open_store(settings) as store:
+        store.audit.note(f"restore {folder}", name=COMMAND_LINE)
     click.echo(_summary(made, "is restored, and its hashes are right"))
 
 

@@ -1,6 +1,7 @@
 """Output, access to the store, and examples in help, for all commands."""
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -8,6 +9,7 @@ import click
 from rich.console import Console
 
 from bot.app import Store, open_store
+from store.audit import COMMAND_LINE
 from store.logs import set_up_logging
 from store.settings import load_settings
 
@@ -16,11 +18,16 @@ out = Console(soft_wrap=True)
 
 
 @contextmanager
-def opened_store() -> Iterator[Store]:
-    """Read the settings and open the store for the length of the block; log only warnings."""
+def opened_store(*, changes: bool = False) -> Iterator[Store]:
+    """Read the settings and open the store for the length of the block; log only warnings.
+
+    A command that `changes` something stands in the audit log.
+    """
     settings = load_settings()
     set_up_logging("WARNING")
     with open_store(settings) as store:
+        if changes:
+            store.audit.note(" ".join(sys.argv[1:]), name=COMMAND_LINE)
         yield store
 
 

@@ -15,6 +15,7 @@ from bot.engine.errors import EngineError
 from bot.engine.source import named_source
 from bot.engine.starter import MODEL_NAME, find_gguf
 from store.adapters import Adapters
+from store.documents.sandbox import cuts_network
 from store.domain import AdapterStatus
 from store.embedder import STARTER_NAME, find_starter
 from store.errors import IndexInUse, StoreError
@@ -53,6 +54,7 @@ def examine(settings: Settings, index: ChromaIndex) -> Iterator[Finding]:
     yield _model(settings.engine)
     yield _embedder(settings.retrieval.embedder)
     yield _index(index)
+    yield _sandbox()
     yield _disk(settings.storage.data_dir)
     for url in settings.engine.vllm_url:
         yield _vllm(url, settings.engine.vllm_key)
@@ -94,6 +96,13 @@ def _whole_and_damaged(adapters: Adapters) -> tuple[int, list[str]]:
         except StoreError:
             damaged.append(f"{each.name} ({each.status})")
     return whole, damaged
+
+
+def _sandbox() -> Finding:
+    detail = "files are read without a network"
+    if not cuts_network():
+        detail = "files are read in a process that could use the network: no namespaces here"
+    return Finding(name="sandbox", fine=True, detail=detail)
 
 
 def _model(engine: EngineSettings) -> Finding:

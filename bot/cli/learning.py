@@ -41,7 +41,7 @@ def trainer() -> None:
 @click.option("--json", "as_json", is_flag=True, help="With --wait: print one JSON document.")
 def train(wait: bool, as_json: bool) -> None:
     """Queue a training run."""
-    with opened_store() as store:
+    with opened_store(changes=True) as store:
         run, new = store.runs.queue("the command line")
         if not wait:
             if as_json:
@@ -188,7 +188,7 @@ def show(name: str) -> None:
 @click.option("--force", is_flag=True, help="Promote even a version that the gate rejected.")
 def promote(name: str, force: bool) -> None:
     """Make a version the active one; a running bot answers with it from now on."""
-    with opened_store() as store:
+    with opened_store(changes=True) as store:
         reason = "the command line" + (", forced" if force else "")
         store.adapters.promote(
             name, base_model=model_name(store.settings.engine.model), reason=reason, force=force
@@ -201,7 +201,7 @@ def promote(name: str, force: bool) -> None:
 @click.option("--force", is_flag=True, help="Even to a version that learned what was erased.")
 def rollback(reason: str, force: bool) -> None:
     """Go back to the version before the active one, or to the base model."""
-    with opened_store() as store:
+    with opened_store(changes=True) as store:
         before = store.adapters.rollback(reason=reason, force=force)
     click.echo(f"{before.name} is active again." if before else "The base model answers again.")
 
@@ -216,7 +216,7 @@ def feedback() -> None:
 def import_(file: Path) -> None:
     """Import preferences; with an invalid line, nothing is imported."""
     preferences = read_preferences(file)
-    with opened_store() as store:
+    with opened_store(changes=True) as store:
         added = store.examples.take_in(preferences, source=file.name)
     known = len(preferences) - added
     click.echo(f"{added} imported" + (f", {known} were there already." if known else "."))

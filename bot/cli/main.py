@@ -4,6 +4,7 @@ Exit codes: 0 success, 1 failure, 2 wrong usage. An error is one line on stderr.
 """
 
 import asyncio
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -37,6 +38,7 @@ NO_TERMINAL = (
 
 def main() -> None:
     """Run the command line and exit."""
+    os.umask(0o077)  # what is written holds what people said
     try:
         sys.exit(cli.main(prog_name="ratchet", standalone_mode=False) or 0)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -150,7 +152,7 @@ def _once(store: Store, question: str, adapter: str | None, *, as_json: bool) ->
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
 def ingest_(paths: tuple[Path, ...]) -> None:
     """Add files or folders to the documents."""
-    with opened_store() as store:
+    with opened_store(changes=True) as store:
         results = ingest(store.knowledge, paths, _report)
         _index(store)
     failed = sum(result.document is None for result in results)
@@ -223,7 +225,7 @@ def search(text: str) -> None:
 @click.argument("document_id", metavar="ID", type=int)
 def remove(document_id: int) -> None:
     """Remove a document."""
-    with opened_store() as store:
+    with opened_store(changes=True) as store:
         document = store.knowledge.remove(document_id)
         _index(store)
         click.echo(f"Removed {document.name}.")
@@ -232,7 +234,7 @@ def remove(document_id: int) -> None:
 @knowledge.command(epilog=example("ratchet knowledge reindex"))
 def reindex() -> None:
     """Rebuild the index of all documents."""
-    with opened_store() as store:
+    with opened_store(changes=True) as store:
         _index(store, anew=True)
 
 
@@ -267,6 +269,31 @@ def doctor() -> None:
 
 for command in (train, trainer, adapters, feedback, generate, backup, restore):
     cli.add_command(command)
+
+
+@cli.group()
+def audit() -> None:
+    """Show and check the audit log."""
+
+
+@audit.command("list", epilog=example("ratchet audit list --last 50"))
+@click.option("--last", type=click.IntRange(1), default=30, show_default=True, help="Entries.")
+def list_audit(last: int) -> None:
+    """Show the newest entries, newest first."""
+    with opened_store() as store:
+        for each in store.audit.recent(last):
+            click.echo(f"{each.id}  {each.line}")
+
+
+@audit.command("verify", epilog=example("ratchet audit verify"))
+def verify_audit() -> None:
+    """Check that no entry was changed, taken out or put in."""
+    with opened_store() as store:
+        chain = store.audit.verify()
+    if chain.broken:
+        raise BotError(f"entries that do not follow from the one before: {chain.broken}")
+    click.echo(f"{chain.entries} entries, each of which follows from the one before.")
+    click.echo(f"The hash of the last one: {chain.last_hash}")
 
 
 @cli.group()

@@ -5,6 +5,7 @@ import logging
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from types import TracebackType
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -22,18 +23,56 @@ CHECK_SECONDS = 5.0
 """Longest wait for the database."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class VitalSigns:
+    """What the Telegram side has under way at a moment."""
+
+    silent_seconds: float | None
+    """The time since Telegram last answered a poll or posted an update; None if not listening."""
+    is_deaf: bool
+    """True if no update can arrive."""
+    under_way: int
+    """Updates that wait or are being handled."""
+    oldest_seconds: float
+    """The age of the oldest of them."""
+    waiting_to_be_sent: int
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The signs in words, for people."""
+        silent = "never" if self.silent_seconds is None else f"{self.silent_seconds:.0f} s ago"
+        return (
+            f"last heard of Telegram: {silent}",
+            f"updates under way: {self.under_way}, the oldest for {self.oldest_seconds:.0f} s",
+            f"messages waiting to be sent: {self.waiting_to_be_sent}",
+        )
+
+
 class Health:
-    """The health of the process; `is_talking` tells if it takes messages, and is set later."""
+    """The health of the process."""
 
     def __init__(self, database: Database, metrics: Metrics) -> None:
         self.metrics = metrics
-        self.is_talking: Callable[[], bool] = lambda: False
+        self._signs: Callable[[], VitalSigns] | None = None
         self._database = database
+
+    def watch(self, signs: Callable[[], VitalSigns]) -> None:
+        """Ask `signs` from now on whether messages are taken."""
+        self._signs = signs
+        self.metrics.watch(signs)
+
+    @property
+    def signs(self) -> VitalSigns | None:
+        """What is under way now; None before the bot talks."""
+        return self._signs() if self._signs else None
 
     async def trouble(self) -> str:
         """Return the reason why the process cannot take messages; empty if it can."""
-        if not self.is_talking():
+        signs = self.signs
+        if signs is None or signs.silent_seconds is None:
             return "not talking yet, or not any more"
+        if signs.is_deaf:
+            return f"Telegram was last heard {signs.silent_seconds:.0f} s ago"
         try:
             async with asyncio.timeout(CHECK_SECONDS):
                 await asyncio.to_thread(self._database.check_at_head)
@@ -96,7 +135,8 @@ class _Ready(_Endpoint):
         trouble = await self.health.trouble()
         if trouble:
             self.set_status(503)
-        self.write(f"{trouble or 'ok'}\n")
+        signs = self.health.signs
+        self.write("\n".join((trouble or "ok", *(signs.lines if signs else ()), "")))
 
 
 class _Metrics(_Endpoint):

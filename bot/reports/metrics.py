@@ -4,8 +4,9 @@ Names and units follow Prometheus' rules: base units, and `_total` for counters.
 """
 
 import time
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily
@@ -15,6 +16,9 @@ from bot.engine.base import Completion, Engine, SamplingParams
 from bot.engine.errors import EngineBusy
 from store.domain import Adapter, Message
 from store.statistics import Statistics
+
+if TYPE_CHECKING:  # health imports this file
+    from bot.reports.health import VitalSigns
 
 BASE = "base"
 """Name of the base model among the adapters."""
@@ -30,6 +34,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._signs: dict[str, Gauge] = {}
         self.replies = Counter(
             "ratchet_replies_total",
             "Replies by version, and by how they ended: stop, length, cancelled, busy or failed.",
@@ -58,6 +63,34 @@ class Metrics:
             "Changes of the version that answers.",
             registry=self.registry,
         )
+
+    def watch(self, signs: "Callable[[], VitalSigns]") -> None:
+        """Show from now on what is under way, as `signs` tells whenever the metrics are read."""
+        for name, (text, value) in SIGNS.items():
+            gauge = self._signs.get(name)
+            if gauge is None:
+                gauge = self._signs[name] = Gauge(name, text, registry=self.registry)
+            gauge.set_function(lambda value=value: value(signs()))  # type: ignore[misc]
+
+
+SIGNS: "dict[str, tuple[str, Callable[[VitalSigns], float]]]" = {
+    "ratchet_updates_under_way": (
+        "Updates that wait or are being handled.",
+        lambda each: each.under_way,
+    ),
+    "ratchet_oldest_update_seconds": (
+        "Age of the oldest update under way.",
+        lambda each: each.oldest_seconds,
+    ),
+    "ratchet_messages_waiting": (
+        "Messages and edits that wait to be sent.",
+        lambda each: each.waiting_to_be_sent,
+    ),
+    "ratchet_telegram_silent_seconds": (
+        "Time since Telegram last answered a poll or posted an update.",
+        lambda each: each.silent_seconds or 0.0,
+    ),
+}
 
 
 class Metered:

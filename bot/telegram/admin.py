@@ -1,29 +1,27 @@
-"""Commands of admins in private chats: `/status`, `/allow`, `/deny`, `/audit`."""
+"""Commands of admins in private chats: `/status` and `/audit`."""
 
 import asyncio
+from collections.abc import Sequence
+from functools import partial
 
-from telegram import Message, Update
+from telegram import Update
 from telegram.ext import ContextTypes
 
 from bot.reports.status import StatusReader
 from bot.telegram.addressed import message_and_person
+from bot.telegram.render import MOST_UNITS, units
 from store.audit import AuditEntries
-from store.domain import Access
-from store.people import People
+from store.domain import AuditEntry
 
 SHOWN_ENTRIES = 30
-"""Latest entries of the audit log in one message."""
+"""Entries of the audit log in one message, at most."""
 
 
 class AdminHandlers:
     """Handles commands that only admins may use; the application sees to that."""
 
-    def __init__(
-        self, *, people: People, status: StatusReader, audit: AuditEntries, admins: frozenset[int]
-    ) -> None:
-        self._people = people
+    def __init__(self, *, status: StatusReader, audit: AuditEntries) -> None:
         self._audit = audit
-        self._admins = admins
         self._status = status
 
     async def on_status(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
@@ -32,43 +30,24 @@ class AdminHandlers:
         await message.reply_text(await asyncio.to_thread(self._status.text))
 
     async def on_audit(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
-        """`/audit`: show the latest commands of admins."""
+        """`/audit`: show the newest entries of the audit log; `/audit 50`: those before 50."""
         message, _ = message_and_person(update)
-        entries = await asyncio.to_thread(self._audit.recent, SHOWN_ENTRIES)
-        lines = [f"{each.created_at:%Y-%m-%d %H:%M} {each.name}: {each.action}" for each in entries]
-        await message.reply_text("\n".join(lines))
-
-    async def on_allow(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
-        """`/allow ID`: let a person in."""
-        await self._decide(update, context, Access.ALLOWED, "may talk to me")
-
-    async def on_deny(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
-        """`/deny ID`: keep a person out."""
-        await self._decide(update, context, Access.DENIED, "may not talk to me")
-
-    async def _decide(
-        self, update: Update, context: ContextTypes.DEFAULT_TYPE, access: Access, effect: str
-    ) -> None:
-        message, _ = message_and_person(update)
-        person_id = _person_meant(message, context.args)
-        if person_id is None:
-            await message.reply_text(
-                "Please give me the person's id, as in /allow 123456789. Or forward me a message "
-                "of theirs and reply to it with the command."
-            )
-            return
-        if person_id in self._admins:
-            await message.reply_text("That person is an admin. RATCHET_ADMINS lists the admins.")
-            return
-        person = await asyncio.to_thread(self._people.decide, person_id, access)
-        await message.reply_text(f"{person.name or person.id} {effect}.")
+        given = "".join(context.args or ())
+        before = int(given) if given.isdecimal() and len(given) < 16 else None
+        recent = partial(self._audit.recent, SHOWN_ENTRIES + 1, before=before)
+        await message.reply_text(_page(await asyncio.to_thread(recent)))
 
 
-def _person_meant(message: Message, arguments: list[str] | None) -> int | None:
-    if arguments:
-        is_id = len(arguments) == 1 and arguments[0].isdecimal() and len(arguments[0]) < 16
-        return int(arguments[0]) if is_id else None
-    forwarded = message.reply_to_message
-    origin = forwarded.forward_origin if forwarded is not None else None
-    user = getattr(origin, "sender_user", None)
-    return user.id if user is not None else None
+def _page(entries: Sequence[AuditEntry]) -> str:
+    """Return as many entries as one message takes, and how to see the older ones."""
+    lines: list[str] = []
+    left = MOST_UNITS - 100  # for the last line
+    for entry in entries[:SHOWN_ENTRIES]:
+        line = entry.line
+        left -= units(line) + 1
+        if left < 0:
+            break
+        lines.append(line)
+    if len(lines) < len(entries):
+        lines.append(f"Older ones: /audit {entries[len(lines) - 1].id}")
+    return "\n".join(lines) or "There are no older entries."

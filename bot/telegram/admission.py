@@ -7,12 +7,13 @@ gets one polite answer an hour, and no reply is generated for them.
 import asyncio
 import logging
 
-from telegram import Update, User
+from telegram import Message, Update, User
 from telegram.constants import ChatType
 from telegram.ext import ApplicationHandlerStop, ContextTypes
 
-from bot.telegram.addressed import command_of, is_for_us
-from bot.telegram.buttons import ForgetButton, GroupButton, ReplyAction, ReplyButton
+from bot.telegram.access import ask_button
+from bot.telegram.addressed import command_of, is_for_us, is_private
+from bot.telegram.buttons import AccessButton, ForgetButton, GroupButton, ReplyAction, ReplyButton
 from bot.telegram.invitation import token_in
 from bot.telegram.keyboard import acknowledge
 from bot.telegram.notices import HOURLY, Notices
@@ -58,6 +59,9 @@ class Admission:
             raise ApplicationHandlerStop
         if _decides_about_group(update):  # the handler asks Telegram whether they may
             return
+        query = update.callback_query
+        if query is not None and AccessButton.parse_request(query.data) is not None:
+            return
         if _asks_for_rights(update) and await asyncio.to_thread(self._has_rights, user.id):
             return
         if _wants_answer(update) and not await asyncio.to_thread(self._answers_in, update):
@@ -69,11 +73,21 @@ class Admission:
         if update.callback_query is not None:
             await acknowledge(update.callback_query, "You have no access to this bot.")
         elif message is not None and self._notices.due(user.id):
-            await message.reply_text(
-                "Sorry, you have no access to this bot. "
-                f"To ask for it, send this number to the person who runs the bot: {user.id}"
-            )
+            await self._turn_away(message, user, is_invited=token_in(update) is not None)
         raise ApplicationHandlerStop
+
+    async def _turn_away(self, message: Message, user: User, *, is_invited: bool) -> None:
+        person = await asyncio.to_thread(self._people.find, user.id)
+        if person is not None and person.access is Access.DENIED:
+            await message.reply_text("Sorry, you have no access to this bot.")
+            return
+        buttons = ask_button(user.id) if self._settings.admins and is_private(message) else None
+        expired = "That invitation is no longer valid. " if is_invited else ""
+        await message.reply_text(
+            f"Sorry, you have no access to this bot. {expired}"
+            f"Your number, for the person who runs the bot: {user.id}",
+            reply_markup=buttons,
+        )
 
     def _answers_in(self, update: Update) -> bool:
         chat = update.effective_chat
@@ -91,7 +105,7 @@ class Admission:
             # Most reactions in a group are on other people's messages: no need to store who.
             person = self._people.find(user.id)
         else:
-            person = self._people.see(user.id, user.full_name)
+            person = self._people.see(user.id, user.full_name, username=user.username or "")
             token = token_in(update)
             if token is not None and self._invitations.accept(token, user.id):
                 logger.info("person %d joined with an invitation", user.id)

@@ -9,13 +9,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeAlias
 
-from telegram import Update
+from telegram import LinkPreviewOptions, Update
 from telegram.ext import (
     Application,
     ApplicationBuilder,
     CallbackQueryHandler,
     CommandHandler,
     ContextTypes,
+    Defaults,
     MessageHandler,
     MessageReactionHandler,
     TypeHandler,
@@ -23,8 +24,8 @@ from telegram.ext import (
 )
 from telegram.request import HTTPXRequest
 
-from bot.chat import Chat
 from bot.telegram.buttons import (
+    AccessButton,
     ApprovalButton,
     ConsentButton,
     ForgetButton,
@@ -33,12 +34,10 @@ from bot.telegram.buttons import (
     parse_training,
 )
 from bot.telegram.commands import COMMANDS, Audience, Handler
-from bot.telegram.error_messages import on_error
+from bot.telegram.error_messages import ErrorMessages
 from bot.telegram.handlers import Handlers
-from bot.telegram.inbox import InboxQueue
 from bot.telegram.keyboard import acknowledge
-from bot.telegram.order import InOrder
-from bot.telegram.retries import RetryingRateLimiter
+from bot.telegram.outgoing import Outgoing
 from store.audit import AuditEntries
 from store.settings_slices import TelegramSettings
 
@@ -48,9 +47,6 @@ CALL_SECONDS = 20.0
 CONNECTIONS = 256
 """Calls to Telegram at the same time, at most."""
 
-ACTION_CHARS = 200
-"""Length at which a command is cut in the audit log."""
-
 App: TypeAlias = "Application[Any, Any, Any, Any, Any, Any]"
 
 
@@ -59,16 +55,16 @@ def build_application(
     handlers: Handlers,
     *,
     admins: frozenset[int],
-    inbox: InboxQueue,
     audit: AuditEntries,
-    chat: Chat,
-    limiter: RetryingRateLimiter,
+    errors: ErrorMessages,
+    outgoing: Outgoing,
     request: HTTPXRequest | None = None,
 ) -> App:
-    """Return an application with every handler in place, not yet started."""
-    application = _without_handlers(
-        telegram, inbox, chat, limiter, request or _request(CONNECTIONS)
-    )
+    """Return an application with every handler in place, not yet started.
+
+    It handles the updates that it is given, and asks for none itself.
+    """
+    application = _without_handlers(telegram, outgoing, request or _request(CONNECTIONS))
     by_admin = filters.ChatType.PRIVATE & filters.User(admins)
     application.add_handler(TypeHandler(Update, handlers.gate.check), group=-2)
     application.add_handler(
@@ -78,7 +74,7 @@ def build_application(
     _add_buttons(application, handlers, audit, admins)
     application.add_handler(MessageReactionHandler(handlers.rating.on_reaction))
     _add_messages(application, handlers, audit, by_admin)
-    application.add_error_handler(on_error)
+    application.add_error_handler(errors.on_error)
     return application
 
 
@@ -105,6 +101,8 @@ def _add_buttons(
     def add_for_admins(parse: Callable[[object], object], handler: Handler) -> None:
         add(parse, partial(_for_admins, admins, partial(_audited, audit, handler)))
 
+    add(AccessButton.parse_request, handlers.access.on_ask)
+    add_for_admins(AccessButton.parse, handlers.access.on_button)
     add(ForgetButton.parse, handlers.privacy.on_forget_button)
     add(ConsentButton.parse, handlers.consent.on_button)
     add(GroupButton.parse, handlers.group.on_button)
@@ -136,7 +134,8 @@ async def _audited(
     """
     user = update.effective_user
     assert user is not None
-    await asyncio.to_thread(audit.note, user.id, user.full_name, _action(update)[:ACTION_CHARS])
+    note = partial(audit.note, _action(update), name=user.full_name, person_id=user.id)
+    await asyncio.to_thread(note)
     await handler(update, context)
 
 
@@ -159,13 +158,7 @@ async def _for_admins(
     await handler(update, context)
 
 
-def _without_handlers(
-    telegram: TelegramSettings,
-    inbox: InboxQueue,
-    chat: Chat,
-    limiter: RetryingRateLimiter,
-    request: HTTPXRequest,
-) -> App:
+def _without_handlers(telegram: TelegramSettings, outgoing: Outgoing, request: HTTPXRequest) -> App:
     assert telegram.token is not None
     return (
         ApplicationBuilder()
@@ -173,12 +166,22 @@ def _without_handlers(
         .base_url(f"{telegram.api_url}/bot")
         .base_file_url(f"{telegram.file_url}/bot")
         .request(request)
-        .get_updates_request(_request(1))
-        .rate_limiter(limiter)
-        .update_queue(inbox)
-        .concurrent_updates(InOrder(chat, inbox))
+        .rate_limiter(outgoing)
+        .defaults(
+            Defaults(
+                link_preview_options=LinkPreviewOptions(is_disabled=True),
+                allow_sending_without_reply=True,  # the message may be deleted meanwhile
+            )
+        )
+        .updater(None)
+        .job_queue(None)
         .build()
     )
+
+
+def poll_request() -> HTTPXRequest:
+    """Return the connection on which updates are asked for, beside those of other calls."""
+    return _request(1)
 
 
 def _request(connections: int) -> HTTPXRequest:

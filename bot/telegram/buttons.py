@@ -19,6 +19,9 @@ ANYBODY = 0
 """Stands for any person's id: whoever taps the button answers for themselves."""
 
 _ID = "([0-9]{1,18})"
+_PERSON_ID = "(-?[0-9]{1,18})"
+"""The id of a person, or of a group in whose name an anonymous admin writes."""
+
 _YES_NO = {True: "yes", False: "no"}
 
 
@@ -49,6 +52,39 @@ class ReplyButton:
         """Read the data of a tapped button."""
         match = _match(f"(up|down|clear|again|fix):{_ID}", data)
         return cls(action=ReplyAction(match[1]), turn_id=int(match[2])) if match else None
+
+
+class AccessAction(StrEnum):
+    """What is done about a person's access, by whom the button is shown to."""
+
+    ASK = "ask"
+    ALLOW = "allow"
+    DENY = "deny"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccessButton:
+    """A button with which a person asks for access, or an admin lets them in or keeps them out."""
+
+    action: AccessAction
+    person_id: int
+
+    @property
+    def data(self) -> str:
+        """The data that the button carries."""
+        return f"access:{self.action}:{self.person_id}"
+
+    @classmethod
+    def parse(cls, data: object) -> "AccessButton | None":
+        """Read the data of a tapped button."""
+        match = _match(f"access:(ask|allow|deny):{_PERSON_ID}", data)
+        return cls(action=AccessAction(match[1]), person_id=int(match[2])) if match else None
+
+    @classmethod
+    def parse_request(cls, data: object) -> "AccessButton | None":
+        """Read the data of a button with which somebody asks for access."""
+        button = cls.parse(data)
+        return button if button is not None and button.action is AccessAction.ASK else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +124,7 @@ class ForgetButton:
     @classmethod
     def parse(cls, data: object) -> "ForgetButton | None":
         """Read the data of a tapped button."""
-        match = _match(f"forget:(yes|no):{_ID}", data)
+        match = _match(f"forget:(yes|no):{_PERSON_ID}", data)
         return cls(yes=match[1] == "yes", person_id=int(match[2])) if match else None
 
 
@@ -107,7 +143,7 @@ class ConsentButton:
     @classmethod
     def parse(cls, data: object) -> "ConsentButton | None":
         """Read the data of a tapped button."""
-        match = _match(f"consent:(yes|no):{_ID}", data)
+        match = _match(f"consent:(yes|no):{_PERSON_ID}", data)
         return cls(yes=match[1] == "yes", person_id=int(match[2])) if match else None
 
 
@@ -221,6 +257,7 @@ TrainingButton: TypeAlias = CancelButton | VersionButton | NoButton
 
 KINDS = (
     ReplyButton,
+    AccessButton,
     GroupButton,
     ForgetButton,
     ConsentButton,

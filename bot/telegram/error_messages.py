@@ -4,11 +4,13 @@ import logging
 import secrets
 
 from telegram import Update
-from telegram.error import BadRequest, Forbidden, TelegramError
-from telegram.ext import ContextTypes
+from telegram.error import Forbidden, TelegramError
+from telegram.ext import ApplicationHandlerStop, ContextTypes
 
 from bot.engine.errors import EngineBusy
 from bot.errors import BotError, ReplyFailed
+from bot.telegram.outgoing import NotSent
+from bot.telegram.retries import is_passing
 from store.errors import DatabaseUnavailable, DocumentError
 
 logger = logging.getLogger(__name__)
@@ -40,19 +42,41 @@ def plain_sentence(text: str) -> str:
     return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
-async def on_error(update: object, context: ContextTypes.DEFAULT_TYPE) -> None:
-    """Tell the person of an error in a handler; the bot goes on."""
-    error = context.error
-    assert error is not None
-    if isinstance(error, Forbidden):
-        logger.info("a person or a group has blocked or removed the bot: %s", error)
-        return
-    sentence = explain(error)
-    message = update.effective_message if isinstance(update, Update) else None
-    unreachable = isinstance(error, TelegramError) and not isinstance(error, BadRequest)
-    if message is None or unreachable:
-        return
-    try:
-        await message.reply_text(sentence)
-    except TelegramError as failed:
-        logger.warning("the person could not be told of the error: %s", failed)
+class ErrorMessages:
+    """Tells people of errors, and the dispatcher of faults that are no fault of an update."""
+
+    def __init__(self) -> None:
+        self._faults: dict[int, Exception] = {}
+
+    def take(self, update_id: int) -> Exception | None:
+        """Return the fault of the database or the network that an update met, once."""
+        return self._faults.pop(update_id, None)
+
+    async def on_error(self, update: object, context: ContextTypes.DEFAULT_TYPE) -> None:
+        """Tell the person of an error in a handler; the bot goes on with the next update.
+
+        Raises `ApplicationHandlerStop`: after an error in the admission no other handler may run.
+        """
+        assert context.error is not None
+        try:
+            await self._tell(update, context.error)
+        except Exception:
+            logger.exception("the person could not be told of an error")
+        raise ApplicationHandlerStop
+
+    async def _tell(self, update: object, error: Exception) -> None:
+        if isinstance(error, Forbidden):
+            logger.info("a person or a group has blocked or removed the bot: %s", error)
+            return
+        is_fault = isinstance(error, DatabaseUnavailable | NotSent) or is_passing(error)
+        if isinstance(update, Update) and is_fault:
+            self._faults[update.update_id] = error
+            return
+        message = update.effective_message if isinstance(update, Update) else None
+        sentence = explain(error)
+        if message is None:
+            return
+        try:
+            await message.reply_text(sentence)
+        except TelegramError as failed:
+            logger.warning("the person could not be told of the error: %s", failed)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from bot.telegram.access import AccessHandlers
 from bot.telegram.admin import AdminHandlers
 from bot.telegram.admission import Admission
 from bot.telegram.approval import ApprovalHandlers
@@ -22,6 +23,7 @@ class Handlers:
     """Every handler of one bot."""
 
     gate: Admission
+    access: AccessHandlers
     welcome: WelcomeHandlers
     talking: QuestionHandlers
     rating: RatingHandlers

@@ -3,7 +3,7 @@
 from contextlib import suppress
 
 from telegram import CallbackQuery, InlineKeyboardButton, InlineKeyboardMarkup, Message
-from telegram.error import BadRequest
+from telegram.error import BadRequest, TelegramError
 
 from bot.telegram.buttons import ReplyAction, ReplyButton
 from store.domain import Tally
@@ -33,8 +33,8 @@ def keyboard(turn_id: int, tally: Tally, *, private: bool) -> InlineKeyboardMark
 
 
 async def acknowledge(query: CallbackQuery, text: str = "") -> None:
-    """Stop the button's spinner and show a short notice; do nothing if the tap is too old."""
-    with suppress(BadRequest):
+    """Stop the button's spinner and show a short notice, if Telegram can be reached."""
+    with suppress(TelegramError):  # the tap is too old, or the network is away
         await query.answer(text or None)
 
 

@@ -1,30 +1,37 @@
 """Receives updates by polling or webhook until it is stopped."""
 
 import asyncio
-import hmac
 import logging
-from collections.abc import Collection, Coroutine
-from contextlib import suppress
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any
+from urllib.parse import urlsplit
 
 from telegram import (
     BotCommandScopeAllGroupChats,
     BotCommandScopeAllPrivateChats,
     BotCommandScopeChat,
 )
-from telegram.error import BadRequest, Conflict, InvalidToken, NetworkError, TelegramError
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_exponential
+from telegram.error import BadRequest, InvalidToken, TelegramError
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_exponential
 
+from bot.background import in_background
 from bot.errors import BotError
-from bot.telegram.application import App
+from bot.telegram.application import App, poll_request
 from bot.telegram.commands import FOR_ADMINS, FOR_EVERYBODY, FOR_GROUPS
+from bot.telegram.dispatcher import Dispatcher
+from bot.telegram.inbox import Inbox
+from bot.telegram.outgoing import Outgoing
+from bot.telegram.polling import Polling
+from bot.telegram.raw import KINDS
+from bot.telegram.retries import is_passing
+from bot.telegram.webhook import Webhook
 from store.settings_slices import WebhookSettings
 
 logger = logging.getLogger(__name__)
 
-ALLOWED_UPDATES = ["message", "callback_query", "message_reaction"]
-POLL_SECONDS = 30
-"""Time for which one call waits for updates."""
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 60.0
 """Pauses between attempts to reach Telegram at the start: they double up to the longest one."""
@@ -33,46 +40,121 @@ FINISH_SECONDS = 60.0
 """Time that replies which are being written get when the bot stops."""
 
 
-async def serve(
-    application: App,
-    webhook: WebhookSettings,
-    admins: Collection[int],
-    stop: asyncio.Event,
-    *,
-    finish_seconds: float = FINISH_SECONDS,
-) -> None:
-    """Receive updates until `stop` is set, then finish the replies that are being written.
+class Listener:
+    """The connection of one bot to Telegram, for as long as it listens."""
 
-    Waits while Telegram cannot be reached. Raises `BotError` for a token that Telegram does not
-    know.
-    """
-    try:
-        if await _unless_stopped(_start(application, webhook, admins), stop):
-            logger.info("talking as @%s", application.bot.username)
-            await stop.wait()
-    finally:
-        await _wind_up(application, finish_seconds)
+    def __init__(
+        self,
+        application: App,
+        inbox: Inbox,
+        dispatcher: Dispatcher,
+        outgoing: Outgoing,
+        *,
+        webhook: WebhookSettings,
+        admins: Collection[int],
+        is_alone: bool,
+        finish_seconds: float = FINISH_SECONDS,
+    ) -> None:
+        self._application = application
+        self._inbox = inbox
+        self._dispatcher = dispatcher
+        self._outgoing = outgoing
+        self._webhook = webhook
+        self._admins = admins
+        self._is_alone = is_alone
+        self._finish_seconds = finish_seconds
+        self._receiver: Polling | Webhook | None = None
 
+    @property
+    def silent_seconds(self) -> float | None:
+        """The time since Telegram last answered or posted; None if nobody listens."""
+        return time.monotonic() - self._receiver.last_good if self._receiver else None
 
-async def _start(application: App, webhook: WebhookSettings, admins: Collection[int]) -> None:
-    await _initialize(application)
-    await application.start()
-    try:
-        await _listen(application, webhook)
-    except (TelegramError, OSError) as error:
-        raise BotError(f"cannot listen for updates: {error}") from error
-    await set_commands(application, admins)
+    @property
+    def is_deaf(self) -> bool:
+        """True if nobody listens, or polls have been failing for a while."""
+        silent = self.silent_seconds
+        if silent is None:
+            return True
+        return isinstance(self._receiver, Polling) and silent > Polling.DEAF_SECONDS
 
+    async def serve(self, stop: asyncio.Event) -> None:
+        """Receive updates until `stop` is set, then finish the replies that are being written.
 
-async def _wind_up(application: App, finish_seconds: float) -> None:
-    assert application.updater is not None
-    if application.updater.running:
-        await application.updater.stop()
-    if application.running:
-        with suppress(TimeoutError):
-            await asyncio.wait_for(application.stop(), finish_seconds)
-    await application.shutdown()
-    await application.bot.shutdown()  # closes its connections even if it was never initialized
+        Waits while Telegram cannot be reached. Raises `BotError` for a token that Telegram does not
+        know, and if receiving ends by itself.
+        """
+        try:
+            if await _unless_stopped(self._start(), stop):
+                bot = self._application.bot
+                keeping = self._inbox.keep(bot, alone=self._is_alone)
+                async with in_background(keeping, name="inbox"), self._receiving():
+                    logger.info("talking as @%s", bot.username)
+                    await _unless_stopped(set_commands(self._application, self._admins), stop)
+                    await stop.wait()
+        finally:
+            self._receiver = None
+            await self._wind_up()
+
+    async def _start(self) -> None:
+        await _reached(self._application.initialize)
+        await self._application.start()
+        bot = self._application.bot
+        if not self._webhook.url:
+            await _reached(bot.delete_webhook)
+            return
+        assert self._webhook.secret is not None
+        # One post at a time, so that updates come in the order of their ids.
+        set_webhook = partial(
+            bot.set_webhook,
+            self._webhook.url,
+            secret_token=self._webhook.secret.get_secret_value(),
+            allowed_updates=KINDS,
+            max_connections=1,
+        )
+        try:
+            await _reached(set_webhook)
+        except TelegramError as error:
+            raise BotError(f"cannot listen for updates: {error}") from error
+
+    @asynccontextmanager
+    async def _receiving(self) -> AsyncIterator[None]:
+        bot = self._application.bot
+
+        async def receive(updates: Any) -> None:
+            await self._inbox.receive(updates, bot)
+
+        if self._webhook.url:
+            async with self._posted(receive):
+                yield
+            return
+        async with poll_request() as request:
+            polling = self._receiver = Polling(f"{bot.base_url}/getUpdates", request, receive)
+            async with in_background(polling.run(), name="polling"):
+                yield
+            with suppress(Exception):  # what is not confirmed comes again, and is known then
+                await polling.confirm()
+
+    @asynccontextmanager
+    async def _posted(self, receive: Any) -> AsyncIterator[None]:
+        settings = self._webhook
+        assert settings.secret is not None
+        secret = settings.secret.get_secret_value()
+        host, _, port = settings.listen.rpartition(":")
+        webhook = Webhook(urlsplit(settings.url).path or "/", secret, receive)
+        try:
+            async with webhook.serve(host, int(port)):
+                self._receiver = webhook
+                yield
+        except OSError as error:
+            raise BotError(f"cannot listen for updates: {error}") from error
+
+    async def _wind_up(self) -> None:
+        await self._dispatcher.stop(self._finish_seconds, self._outgoing.drop_answers)
+        if self._application.running:
+            await self._application.stop()
+        await self._application.shutdown()
+        await self._application.bot.shutdown()  # closes its connections even if it never began
 
 
 async def _unless_stopped(work: Coroutine[Any, Any, None], stop: asyncio.Event) -> bool:
@@ -105,15 +187,15 @@ async def set_commands(application: App, admins: Collection[int]) -> None:
             logger.warning("the menu of admin %d could not be set: %s", admin_id, error)
 
 
-async def _initialize(application: App) -> None:
-    """Wait until Telegram can be reached. Raises `BotError` for an unknown token."""
+async def _reached(call: Callable[[], Awaitable[object]]) -> None:
+    """Make a call until Telegram can be reached. Raises `BotError` for an unknown token."""
     retrying = AsyncRetrying(
-        retry=retry_if_exception_type(NetworkError),
+        retry=retry_if_exception(is_passing),
         wait=wait_exponential(multiplier=FIRST_PAUSE_SECONDS, max=LONGEST_PAUSE_SECONDS),
         before_sleep=_log_unreachable,
     )
     try:
-        await retrying(application.initialize)
+        await retrying(call)
     except InvalidToken:
         raise BotError("Telegram does not know this token: check RATCHET_TELEGRAM_TOKEN") from None
 
@@ -126,53 +208,3 @@ def _log_unreachable(state: RetryCallState) -> None:
         state.outcome.exception(),
         state.next_action.sleep,
     )
-
-
-async def _listen(application: App, webhook: WebhookSettings) -> None:
-    updater = application.updater
-    assert updater is not None
-    if not webhook.url:
-        await updater.start_polling(
-            timeout=POLL_SECONDS,
-            allowed_updates=ALLOWED_UPDATES,
-            bootstrap_retries=-1,
-            error_callback=_on_polling_error,
-        )
-        return
-    assert webhook.secret is not None
-    host, _, port = webhook.listen.rpartition(":")
-    await updater.start_webhook(
-        listen=host,
-        port=int(port),
-        url_path=webhook.url.partition("://")[2].partition("/")[2],
-        webhook_url=webhook.url,
-        secret_token=_Secret(webhook.secret.get_secret_value()),
-        allowed_updates=ALLOWED_UPDATES,
-        bootstrap_retries=-1,
-    )
-
-
-class _Secret(str):
-    """A string that is compared in constant time, so that timing does not reveal it.
-
-    python-telegram-bot compares the received secret with `!=`, for which Python asks the derived
-    class first.
-    """
-
-    __slots__ = ()
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, str) and hmac.compare_digest(self.encode(), other.encode())
-
-    def __ne__(self, other: object) -> bool:
-        return not self == other
-
-    __hash__ = str.__hash__
-
-
-def _on_polling_error(error: TelegramError) -> None:
-    # The library tries again by itself; its own report would be a traceback every second.
-    if isinstance(error, Conflict):
-        logger.error("another bot polls with the same token: stop one of the two")
-    else:
-        logger.warning("polling failed: %s", error)

@@ -2,13 +2,14 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
 from telegram import Message, Update
 from telegram.ext import ContextTypes
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
 
 from bot.chat import Chat
 from bot.engine.errors import EngineError
@@ -21,10 +22,11 @@ from bot.telegram.error_messages import explain
 from bot.telegram.keyboard import keyboard
 from bot.telegram.notices import Notices
 from bot.telegram.render import Part, render
+from bot.telegram.retries import backoff
 from bot.telegram.stream import Pace, ReplyStream
 from store.conversations import Conversations
 from store.domain import FinishReason, SentKind, Turn
-from store.errors import StoreError, TurnNotFound
+from store.errors import DatabaseUnavailable, StoreError, TurnNotFound
 from store.ratings import Ratings
 
 logger = logging.getLogger(__name__)
@@ -34,6 +36,9 @@ CUT = " […]"
 
 TELL_AGAIN_SECONDS = 60.0
 """Pause between two times that somebody is told of a quota."""
+
+REMEMBER_TRIES = 10
+"""Attempts to store which message shows a reply, about fifteen seconds."""
 
 ONLY_TEXT = "I can only read text."
 
@@ -52,6 +57,7 @@ class QuestionHandlers:
         feedback: Ratings,
         consent: Consent,
         pace: Pace,
+        link_hosts: Collection[str] = (),
     ) -> None:
         self._answer_within = answer_within
         self._admins = admins
@@ -62,6 +68,7 @@ class QuestionHandlers:
         self._feedback = feedback
         self._consent = consent
         self._pace = pace
+        self._link_hosts = link_hosts
 
     async def on_text(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
         """Answer a message."""
@@ -75,15 +82,18 @@ class QuestionHandlers:
         if datetime.now(UTC) - message.date > self._answer_within:
             logger.info("a message of %s was missed and is too old to be answered", message.date)
             return
-        if not await self._may_ask(message, message.from_user.id, update.update_id):
-            return
+        asker_id = message.from_user.id
         pieces = self._chat.answer(
-            place_of(message), message.from_user.id, question, update_id=update.update_id
+            place_of(message),
+            asker_id,
+            question,
+            update_id=update.update_id,
+            check=partial(self._quotas.check, asker_id),
         )
-        await self._show(message, pieces)
+        if not await self._show(message, asker_id, pieces):
+            return
         if is_private(message):
-            bot, asker = message.get_bot(), message.from_user.id
-            await self._consent.ask(bot, message.chat_id, None, asker)
+            await self._consent.ask(message.get_bot(), message.chat_id, None, asker_id)
 
     async def on_other(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
         """Tell the sender of a sticker, a voice note or a picture that only text is read."""
@@ -120,23 +130,23 @@ class QuestionHandlers:
         self, reply: Message, turn: Turn, person_id: int, *, update_id: int
     ) -> None:
         """Answer the question of a turn again; `reply` is the message that showed the turn."""
-        if not await self._may_ask(reply, person_id, update_id):
-            return
-        pieces = self._chat.regenerate(turn, person_id, update_id=update_id)
-        await self._show(reply, pieces)
+        check = partial(self._quotas.check, person_id)
+        pieces = self._chat.regenerate(turn, person_id, update_id=update_id, check=check)
+        await self._show(reply, person_id, pieces)
 
-    async def _may_ask(self, message: Message, person_id: int, update_id: int) -> bool:
-        """Return whether a person is within their quotas; tell them once a minute if not."""
+    async def _show(
+        self, message: Message, asker_id: int, pieces: AsyncGenerator[str | Turn, None]
+    ) -> bool:
+        """Show a reply while it is written; False if the asker has reached a quota.
+
+        They are told of that once a minute.
+        """
         try:
-            await asyncio.to_thread(self._quotas.check, person_id, update_id)
+            begun = await anext(pieces)
         except QuotaReached as reached:
-            if self._notices.due(person_id):
+            if self._notices.due(asker_id):
                 await message.reply_text(str(reached))
             return False
-        return True
-
-    async def _show(self, message: Message, pieces: AsyncGenerator[str | Turn, None]) -> None:
-        begun = await anext(pieces)
         assert isinstance(begun, Turn), "a reply begins with its turn"
         private = is_private(message)
         there = await asyncio.to_thread(self._conversations.shown_by, begun.id, message.chat_id)
@@ -148,6 +158,7 @@ class QuestionHandlers:
             reply_to=message.message_id,
             on_sent=partial(self._remember, begun.id, message.chat_id),
             messages=there,
+            link_hosts=self._link_hosts,
         )
         async with aclosing(pieces), stream:
             try:
@@ -156,7 +167,9 @@ class QuestionHandlers:
                         tally = await asyncio.to_thread(self._feedback.tally, piece.id)
                         buttons = keyboard(piece.id, tally, private=private)
                         cut = CUT if piece.finish_reason is FinishReason.LENGTH else ""
-                        parts = render(piece.completion + cut, piece.passages)
+                        parts = render(
+                            piece.completion + cut, piece.passages, link_hosts=self._link_hosts
+                        )
                         await stream.finish(parts, buttons)
                     else:
                         stream.add(piece)
@@ -164,12 +177,20 @@ class QuestionHandlers:
                 logger.info("turn %d was erased while its reply was written", begun.id)
             except (BotError, EngineError, StoreError) as error:
                 await stream.finish((Part(text=explain(error)),))
+        return True
 
     async def _remember(self, turn_id: int, chat_id: int, message_id: int) -> None:
+        record = partial(
+            self._conversations.record_sent, turn_id, chat_id, (message_id,), SentKind.REPLY
+        )
+        retrying = AsyncRetrying(  # the reply stands there: it has to be known to be rated
+            retry=retry_if_exception_type(DatabaseUnavailable),
+            wait=backoff(0.1, 2.0),
+            stop=stop_after_attempt(REMEMBER_TRIES),
+            reraise=True,
+        )
         try:
-            await asyncio.to_thread(
-                self._conversations.record_sent, turn_id, chat_id, (message_id,), SentKind.REPLY
-            )
+            await retrying(asyncio.to_thread, record)
         except TurnNotFound:
             logger.info("turn %d was erased while its reply was sent", turn_id)
 

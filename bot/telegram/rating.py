@@ -23,20 +23,21 @@ from telegram import (
     User,
 )
 from telegram.constants import ParseMode
-from telegram.error import BadRequest
+from telegram.error import BadRequest, TelegramError
 from telegram.ext import ApplicationHandlerStop, ContextTypes
 
 from bot.errors import QuotaReached
-from bot.lanes import Lanes
 from bot.quotas import Quotas
+from bot.slots import leave_slot
 from bot.telegram.addressed import is_private, place_of
 from bot.telegram.buttons import ReplyAction, ReplyButton
 from bot.telegram.consent import Consent
 from bot.telegram.keyboard import acknowledge, keyboard
+from bot.telegram.outgoing import NotSent, Urgency, sending
 from bot.telegram.questions import QuestionHandlers
 from store.conversations import Conversations
 from store.domain import Rating, RatingSource, SentKind, Turn, TurnState
-from store.errors import TurnNotFound
+from store.errors import StoreError, TurnNotFound
 from store.people import People
 from store.ratings import Ratings
 from store.teaching import Teaching, TeachingState
@@ -47,6 +48,9 @@ CORRECTION_QUESTION = "What should that reply have been?"
 
 LATE_SECONDS = 0.5
 """Wait before a second look: Telegram may report a reaction before the message is stored."""
+
+TALLY_SECONDS = 3.0
+"""Least time between two edits of the counts under a reply in a group."""
 
 POSITIVE_REACTIONS = frozenset("👍❤🔥🥰👏😁🎉🤩🙏👌😍💯🤣⚡🏆🤗🫡😘🆒")
 """Reactions that count as 👍, without variation selectors."""
@@ -82,6 +86,7 @@ class RatingHandlers:
         chat: QuestionHandlers,
         teaching: Teaching,
         consent: Consent,
+        tally_seconds: float = TALLY_SECONDS,
     ) -> None:
         self._conversations = conversations
         self._feedback = feedback
@@ -90,7 +95,11 @@ class RatingHandlers:
         self._chat = chat
         self._teaching = teaching
         self._consent = consent
-        self._tallies = Lanes(length=1000)
+        self._tally_seconds = tally_seconds
+        self._tallies: dict[int, asyncio.Task[None]] = {}
+        """The task that shows the counts under a reply, by the turn."""
+        self._stale: set[int] = set()
+        """Turns that were rated since their counts were shown."""
 
     async def on_button(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
         """Handle a tap on a button under a reply."""
@@ -145,13 +154,14 @@ class RatingHandlers:
             private = reaction.chat.type == "private"
             if private:
                 await self._consent.ask(context.bot, chat_id, None, reaction.user.id)
-            await self._show_tally(context.bot, chat_id, turn_id, private=private)
+            self._show_tally(context.bot, chat_id, turn_id, private=private)
 
     async def _turn_shown_in(self, chat_id: int, message_id: int, kind: SentKind) -> int | None:
         look = partial(self._conversations.shown_in, chat_id, message_id, kind)
         turn_id = await asyncio.to_thread(look)
         if turn_id is None:
             # Telegram may report an answer before it has reported the id of the message.
+            leave_slot()
             await asyncio.sleep(LATE_SECONDS)
             turn_id = await asyncio.to_thread(look)
         return turn_id
@@ -221,8 +231,8 @@ class RatingHandlers:
         )
         state = await asyncio.to_thread(self._teaching.state, query.from_user.id, message.chat_id)
         await acknowledge(query, _ANSWERS[rating] + (_NOT_LEARNED[state] if rating else ""))
-        if changed:
-            await self._show_tally(
+        if changed or rating is not None:  # it may have been recorded before a fault
+            self._show_tally(
                 message.get_bot(), message.chat_id, turn_id, private=is_private(message)
             )
 
@@ -241,22 +251,42 @@ class RatingHandlers:
     def _correct(self, turn_id: int, person_id: int, chat_id: int, text: str) -> str:
         """Record a correction; return the answer to its author."""
         try:
-            self._quotas.check_rating(person_id)
+            if not self._feedback.was_given(turn_id, person_id, text):  # before a fault
+                self._quotas.check_rating(person_id)
         except QuotaReached as error:
             return str(error)
         self._feedback.correct(turn_id, person_id, text)
         not_learned = _NOT_LEARNED[self._teaching.state(person_id, chat_id)]
         return f"✏️ recorded.{not_learned or ' I will learn from it.'}"
 
-    async def _show_tally(self, bot: Bot, chat_id: int, turn_id: int, *, private: bool) -> None:
-        async with self._tallies.enter(turn_id):  # or an older count could be shown last
-            tally = await asyncio.to_thread(self._feedback.tally, turn_id)
-            shown = await asyncio.to_thread(self._conversations.shown_by, turn_id, chat_id)
-            if shown:
-                with suppress(BadRequest):  # not modified, or deleted meanwhile
-                    await bot.edit_message_reply_markup(
-                        chat_id, shown[-1], reply_markup=keyboard(turn_id, tally, private=private)
-                    )
+    def _show_tally(self, bot: Bot, chat_id: int, turn_id: int, *, private: bool) -> None:
+        """Show the counts under a reply: at once, and then once for all who rate soon after."""
+        self._stale.add(turn_id)
+        if turn_id in self._tallies:
+            return  # the task that shows them counts again
+
+        async def show() -> None:
+            try:
+                while turn_id in self._stale:
+                    self._stale.discard(turn_id)
+                    await self._edit_tally(bot, chat_id, turn_id, private=private)
+                    await asyncio.sleep(self._tally_seconds)
+            except (TelegramError, StoreError) as error:
+                logger.info("the counts under turn %d are not shown: %s", turn_id, error)
+            finally:
+                self._stale.discard(turn_id)
+                del self._tallies[turn_id]
+
+        self._tallies[turn_id] = asyncio.create_task(show(), name="tally")
+
+    async def _edit_tally(self, bot: Bot, chat_id: int, turn_id: int, *, private: bool) -> None:
+        tally = await asyncio.to_thread(self._feedback.tally, turn_id)
+        shown = await asyncio.to_thread(self._conversations.shown_by, turn_id, chat_id)
+        if shown:
+            with suppress(BadRequest, NotSent), sending(Urgency.TALLY):  # not modified, or deleted
+                await bot.edit_message_reply_markup(
+                    chat_id, shown[-1], reply_markup=keyboard(turn_id, tally, private=private)
+                )
 
     async def _ask_for_correction(self, reply: Message, turn_id: int, asked: User) -> None:
         private = is_private(reply)

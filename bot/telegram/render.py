@@ -3,7 +3,7 @@
 The entities are valid whatever the model writes; Telegram would refuse the message otherwise.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from telegram import MessageEntity
@@ -11,6 +11,7 @@ from telegramify_markdown import convert, split_entities, utf16_len
 from telegramify_markdown.config import RenderConfig
 from telegramify_markdown.entity import MessageEntity as Entity
 
+from bot.telegram.links import LITERAL, shown
 from store.domain import Passage
 
 MOST_UNITS = 4096
@@ -33,8 +34,13 @@ class Part:
     entities: tuple[MessageEntity, ...] = ()
 
 
-def render(markdown: str, passages: Sequence[Passage] = ()) -> tuple[Part, ...]:
-    """Return the messages of a reply, with its sources at the end of the last; none is empty."""
+def render(
+    markdown: str, passages: Sequence[Passage] = (), *, link_hosts: Collection[str] = ()
+) -> tuple[Part, ...]:
+    """Return the messages of a reply, with its sources at the end of the last; none is empty.
+
+    `link_hosts` are those that may be linked; empty means any.
+    """
     text, entities = convert(markdown.replace("<", BRACKET), config=_config())
     text = text.replace(BRACKET, "<").rstrip()
     if not text:
@@ -43,13 +49,15 @@ def render(markdown: str, passages: Sequence[Passage] = ()) -> tuple[Part, ...]:
         note = f"\n\n📎 {sources_line(passages)}"
         entities.append(Entity("italic", utf16_len(text) + 2, utf16_len(note) - 2))
         text += note
+    known = "\n".join(each.text for each in passages)
+    text, entities = shown(text, entities, hosts=link_hosts, known=known)
     parts = split_entities(text, entities, MOST_UNITS)
     return tuple(_part(part, inside) for part, inside in parts if part.strip())
 
 
-def preview(markdown: str) -> Part:
+def preview(markdown: str, *, link_hosts: Collection[str] = ()) -> Part:
     """Return an unfinished reply as one message, which shows its end if it is long."""
-    last = render(markdown)[-1]
+    last = render(markdown, link_hosts=link_hosts)[-1]
     return Part(text=last.text, entities=last.entities)
 
 
@@ -83,7 +91,13 @@ def _part(text: str, entities: Sequence[Entity]) -> Part:
                 url=each.url,
                 language=each.language,
             )
-            for each in entities[:MAX_ENTITIES]
+            for each in _most_needed(entities)
             if each.offset < end
         ),
     )
+
+
+def _most_needed(entities: Sequence[Entity]) -> list[Entity]:
+    """Return as many entities as Telegram takes: code first, since nothing is linked in it."""
+    kept = sorted(entities, key=lambda each: each.type not in LITERAL)[:MAX_ENTITIES]
+    return sorted(kept, key=lambda each: (each.offset, -each.length))

@@ -7,7 +7,7 @@ under Telegram's rate limits.
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any
@@ -16,7 +16,9 @@ from telegram import Bot, InlineKeyboardMarkup, ReplyParameters
 from telegram.constants import ChatAction
 from telegram.error import BadRequest, RetryAfter, TelegramError
 
+from bot.telegram.outgoing import Urgency, sending
 from bot.telegram.render import Part, preview
+from bot.telegram.retries import seconds_of
 from store.domain import Place
 
 logger = logging.getLogger(__name__)
@@ -99,6 +101,7 @@ class ReplyStream:
         reply_to: int | None,
         on_sent: Callable[[int], Awaitable[None]],
         messages: Sequence[int] = (),
+        link_hosts: Collection[str] = (),
     ) -> None:
         self._bot = bot
         self._pace = pace
@@ -110,6 +113,7 @@ class ReplyStream:
         self._text = ""
         self._shown: Part | None = None
         self._messages = list(messages)
+        self._link_hosts = link_hosts
         self._writing = False
         """True once text was written."""
         self._begun = asyncio.Event()
@@ -148,13 +152,14 @@ class ReplyStream:
     ) -> None:
         """Show the finished reply, with the keyboard under its last part."""
         await self._stop()
-        for number, part in enumerate(parts, 1):
-            markup = keyboard if number == len(parts) else None
-            edited = False
-            if number <= len(self._messages):
-                edited = await self._edit(self._messages[number - 1], part, markup)
-            if not edited:
-                await self._send(part, markup, first=number == 1)
+        with sending(Urgency.REPLY):
+            for number, part in enumerate(parts, 1):
+                markup = keyboard if number == len(parts) else None
+                edited = False
+                if number <= len(self._messages):
+                    edited = await self._edit(self._messages[number - 1], part, markup)
+                if not edited:
+                    await self._send(part, markup, first=number == 1)
 
     async def _stop(self) -> None:
         # Wait for an update that is being sent: a late draft would appear under the finished
@@ -176,7 +181,7 @@ class ReplyStream:
             await _wait(self._begun, TYPING_SECONDS)
         await _wait(self._finished, self._pace.before_first_words())
         while not self._finished.is_set():
-            flood = await _tried(self._show(preview(self._text)))
+            flood = await _tried(self._show(preview(self._text, link_hosts=self._link_hosts)))
             await _wait(self._finished, max(flood, self._pace.before_update(least)))
 
     async def _type(self) -> None:
@@ -187,6 +192,11 @@ class ReplyStream:
     async def _show(self, part: Part) -> None:
         if part == self._shown:
             return
+        with sending(Urgency.NOTICE):
+            await self._show_now(part)
+        self._shown = part
+
+    async def _show_now(self, part: Part) -> None:
         if self._private:
             await self._bot.send_message_draft(
                 self._place.chat_id,
@@ -201,7 +211,6 @@ class ReplyStream:
             await self._bot.edit_message_text(
                 part.text, self._place.chat_id, self._messages[0], entities=part.entities
             )
-        self._shown = part
 
     async def _edit(self, message_id: int, part: Part, markup: InlineKeyboardMarkup | None) -> bool:
         """Return whether the message shows the part now."""
@@ -248,9 +257,3 @@ async def _tried(update: Coroutine[Any, Any, None]) -> float:
 async def _wait(event: asyncio.Event, seconds: float) -> None:
     with suppress(TimeoutError):
         await asyncio.wait_for(event.wait(), seconds)
-
-
-def seconds_of(flood: RetryAfter) -> float:
-    """Return the seconds that Telegram asks to wait, which are a number or a timedelta."""
-    wait = flood.retry_after
-    return float(wait) if isinstance(wait, int) else wait.total_seconds()

@@ -93,7 +93,7 @@ class UploadHandlers:
 
 async def _download(attached: Attached) -> bytes:
     """Download a file. Raises `BotError` if Telegram refuses it, or cannot be reached."""
-    # Downloads do not go through `RetryingRateLimiter`, which knows only the bot's methods.
+    # Downloads do not go through `Outgoing`, which knows only the bot's methods.
     retrying = AsyncRetrying(
         retry=retry_if_exception(is_passing),
         wait=wait_incrementing(start=0, increment=1),

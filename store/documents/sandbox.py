@@ -1,9 +1,12 @@
 """The sandbox: a process of its own that reads a file, within limits of memory and time.
 
-Files from strangers are read by libraries that may crash, hang or fill the memory; then only the
-sandbox does. Plain text is read in this process, since only our own code reads it.
+Files from strangers are read by libraries that may crash, hang, fill the memory, or be taken over;
+then only the sandbox is. It has no variables, so no token; it writes no files, starts no process,
+and has no network where the system can do without (`cuts_network`). Plain text is read in this
+process, since only our own code reads it.
 """
 
+import ctypes
 import json
 import resource
 import subprocess
@@ -21,6 +24,15 @@ PLAIN = frozenset({".txt", ".md"})
 MEMORY_BYTES = 2**30
 """Memory of the process; a file of the largest size takes a quarter of it."""
 
+OPEN_FILES = 32
+"""Files that the process may hold open; it opens modules of its own, and no more."""
+
+COMMAND = [sys.executable, "-I", "-m", "store.documents.sandbox"]
+"""Isolated: no module comes from the working folder, and no variable changes what is run."""
+
+_NEW_USER, _NEW_NETWORK = 0x10000000, 0x40000000
+"""Flags of Linux's unshare(2)."""
+
 CPU_SECONDS = 60
 WALL_SECONDS = 120.0
 
@@ -37,7 +49,9 @@ def parse_apart(
         return parse(name, data)
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "store.documents.sandbox", str(memory_bytes)],
+            [*COMMAND, str(memory_bytes)],
+            env={},
+            cwd="/",
             input=json.dumps(name).encode() + b"\n" + data,
             capture_output=True,
             timeout=wall_seconds,
@@ -60,11 +74,32 @@ def _document(found: dict[str, Any]) -> ParsedDocument:
     return ParsedDocument(title=found["title"], media_type=found["media_type"], sections=sections)
 
 
+def cuts_network() -> bool:
+    """Return whether the system lets the sandbox do without the network."""
+    done = subprocess.run(
+        [*COMMAND, "network"], env={}, cwd="/", capture_output=True, timeout=30, check=False
+    )
+    return done.returncode == 0
+
+
+def _leave_the_network() -> bool:
+    """Move this process into a namespace without a network; return whether the system allows it.
+
+    See `unshare(2)`. A process that is not root may do so in a user namespace of its own.
+    """
+    unshare = getattr(ctypes.CDLL(None, use_errno=True), "unshare", None)
+    if unshare is None:  # no Linux
+        return False
+    return any(unshare(flags) == 0 for flags in (_NEW_NETWORK, _NEW_USER | _NEW_NETWORK))
+
+
 def _limit(memory_bytes: int) -> None:
     for what, most in (
         (resource.RLIMIT_AS, memory_bytes),
         (resource.RLIMIT_CPU, CPU_SECONDS),
         (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_NPROC, 0),
+        (resource.RLIMIT_NOFILE, OPEN_FILES),
     ):
         with suppress(ValueError, OSError):  # the system lacks this limit, or allows less
             resource.setrlimit(what, (most, most))
@@ -73,8 +108,12 @@ def _limit(memory_bytes: int) -> None:
 def main() -> None:
     """Read a name and a file from standard input; write the document, or the error, as JSON.
 
-    Run with `python -m store.documents.sandbox BYTES`.
+    Run with `python -m store.documents.sandbox BYTES`. With `network` in place of the number, only
+    tell by the exit code whether the network can be left.
     """
+    is_cut = _leave_the_network()
+    if sys.argv[1] == "network":
+        sys.exit(0 if is_cut else 1)
     answer, sys.stdout = sys.stdout, sys.stderr  # a library's prints must not mix with the answer
     name = json.loads(sys.stdin.buffer.readline())
     make_ready(name)

@@ -16,6 +16,9 @@ from examples.scratch import let_teach
 from loopback import BotApi
 
 TOKEN = "42:e2e-secret"
+OPEN = {"access": "open", "promote": "auto"}
+"""Settings with which everybody may talk, and a version that passes goes live."""
+
 COMMAND_SECONDS = 120
 EVERYBODY = (*range(1, 11), *range(100, 150))
 """The ids of the people in these tests."""
@@ -133,7 +136,7 @@ def start_bot(home: Home, api: BotApi) -> StartBot:
                 stdin=asyncio.subprocess.DEVNULL,
                 stderr=file,
                 env=home.settings(
-                    {"telegram_token": TOKEN, "telegram_api_url": api.url} | settings
+                    OPEN | {"telegram_token": TOKEN, "telegram_api_url": api.url} | settings
                 ),
                 cwd=home.folder,
             )

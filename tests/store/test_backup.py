@@ -1,8 +1,11 @@
 """A backup holds everything, is whole or not there, and comes back as it was."""
 
 import errno
+import hashlib
 import json
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +176,38 @@ def test_a_damaged_backup_is_refused_and_no_row_is_written(
 
     empty.upgrade()
     assert not any(rows(empty).values())
+
+
+@pytest.mark.bad_input("a damaged backup")
+@pytest.mark.parametrize("name", ["../../victim", "..", "/etc", "a1-../../xx", "a1-0000000", ""])
+@pytest.mark.parametrize("where", ["manifest", "row"])
+def test_a_name_that_leads_out_of_the_folder_is_refused(
+    sqlite: Database, empty: Database, tmp_path: Path, name: str, where: str
+) -> None:
+    fill(sqlite, tmp_path / "adapters", tmp_path)
+    backup, victim = tmp_path / "backup", tmp_path / "other" / "victim"
+    back_up(sqlite, tmp_path / "adapters", backup, {})
+    manifest = json.loads((backup / MANIFEST_FILE).read_text())
+    if where == "manifest":
+        [(known, sha256)] = manifest["adapters"].items()
+        manifest["adapters"] = {name: sha256}
+        (backup / "adapters" / known).rename(backup / "moved")
+    else:
+        with closing(sqlite3.connect(backup / ROWS_FILE)) as rows_file:
+            rows_file.execute("UPDATE adapters SET name = ?", (name,))
+            rows_file.commit()
+            rows_file.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        content = (backup / ROWS_FILE).read_bytes()
+        manifest["rows_sha256"] = hashlib.sha256(content).hexdigest()
+    (backup / MANIFEST_FILE).write_text(json.dumps(manifest))
+    victim.mkdir(parents=True)
+
+    with pytest.raises(BackupUnusable, match="no name of a version"):
+        restore(backup, empty, tmp_path / "other" / "data" / "adapters")
+
+    empty.upgrade()
+    assert not any(rows(empty).values())
+    assert list(victim.iterdir()) == []
 
 
 def test_no_secret_is_in_a_backup(sqlite: Database, tmp_path: Path) -> None:

@@ -383,3 +383,30 @@ def test_any_value_is_taken_or_refused_in_one_line(folder: Path, name: str, valu
         except SettingsError as error:
             refused = str(error)
     assert not refused or (variable in refused and "\n" not in refused)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "access", "promote"),
+    [
+        ({}, "open", "auto"),
+        ({"telegram_token": TOKEN}, "allowlist", "auto"),
+        ({"telegram_token": TOKEN, "access": "open"}, "open", "ask"),
+        ({"telegram_token": TOKEN, "access": "open", "promote": "auto"}, "open", "auto"),
+        ({"telegram_token": TOKEN, "promote": "ask"}, "allowlist", "ask"),
+    ],
+)
+def test_a_bot_in_telegram_is_closed_unless_it_is_opened(
+    chosen: dict[str, str], access: str, promote: str
+) -> None:
+    settings = make_settings(**chosen)
+    assert (settings.admission.access, settings.versions.promote) == (access, promote)
+
+
+def test_names_and_passwords_in_urls_are_secrets() -> None:
+    settings = make_settings(
+        chroma_url="http://me:hidden@db.local:8000",
+        telegram_api_url="https://hidden@api.local",
+        vllm_url="http://gpu1:8000",
+    )
+    assert "hidden" not in str(settings.public)
+    assert settings.public["chroma_url"] == "http://***@db.local:8000"

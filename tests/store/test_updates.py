@@ -8,7 +8,7 @@ from sqlalchemy import select
 from store.database import Database
 from store.erasure import Eraser
 from store.tables import UpdateRow
-from store.updates import ATTEMPTS, LEASE, REMEMBERED, Updates
+from store.updates import ATTEMPTS, LEASE, REMEMBERED, ReceivedUpdate, Updates
 from tests.fakes import Clock
 from tests.store.talk import read_export
 
@@ -30,9 +30,12 @@ def body(update_id: int) -> dict[str, Any]:
     return {"update_id": update_id, "message": {"text": f"hello {update_id}"}}
 
 
+def received(update_id: int) -> ReceivedUpdate:
+    return ReceivedUpdate(id=update_id, person_id=ADA, body=body(update_id))
+
+
 def take_in(inbox: Updates, *update_ids: int) -> None:
-    for update_id in update_ids:
-        assert inbox.take_in(update_id, ADA, body(update_id))
+    assert inbox.take_in([received(each) for each in update_ids]) == set(update_ids)
 
 
 def waiting(database: Database) -> int:
@@ -40,18 +43,20 @@ def waiting(database: Database) -> int:
         return len(session.scalars(select(UpdateRow).where(UpdateRow.handled_at.is_(None))).all())
 
 
-def test_an_update_is_taken_in_once(inbox: Updates, other: Updates) -> None:
+def test_an_update_is_taken_in_by_one_process(inbox: Updates, other: Updates) -> None:
     take_in(inbox, 7)
 
-    assert not inbox.take_in(7, ADA, body(7))
-    assert not other.take_in(7, ADA, body(7))
+    assert other.take_in([received(7)]) == set()
+    assert inbox.take_in([received(7)]) == {7}, "it may not know that it was stored"
+    inbox.handled([7])
+    assert inbox.take_in([received(7)]) == set()
 
 
 def test_one_that_was_handled_is_known_and_empty(inbox: Updates, database: Database) -> None:
     take_in(inbox, 7)
-    inbox.handled(7)
+    inbox.handled([7])
 
-    assert not inbox.take_in(7, ADA, body(7))
+    assert inbox.take_in([received(7)]) == set()
     with database.reading() as session:
         row = session.scalars(select(UpdateRow)).one()
     assert (row.body, row.person_id) == ({}, None)
@@ -60,9 +65,9 @@ def test_one_that_was_handled_is_known_and_empty(inbox: Updates, database: Datab
 
 def test_what_a_process_left_is_taken_over_oldest_first(inbox: Updates, other: Updates) -> None:
     take_in(inbox, 9, 7, 8)
-    inbox.handled(8)
+    inbox.handled([8])
 
-    assert other.take_over(alone=True) == [body(7), body(9)]
+    assert other.take_over(alone=True) == [received(7), received(9)]
     assert other.take_over(alone=True) == []
 
 
@@ -77,7 +82,7 @@ def test_nothing_is_taken_from_a_process_that_lives(
     assert other.take_over() == []
 
     clock.advance(seconds=2)
-    assert other.take_over() == [body(7)]
+    assert other.take_over() == [received(7)]
 
 
 def test_two_that_take_over_share_nothing(inbox: Updates, database: Database, clock: Clock) -> None:
@@ -86,29 +91,69 @@ def test_two_that_take_over_share_nothing(inbox: Updates, database: Database, cl
 
     found = [each for _ in range(3) for each in Updates(database).take_over()]
 
-    assert found == [body(number) for number in range(1, 6)]
+    assert found == [received(number) for number in range(1, 6)]
+
+
+def die_of(database: Database, update_id: int) -> list[ReceivedUpdate]:
+    """Take over what is left, begin it, and die."""
+    process = Updates(database)
+    taken = process.take_over(alone=True)
+    process.begin([update_id])
+    return taken
 
 
 def test_an_update_that_processes_die_of_is_given_up(inbox: Updates, database: Database) -> None:
     take_in(inbox, 7)
+    inbox.begin([7])
 
-    taken = [Updates(database).take_over(alone=True) for _ in range(ATTEMPTS)]
-
-    assert taken == [[body(7)]] * (ATTEMPTS - 1) + [[]]
+    assert [die_of(database, 7) for _ in range(ATTEMPTS - 1)] == [[received(7)]] * (ATTEMPTS - 1)
+    last = Updates(database)
+    assert last.give_up(alone=True) == [received(7)]
+    assert last.take_over(alone=True) == []
     assert waiting(database) == 0
 
 
+def test_waiting_and_an_orderly_stop_are_no_attempts(inbox: Updates, database: Database) -> None:
+    take_in(inbox, 7, 8)
+    for _ in range(2 * ATTEMPTS):
+        process = Updates(database)
+        assert process.give_up(alone=True) == []
+        assert process.take_over() or process.take_over(alone=True)
+        process.begin([7])
+        process.release([7])
+    last = Updates(database)
+    assert last.take_over() == [received(7), received(8)], "a released lease need not run out"
+
+
+def test_one_that_failed_keeps_its_body_and_the_reason(
+    inbox: Updates, database: Database, clock: Clock
+) -> None:
+    take_in(inbox, 7)
+    inbox.fail(7, "KeyError: 'x'")
+    inbox.fail(8, "it was no JSON \ud800")
+    with database.reading() as session:
+        rows = session.scalars(select(UpdateRow).order_by(UpdateRow.id)).all()
+        assert [(row.id, row.body, row.failure) for row in rows] == [
+            (7, body(7), "KeyError: 'x'"),
+            (8, {}, "it was no JSON ?"),
+        ]
+    assert waiting(database) == 0
+    Eraser(database).erase_person(ADA)
+    with database.reading() as session:
+        assert [row.id for row in session.scalars(select(UpdateRow))] == [8]
+
+
 def test_numbers_are_forgotten_when_telegram_has_forgotten_them(
-    inbox: Updates, clock: Clock
+    inbox: Updates, database: Database, clock: Clock
 ) -> None:
     take_in(inbox, 7, 8)
-    inbox.handled(7)
+    inbox.handled([7])
     clock.advance(seconds=REMEMBERED.total_seconds() + 1)
 
     inbox.sweep()
 
-    assert inbox.take_in(7, ADA, body(7))
-    assert not inbox.take_in(8, ADA, body(8)), "one that waits is never forgotten"
+    assert inbox.take_in([received(7)]) == {7}
+    assert Updates(database).take_in([received(8)]) == set(), "one that waits is never forgotten"
 
 
 def test_what_waits_is_exported_and_erased(inbox: Updates, database: Database) -> None:

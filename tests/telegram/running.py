@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from sqlalchemy import func, select
 from telegram.request import HTTPXRequest
 
-from bot.app import Store, make_store, make_telegram
+from bot.allowance import Rate
+from bot.app import Store, TelegramBot, make_store, make_telegram
 from bot.serving import talk
 from bot.telegram.announcements import Announcements
 from bot.telegram.application import App
@@ -37,8 +38,12 @@ HURRIED = Timing(
     first_words_seconds=0.05,
     draft_seconds=0.05,
     edit_seconds=0.05,
+    tally_seconds=0.05,
     store_again_seconds=0.01,
+    update_again_seconds=0.05,
     call_again_seconds=0.01,
+    persons_rate=Rate(burst=1_000, per_second=1_000),
+    chats_rate=Rate(burst=1_000, per_second=1_000),
 )
 """Short pauses: progress is shown often and failures are retried soon."""
 
@@ -70,6 +75,7 @@ class RunningBot:
     store: Store
     application: App
     news: Announcements
+    telegram: TelegramBot
     stop: asyncio.Event
     task: "asyncio.Task[None]"
 
@@ -87,10 +93,12 @@ class RunningBot:
         return "\n".join(each.text for each in chat.bot_messages if each.id > sent)
 
     async def settle(self) -> None:
-        """Wait until every update so far is handled."""
+        """Wait until every update so far is handled, and the counts under replies are shown."""
         await self.api.wait_for(lambda: not self.api.pending, 10)
         async with asyncio.timeout(10):
-            await self.application.update_queue.join()
+            await self.telegram.dispatcher.idle()
+            tallies = [task for task in asyncio.all_tasks() if task.get_name() == "tally"]
+            await asyncio.gather(*tallies)
 
     def turn(self, reply: Message) -> Turn:
         """Return the turn that a reply with buttons belongs to."""
@@ -152,6 +160,8 @@ def make_settings(api_url: str, **overrides: object) -> Settings:
         "telegram_token": "42:secret",
         "telegram_api_url": api_url,
         "admins": {ADMIN_ID},
+        "access": "open",
+        "promote": "auto",
         **NO_QUOTAS,
     }
     return settings_of(**{**values, **overrides})
@@ -179,8 +189,9 @@ def run(
         store=store,
         application=telegram.application,
         news=telegram.news,
+        telegram=telegram,
         stop=stop,
-        task=asyncio.create_task(talk(telegram, store, stop), name="bot"),
+        task=asyncio.create_task(talk(telegram, stop), name="bot"),
     )
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from bot.telegram.access import WHOM
 from bot.telegram.commands import FOR_ADMINS, FOR_EVERYBODY, FOR_GROUPS
 from loopback import BotApi, Chat, User, any_message
 from store.domain import Access
@@ -231,3 +232,100 @@ async def test_everybody_has_a_menu_of_what_they_may_do(bot: RunningBot, api: Bo
     assert api.commands({"type": "all_private_chats"}) == everybody
     assert api.commands({"type": "all_group_chats"}) == [each.command for each in FOR_GROUPS]
     assert api.commands({"type": "chat", "chat_id": ADMIN_ID}) == admins
+
+
+async def test_a_stranger_asks_with_a_button_and_is_told_when_an_admin_lets_them_in(
+    start: Start, chat: Chat, ada: User, office: Chat, grace: User
+) -> None:
+    bot = await start(access="allowlist")
+    await bot.say(chat, ada, "hello")
+    await bot.tap(chat, ada, chat.bot_messages[0], "Ask for access")
+    await bot.tap(chat, ada, chat.bot_messages[0], "Ask for access")
+    [request] = office.bot_messages
+    assert request.text == f"Ada, {ada.id}, asks for access."
+
+    told = await bot.tap(office, grace, request, "Let in")
+
+    assert told.text == "Ada may talk to me."
+    assert chat.bot_messages[-1].text.startswith("You may talk to me now.")
+    assert (await bot.ask(chat, ada, "hello")).text == "You said: hello"
+    assert bot.store.audit.recent(1)[0].action == f"access:allow:{ada.id}"
+
+
+async def test_who_is_kept_out_cannot_ask_again(
+    start: Start, chat: Chat, ada: User, office: Chat, grace: User
+) -> None:
+    bot = await start(access="allowlist")
+    await bot.say(chat, ada, "hello")
+    await bot.tap(chat, ada, chat.bot_messages[0], "Ask for access")
+    await bot.tap(office, grace, office.bot_messages[0], "Keep out")
+    await bot.tap(chat, ada, chat.bot_messages[0], "Ask for access")
+
+    assert len(office.bot_messages) == 1
+    person = bot.store.people.find(ada.id)
+    assert person is not None
+    assert person.access is Access.DENIED
+
+
+async def test_only_admins_answer_a_request(start: Start, chat: Chat, ada: User) -> None:
+    bot = await start(access="allowlist")
+    await bot.say(chat, ada, "hello")
+    await chat.tap_data(ada, chat.bot_messages[0].id, f"access:allow:{ada.id}")
+    await bot.settle()
+
+    person = bot.store.people.find(ada.id)
+    assert person is not None
+    assert person.access is Access.UNDECIDED
+
+
+async def test_people_are_let_in_by_their_name_in_telegram_and_listed(
+    start: Start, api: BotApi, office: Chat, grace: User
+) -> None:
+    bot = await start(access="allowlist")
+    eve = api.user(5, first_name="Eve", username="Eve_1")
+    await bot.say(api.private(eve), eve, "hello")
+
+    assert await bot.say(office, grace, "/people") == "Nobody was let in or kept out yet."
+    assert await bot.say(office, grace, "/allow @nobody_else") == WHOM
+    assert await bot.say(office, grace, "/allow @eve_1") == "Eve may talk to me."
+    await bot.say(office, grace, "/deny 77")
+    assert (await bot.say(office, grace, "/people")).splitlines() == [
+        "5 @Eve_1 Eve: let in",
+        "77 : kept out",
+    ]
+
+
+async def test_a_link_that_is_refused_says_why(start: Start, chat: Chat, ada: User) -> None:
+    bot = await start(access="allowlist")
+    told = await bot.say(chat, ada, "/start nosuchtoken")
+    assert "That invitation is no longer valid." in told
+
+
+async def test_a_name_that_was_given_up_lets_nobody_else_in(
+    start: Start, api: BotApi, office: Chat, grace: User
+) -> None:
+    bot = await start(access="allowlist")
+    people = bot.store.people
+    people.see(5, "Mallory", username="alice")
+    people.see(5, "Mallory", username="")
+    assert await bot.say(office, grace, "/allow @alice") == WHOM
+    people.see(5, "Mallory", username="alice")
+    people.see(6, "Alice", username="Alice")
+    assert await bot.say(office, grace, "/allow @alice") == "Alice may talk to me."
+
+
+async def test_an_old_request_changes_no_later_decision(
+    start: Start, chat: Chat, ada: User, office: Chat, grace: User
+) -> None:
+    bot = await start(access="allowlist")
+    await bot.say(chat, ada, "hello")
+    await bot.tap(chat, ada, chat.bot_messages[0], "Ask for access")
+    request = office.bot_messages[0]
+    bot.store.people.decide(ada.id, Access.DENIED)
+
+    told = await bot.tap(office, grace, request, "Let in")
+
+    assert told.text == f"{ada.id} was kept out already."
+    person = bot.store.people.find(ada.id)
+    assert person is not None
+    assert person.access is Access.DENIED

@@ -17,10 +17,10 @@ async def test_an_admins_commands_are_kept_in_their_words(
     told = await bot.say(office, grace, "/audit")
 
     assert actions(bot) == ["/audit", "/allow 7", "/deny 7"]
-    assert [line.split(" ", 2)[2] for line in told.splitlines()] == [
-        "Grace: /audit",
-        "Grace: /allow 7",
-        "Grace: /deny 7",
+    assert [line.split(" ", 3)[3] for line in told.splitlines()] == [
+        f"Grace ({grace.id}): /audit",
+        f"Grace ({grace.id}): /allow 7",
+        f"Grace ({grace.id}): /deny 7",
     ]
 
 

@@ -35,12 +35,13 @@ CHATS = (
 )
 COMMANDS = (
     *("/start", "/help", "/new", "/why", "/group", "/privacy", "/export", "/forget", "/optout"),
-    *("/optin",),
+    *("/optin", "/people", "/allow @ada"),
     *("/status", "/allow 1", "/deny x", "/audit", "/train", "/runs", "/adapters", "/promote a1"),
     *("/rollback", "/approve 1", "/stats", "/quarantine", "/documents", "/remove 1", "/invite 1 1"),
 )
 BUTTONS = (
     *("up:1", "down:1", "clear:1", "again:1", "fix:1", "forget:yes:1", "consent:no:1"),
+    *("access:ask:1", "access:allow:1", "access:deny:-1", "access:ask:99"),
     *("group:answers:no", "group:teaches:yes", "release:1", "cancel:1"),
     *("approve:1:0123456789abcdef", "refuse:1:0123456789abcdef"),
     *("promote:a1", "force:a1", "rollback:a1", "no:"),

@@ -1,5 +1,8 @@
 """The admins of a group decide whether the bot answers there, and whether it learns there."""
 
+import time
+from typing import Any
+
 import pytest
 
 from loopback import BotApi, Chat, Message, User
@@ -145,3 +148,56 @@ async def test_a_private_chat_is_no_group(bot: RunningBot, chat: Chat, ada: User
     assert (
         await bot.say(chat, ada, "/group") == "This command works in groups. Please send it there."
     )
+
+
+def anonymous(group: Chat, text: str) -> dict[str, Any]:
+    """Return a message that an admin of a group wrote anonymously, as Telegram sends it."""
+    place = {"id": group.id, "type": "supergroup", "title": "Friends"}
+    sender = {
+        "id": 1087968824,
+        "is_bot": True,
+        "first_name": "Group",
+        "username": "GroupAnonymousBot",
+    }
+    length = len(text.split()[0])
+    kind = "bot_command" if text.startswith("/") else "mention"
+    return {
+        "message": {
+            "message_id": 900,
+            "date": int(time.time()),
+            "chat": place,
+            "from": sender,
+            "sender_chat": place,
+            "text": text,
+            "entities": [{"type": kind, "offset": 0, "length": length}],
+        }
+    }
+
+
+async def test_an_anonymous_admin_decides_and_asks(
+    bot: RunningBot, api: BotApi, group: Chat
+) -> None:
+    api.push(anonymous(group, "/group@ratchet_bot"))
+    await bot.settle()
+    assert "In this group I answer" in group.bot_messages[0].text
+
+    api.push(anonymous(group, "@ratchet_bot hello"))
+    await bot.settle()
+    assert group.bot_messages[1].text == "You said: hello"
+    person = bot.store.people.find(group.id)
+    assert person is not None
+    assert person.name == "Friends"
+
+
+async def test_a_channels_posts_in_its_group_are_nobodys(
+    bot: RunningBot, api: BotApi, group: Chat
+) -> None:
+    post = anonymous(group, "@ratchet_bot hello")
+    post["message"] |= {
+        "from": {"id": 777000, "is_bot": False, "first_name": "Telegram"},
+        "sender_chat": {"id": -1001, "type": "channel", "title": "News"},
+        "is_automatic_forward": True,
+    }
+    api.push(post)
+    await bot.settle()
+    assert not group.bot_messages

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from loopback import BotApi, Chat, User
+from loopback import BotApi, Chat, User, server_error
 from store.database import Database
 from store.domain import Place, Rating, TurnState
 from store.errors import DatabaseUnavailable
 from store.tables import TurnRow, UpdateRow
-from store.updates import Updates
+from store.updates import ReceivedUpdate, Updates
 from tests.fakes import FakeEngine
 from tests.telegram.conftest import Start
 from tests.telegram.running import HURRIED, RunningBot, eventually
@@ -34,6 +34,10 @@ def left(chat: Chat, user: User, update_id: int, text: str, *, age: float = 0) -
     return {"update_id": update_id, "message": {**message, "from": sender, "text": text}}
 
 
+def take_in(updates: Updates, update_id: int, user: User, body: dict[str, Any]) -> None:
+    updates.take_in([ReceivedUpdate(id=update_id, person_id=user.id, body=body)])
+
+
 def handled(bot: RunningBot) -> bool:
     """Return whether nothing is left in the inbox."""
     with bot.store.database.reading() as session:
@@ -53,7 +57,7 @@ async def test_an_update_is_stored_before_telegram_is_told(
 ) -> None:
     take_in, away = bot.store.inbox.take_in, True
 
-    def fail(*update: Any) -> bool:
+    def fail(*update: Any) -> set[int]:
         if away:
             raise DatabaseUnavailable("the database is away")
         return take_in(*update)
@@ -91,7 +95,7 @@ async def test_messages_that_a_crash_left_are_answered_oldest_first(
     died: Updates, start: Start, api: BotApi, chat: Chat, ada: User
 ) -> None:
     for update_id in (502, 501):
-        died.take_in(update_id, ada.id, left(chat, ada, update_id, f"hello {update_id}"))
+        take_in(died, update_id, ada, left(chat, ada, update_id, f"hello {update_id}"))
 
     bot = await start()
     await eventually(lambda: handled(bot))
@@ -99,11 +103,23 @@ async def test_messages_that_a_crash_left_are_answered_oldest_first(
     assert texts(chat) == ["You said: hello 501", "You said: hello 502"]
 
 
+async def test_what_a_crash_left_waits_until_telegram_can_be_reached(
+    died: Updates, start: Start, api: BotApi, chat: Chat, ada: User
+) -> None:
+    take_in(died, 501, ada, left(chat, ada, 501, "hello"))
+    api.inject("getMe", server_error(), 2)
+
+    bot = await start()
+    await eventually(lambda: handled(bot))
+
+    assert texts(chat) == ["You said: hello"]
+
+
 async def test_a_message_that_was_missed_for_long_is_left(
     died: Updates, start: Start, chat: Chat, ada: User
 ) -> None:
-    died.take_in(501, ada.id, left(chat, ada, 501, "good morning", age=13 * HOURS))
-    died.take_in(502, ada.id, left(chat, ada, 502, "good evening", age=HOURS))
+    take_in(died, 501, ada, left(chat, ada, 501, "good morning", age=13 * HOURS))
+    take_in(died, 502, ada, left(chat, ada, 502, "good evening", age=HOURS))
 
     bot = await start()
     await eventually(lambda: handled(bot))
@@ -118,7 +134,7 @@ async def test_a_reply_that_was_written_but_not_shown_is_shown_as_it_was_written
     bot = await start(engine=engine)
     turn = written(bot, chat, ada, 501)
     await bot.close()
-    died.take_in(501, ada.id, left(chat, ada, 501, "hello"))
+    take_in(died, 501, ada, left(chat, ada, 501, "hello"))
 
     bot = await start(engine=engine)
     await eventually(lambda: handled(bot))
@@ -152,7 +168,7 @@ async def test_a_reply_that_was_begun_is_written_anew_in_the_same_turn(
     bot = await start()
     begun = begin(bot, chat, ada, 501)
     await bot.close()
-    died.take_in(501, ada.id, left(chat, ada, 501, "hello"))
+    take_in(died, 501, ada, left(chat, ada, 501, "hello"))
 
     bot = await start()
     await eventually(lambda: handled(bot))
@@ -175,7 +191,7 @@ async def test_a_rating_that_a_crash_left_counts(
         "message": message,
         "data": f"up:{bot.turn(reply).id}",
     }
-    died.take_in(501, ada.id, {"update_id": 501, "callback_query": tap})
+    take_in(died, 501, ada, {"update_id": 501, "callback_query": tap})
 
     again = await start()
     await eventually(lambda: handled(again))

@@ -1,16 +1,20 @@
 """Quotas: nobody gets more than their share, or is told so more than once a minute."""
 
+import asyncio
 from datetime import timedelta
+from functools import partial
 
 import pytest
 
 from bot.errors import QuotaReached
 from bot.quotas import Quotas
-from loopback import Chat, User
-from store.domain import Access, Rating
+from loopback import BotApi, Chat, User
+from store.domain import Access, Rating, RatingSource
+from store.ratings import CHANGES_KEPT
+from store.tables import FeedbackRow, TurnRow
 from tests.fakes import Clock
 from tests.telegram.conftest import Start
-from tests.telegram.running import ADMIN_ID, RunningBot
+from tests.telegram.running import ADMIN_ID, RunningBot, eventually
 
 NEXT = 1
 """Id of an update that nobody has begun."""
@@ -51,11 +55,11 @@ async def test_a_minute_later_they_are_answered_again(
     bot = await start(quota_messages=2)
     await bot.ask(chat, ada, "hello")
     with pytest.raises(QuotaReached):
-        quotas(bot).check(ada.id, NEXT)
+        quotas(bot).check(ada.id)
 
     clock.advance(seconds=timedelta(minutes=1).total_seconds())
 
-    quotas(bot).check(ada.id, NEXT)
+    quotas(bot).check(ada.id)
 
 
 async def test_whoever_an_admin_let_in_may_ask_for_more(
@@ -67,7 +71,7 @@ async def test_whoever_an_admin_let_in_may_ask_for_more(
     await bot.ask(chat, ada, "hello again")
 
     with pytest.raises(QuotaReached, match="2 messages"):
-        quotas(bot).check(ada.id, NEXT)
+        quotas(bot).check(ada.id)
 
 
 async def test_tokens_of_a_day_are_bounded(start: Start, chat: Chat, ada: User) -> None:
@@ -99,23 +103,42 @@ async def test_replies_at_once_are_bounded_over_all_chats(
     await bot.engine.asked.wait()
 
     with pytest.raises(QuotaReached, match="still writing 1"):
-        quotas(bot).check(ada.id, NEXT)
+        quotas(bot).check(ada.id)
 
     bot.engine.hold.set()
     await chat.wait_reply(asked)
-    quotas(bot).check(ada.id, NEXT)
+    quotas(bot).check(ada.id)
 
 
 async def test_what_was_begun_before_a_crash_is_within_the_quota(
     start: Start, chat: Chat, ada: User
 ) -> None:
-    bot = await start(quota_messages=2)
-    begun = bot.turn(await bot.ask(chat, ada, "hello")).update_id
-    assert begun is not None
+    bot = await start(quota_messages=1)
+    begun = bot.turn(await bot.ask(chat, ada, "hello"))
 
-    quotas(bot).check(ada.id, begun)
+    def refuse() -> None:
+        raise QuotaReached("too much")
+
+    begin = partial(bot.store.conversations.begin_turn, begun.conversation_id, ada.id, "hello")
+    again = begin(model="fake", update_id=begun.update_id, check=refuse)
+    assert again.id == begun.id
     with pytest.raises(QuotaReached):
-        quotas(bot).check(ada.id, NEXT)
+        begin(model="fake", update_id=NEXT, check=refuse)
+    assert bot.count(TurnRow) == 1
+
+
+async def test_questions_in_many_chats_at_the_same_moment_are_within_the_quota(
+    start: Start, api: BotApi, ada: User
+) -> None:
+    bot = await start(quota_at_once=4)
+    bot.engine.hold.clear()
+    groups = [api.group(-1_001_000_000_400 - number, "G", [ada]) for number in range(30)]
+    await asyncio.gather(*(group.send(ada, "@ratchet_bot hello") for group in groups))
+    await eventually(lambda: len(bot.engine.prompts) == 4)
+    await asyncio.sleep(0.5)
+
+    assert bot.count(TurnRow) == 4
+    bot.engine.hold.set()
 
 
 async def test_admins_have_no_quota(start: Start, office: Chat, grace: User) -> None:
@@ -123,7 +146,7 @@ async def test_admins_have_no_quota(start: Start, office: Chat, grace: User) -> 
     for _ in range(3):
         await bot.ask(office, grace, "hello")
 
-    quotas(bot).check(ADMIN_ID, NEXT)
+    quotas(bot).check(ADMIN_ID)
     assert replies(office) == 3
 
 
@@ -181,3 +204,15 @@ async def test_reactions_and_corrections_beyond_the_quota_do_not_count_either(
     assert bot.ratings(second) == {}
     assert (told.text or "").startswith("You have reached the hourly limit")
     assert not [message for message in chat.bot_messages if "should that reply" in message.text]
+
+
+async def test_changing_ones_mind_again_and_again_fills_no_table(
+    bot: RunningBot, chat: Chat, ada: User
+) -> None:
+    reply = await bot.ask(chat, ada, "hello")
+    turn = bot.turn(reply).id
+    for number in range(50):
+        rating = (Rating.UP, Rating.DOWN, None)[number % 3]
+        bot.store.feedback.rate(turn, ada.id, rating, RatingSource.BUTTON)
+    assert bot.ratings(reply) == {ada.id: Rating.DOWN}
+    assert bot.count(FeedbackRow) <= CHANGES_KEPT + 1

@@ -2,15 +2,20 @@
 
 import socket
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import httpx
 import pytest
 
 from bot.errors import BotError
-from bot.reports.health import Health
+from bot.reports.health import Health, VitalSigns
 from bot.reports.metrics import Metrics, StoreFigures
 from store.database import Database
 from store.statistics import Statistics
+
+TALKING = VitalSigns(
+    silent_seconds=2.0, is_deaf=False, under_way=3, oldest_seconds=7.0, waiting_to_be_sent=5
+)
 
 
 @pytest.fixture
@@ -18,7 +23,7 @@ def health(sqlite: Database) -> Health:
     metrics = Metrics()
     metrics.registry.register(StoreFigures(Statistics(sqlite)))
     health = Health(sqlite, metrics)
-    health.is_talking = lambda: True
+    health.watch(lambda: TALKING)
     return health
 
 
@@ -36,12 +41,39 @@ async def test_a_bot_that_talks_is_alive_and_ready(client: httpx.AsyncClient) ->
     alive, ready = await client.get("/healthz"), await client.get("/readyz")
 
     assert (alive.status_code, ready.status_code) == (200, 200)
+    assert ready.text.splitlines() == [
+        "ok",
+        "last heard of Telegram: 2 s ago",
+        "updates under way: 3, the oldest for 7 s",
+        "messages waiting to be sent: 5",
+    ]
+
+
+async def test_a_bot_that_hears_nothing_is_not_ready(
+    client: httpx.AsyncClient, health: Health
+) -> None:
+    health.watch(lambda: replace(TALKING, silent_seconds=500.0, is_deaf=True))
+
+    ready = await client.get("/readyz")
+
+    assert (ready.status_code, ready.text.splitlines()[0]) == (
+        503,
+        "Telegram was last heard 500 s ago",
+    )
+
+
+async def test_what_is_under_way_is_among_the_figures(client: httpx.AsyncClient) -> None:
+    found = (await client.get("/metrics")).text
+
+    assert "ratchet_updates_under_way 3.0" in found
+    assert "ratchet_oldest_update_seconds 7.0" in found
+    assert "ratchet_messages_waiting 5.0" in found
 
 
 async def test_a_bot_that_is_starting_or_stopping_is_alive_and_not_ready(
     client: httpx.AsyncClient, health: Health
 ) -> None:
-    health.is_talking = lambda: False
+    health.watch(lambda: replace(TALKING, silent_seconds=None))
 
     alive, ready = await client.get("/healthz"), await client.get("/readyz")
 
