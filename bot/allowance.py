@@ -1,9 +1,10 @@
 """Allowances: how often something may happen, for each person or chat by itself."""
 
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+
+from bot.recent import Recent
 
 REMEMBERED = 10_000
 """Keys whose allowance is remembered; the one that was used longest ago is forgotten first."""
@@ -23,17 +24,14 @@ class Allowance:
     def __init__(self, rate: Rate, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._rate = rate
         self._clock = clock
-        self._left: OrderedDict[int, tuple[float, float]] = OrderedDict()
-        """What is left for a key, and the time of which that was true."""
+        self._left: Recent[int, tuple[float, float]] = Recent(REMEMBERED)
+        """The rest of a key's allowance, and the time at which it was that much."""
 
-    def take(self, key: int, cost: float = 1.0) -> bool:
-        """Return whether a key may spend `cost` now; if so, it is spent."""
+    def take(self, key: int) -> bool:
+        """Return whether it may happen now for a key; if so, it counts as happened."""
         now = self._clock()
         left, then = self._left.get(key, (self._rate.burst, now))
         left = min(self._rate.burst, left + (now - then) * self._rate.per_second)
-        allowed = left >= cost
-        self._left[key] = (left - cost if allowed else left, now)
-        self._left.move_to_end(key)
-        while len(self._left) > REMEMBERED:
-            self._left.popitem(last=False)
+        allowed = left >= 1
+        self._left[key] = (left - 1 if allowed else left, now)
         return allowed

@@ -133,6 +133,7 @@ class People:
             row.name = name
         if username is not None:
             row.username = username or None
+        if username:
             of_another = (func.lower(PersonRow.username) == username.lower()) & (
                 PersonRow.id != person_id
             )  # who had the name before has given it up

@@ -339,4 +339,4 @@ FINDERS: tuple[Finder, ...] = (
     _by("address", *STREETS.values()),
     _phones,
 )
-"""What is looked for, in this order: where two things overlap, the first is taken."""
+"""Finders of every kind of private data; of two things that overlap, the first is taken."""

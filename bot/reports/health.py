@@ -25,7 +25,7 @@ CHECK_SECONDS = 5.0
 
 @dataclass(frozen=True, kw_only=True)
 class VitalSigns:
-    """What the Telegram side has under way at a moment."""
+    """The state of the Telegram side at a moment."""
 
     silent_seconds: float | None
     """The time since Telegram last answered a poll or posted an update; None if not listening."""
@@ -63,7 +63,7 @@ class Health:
 
     @property
     def signs(self) -> VitalSigns | None:
-        """What is under way now; None before the bot talks."""
+        """The state of the Telegram side now; None before the bot talks."""
         return self._signs() if self._signs else None
 
     async def trouble(self) -> str:

@@ -1,4 +1,4 @@
-"""Who may talk: people ask for access with a button, admins answer with one, or by command."""
+"""Access: people ask for it with a button, admins answer with one, or by command."""
 
 import asyncio
 import logging
@@ -19,7 +19,7 @@ from bot.telegram.buttons import AccessAction, AccessButton
 from bot.telegram.keyboard import acknowledge, show
 from bot.telegram.notices import Notices
 from bot.telegram.outgoing import Urgency, sending
-from bot.telegram.render import MOST_UNITS, units
+from bot.telegram.render import lines_that_fit
 from store.domain import Access, Person
 from store.people import People
 
@@ -183,14 +183,13 @@ def _named(person: Person) -> str:
 
 def _listing(people: Sequence[Person]) -> str:
     """Return a line for each person, as many as one message takes."""
-    lines: list[str] = []
-    left = MOST_UNITS - 100  # for the last line
-    for person in people:
-        at = f" @{person.username}" if person.username else ""
-        line = f"{person.id}{at} {person.name[:60]}: {_KINDS[person.access]}"
-        left -= units(line) + 1
-        if left < 0:
-            lines.append(f"… and {len(people) - len(lines)} more")
-            break
-        lines.append(line)
+    lines = [_line(person) for person in people]
+    shown = lines_that_fit(lines)
+    if shown < len(lines):
+        lines[shown:] = [f"… and {len(lines) - shown} more"]
     return "\n".join(lines) or "Nobody was let in or kept out yet."
+
+
+def _line(person: Person) -> str:
+    at = f" @{person.username}" if person.username else ""
+    return f"{person.id}{at} {person.name[:60]}: {_KINDS[person.access]}"

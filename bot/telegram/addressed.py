@@ -1,16 +1,15 @@
 """Tells which messages are meant for the bot, where they were sent, and by whom."""
 
-from collections import OrderedDict
-
 from telegram import Message, MessageEntity, Update
 
+from bot.recent import Recent
 from bot.telegram.commands import NAMES
 from store.domain import Place
 
 REMEMBERED = 256
 """Messages whose addressed text is remembered, for it is asked for several times an update."""
 
-_remembered: OrderedDict[int, tuple[Message, str | None]] = OrderedDict()
+_remembered: Recent[int, tuple[Message, str | None]] = Recent(REMEMBERED)
 """Addressed text by the identity of its message, which is held so that the identity stays its."""
 
 
@@ -48,8 +47,6 @@ def addressed_text(message: Message) -> str | None:
         return known[1]
     text = _addressed_text(message)
     _remembered[id(message)] = (message, text)
-    while len(_remembered) > REMEMBERED:
-        _remembered.popitem(last=False)
     return text
 
 

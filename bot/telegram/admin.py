@@ -9,7 +9,7 @@ from telegram.ext import ContextTypes
 
 from bot.reports.status import StatusReader
 from bot.telegram.addressed import message_and_person
-from bot.telegram.render import MOST_UNITS, units
+from bot.telegram.render import lines_that_fit
 from store.audit import AuditEntries
 from store.domain import AuditEntry
 
@@ -40,14 +40,8 @@ class AdminHandlers:
 
 def _page(entries: Sequence[AuditEntry]) -> str:
     """Return as many entries as one message takes, and how to see the older ones."""
-    lines: list[str] = []
-    left = MOST_UNITS - 100  # for the last line
-    for entry in entries[:SHOWN_ENTRIES]:
-        line = entry.line
-        left -= units(line) + 1
-        if left < 0:
-            break
-        lines.append(line)
-    if len(lines) < len(entries):
-        lines.append(f"Older ones: /audit {entries[len(lines) - 1].id}")
+    lines = [entry.line for entry in entries[:SHOWN_ENTRIES]]
+    shown = lines_that_fit(lines)
+    if shown < len(entries):
+        lines[shown:] = [f"Older ones: /audit {entries[shown - 1].id}"]
     return "\n".join(lines) or "There are no older entries."

@@ -55,7 +55,7 @@ class ReplyButton:
 
 
 class AccessAction(StrEnum):
-    """What is done about a person's access, by whom the button is shown to."""
+    """An action on a person's access, by themselves or by an admin."""
 
     ASK = "ask"
     ALLOW = "allow"

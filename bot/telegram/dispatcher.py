@@ -41,7 +41,6 @@ FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 60.0
 """Pauses before an update is handled again: they double up to the longest one."""
 
-
 ANSWERS_SECONDS = 5.0
 """Time that answers to commands get when the bot stops; replies of the model get more."""
 
@@ -185,7 +184,7 @@ class Dispatcher:
             logger.info("an answer to update %d was dropped: %s", update.update_id, fault)
             return True
         is_network = isinstance(fault, TelegramError)
-        if is_network and not (is_passing(fault) and answered_in(update) is not None):
+        if is_network and not (is_passing(fault) and _answered_in(update) is not None):
             logger.warning("an answer to update %d was not sent: %s", update.update_id, fault)
             return True
         since = time.monotonic() - self._since[update.update_id]
@@ -195,7 +194,7 @@ class Dispatcher:
         return False
 
     def _lane_of(self, update: Update) -> AbstractAsyncContextManager[None]:
-        place = answered_in(update)
+        place = _answered_in(update)
         if place is not None:
             return self._chat.in_order(place)
         if update.callback_query is not None or update.message_reaction is not None:
@@ -215,7 +214,7 @@ class Dispatcher:
             logger.warning("nobody could be told that the lane is full: %s", error)
 
 
-def answered_in(update: Update) -> Place | None:
+def _answered_in(update: Update) -> Place | None:
     """Return the place in which the model is to answer the update; None if it is not."""
     query = update.callback_query
     if query is not None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections import OrderedDict
 from functools import partial
 from typing import Literal
 
@@ -10,6 +9,7 @@ from telegram import Bot, InlineKeyboardButton, InlineKeyboardMarkup, Update
 from telegram.error import BadRequest, Forbidden
 from telegram.ext import ContextTypes
 
+from bot.recent import Recent
 from bot.telegram.addressed import is_private, message_and_person
 from bot.telegram.buttons import GroupButton
 from bot.telegram.keyboard import acknowledge, show
@@ -35,7 +35,7 @@ class GroupHandlers:
         self._groups = groups
         self._audit = audit
         self._notices = Notices(HOURLY)
-        self._admins: OrderedDict[int, tuple[float, frozenset[int]]] = OrderedDict()
+        self._admins: Recent[int, tuple[float, frozenset[int]]] = Recent(REMEMBERED)
         """The admins of groups, and when Telegram was asked for them."""
 
     async def on_group(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
@@ -87,9 +87,6 @@ class GroupHandlers:
                 found = ()
             admins = frozenset(admin.user.id for admin in found)
             self._admins[chat_id] = (now, admins)
-            self._admins.move_to_end(chat_id)
-            while len(self._admins) > REMEMBERED:
-                self._admins.popitem(last=False)
         return user_id in admins
 
 

@@ -82,8 +82,8 @@ class Inbox:
         self._firsts = Allowance(FIRST_RATE)
         self._of_admins = Allowance(ADMINS_RATE)
         self._speaks_to = speaks_to
-        self._notices = Notices(TELL_AGAIN_SECONDS)
-        self._told = Notices(TELL_AGAIN_SECONDS)
+        self._told_chats = Notices(TELL_AGAIN_SECONDS)
+        self._told_people = Notices(TELL_AGAIN_SECONDS)
         self._handed_on: set[int] = set()
         """Updates that were handed on and are not marked yet."""
         self._unmarked: set[int] = set()
@@ -169,8 +169,8 @@ class Inbox:
         chat_id, person_id = chat_of(body), person_of(body)
         if chat_id is None or kind_of(body) == "message_reaction":
             return
-        is_person_due = person_id is None or self._told.due(person_id)
-        if is_person_due and self._notices.due(chat_id):
+        is_person_due = person_id is None or self._told_people.due(person_id)
+        if is_person_due and self._told_chats.due(chat_id):
             logger.warning("chat %d sends more than it may: updates are left out", chat_id)
             self._tell(bot, chat_id, TOO_FAST, to=person_id)
 
@@ -209,7 +209,7 @@ class Inbox:
 
     def leave_out(self, chat_id: int, person_id: int, bot: Bot) -> None:
         """Tell a person, once a minute, that an update of theirs is left out: too many wait."""
-        if self._notices.due(person_id):
+        if self._told_people.due(person_id):
             self._tell(bot, chat_id, OVERLOADED, to=person_id)
 
     async def _begin(self, update_ids: Sequence[int]) -> None:

@@ -1,7 +1,8 @@
 """Limits how often a person gets the same notice."""
 
 import time
-from collections import OrderedDict
+
+from bot.recent import Recent
 
 REMEMBERED = 10_000
 """People for whom the time of their last notice is remembered."""
@@ -15,7 +16,7 @@ class Notices:
 
     def __init__(self, again_seconds: float) -> None:
         self._again_seconds = again_seconds
-        self._given: OrderedDict[int, float] = OrderedDict()
+        self._given: Recent[int, float] = Recent(REMEMBERED)
 
     def due(self, person_id: int) -> bool:
         """Return whether a person is due the notice; if so, it counts as given now."""
@@ -23,9 +24,6 @@ class Notices:
         if now - self._given.get(person_id, -self._again_seconds) < self._again_seconds:
             return False
         self._given[person_id] = now
-        self._given.move_to_end(person_id)
-        while len(self._given) > REMEMBERED:
-            self._given.popitem(last=False)
         return True
 
     def take_back(self, person_id: int) -> None:

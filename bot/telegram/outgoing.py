@@ -1,4 +1,4 @@
-"""What is sent to Telegram: a bounded queue for each chat, under Telegram's limits.
+"""Outgoing calls to Telegram: a bounded queue for each chat, under Telegram's limits.
 
 A chat that gets more than Telegram lets through delays itself and nobody else: one call of a chat
 is under way at a time, replies before other answers, these before notices, and tallies last. When
@@ -60,7 +60,7 @@ PACED = ("send", "edit", "copy", "forward")
 
 
 class Urgency(IntEnum):
-    """Which of the calls that wait for a chat is made first, and which is dropped last."""
+    """The order in which calls that wait for a chat are made, and the reverse one of dropping."""
 
     REPLY = 0
     """A reply of the model, or a part of one."""

@@ -49,13 +49,10 @@ class Polling:
         url: str,
         request: HTTPXRequest,
         receive: Callable[[Sequence[Any]], Awaitable[None]],
-        *,
-        first_pause_seconds: float = FIRST_PAUSE_SECONDS,
     ) -> None:
         self._url = url
         self._request = request
         self._receive = receive
-        self._first_pause_seconds = first_pause_seconds
         self._offset: int | None = None
         self._most = MOST_AT_ONCE
         self.last_good = time.monotonic()
@@ -63,12 +60,12 @@ class Polling:
 
     async def run(self) -> None:
         """Ask for updates until cancelled."""
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type((PollFailed, TelegramError)),
+            wait=backoff(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS),
+            before_sleep=_log_failure,
+        )
         while True:
-            retrying = AsyncRetrying(
-                retry=retry_if_exception_type((PollFailed, TelegramError)),
-                wait=backoff(self._first_pause_seconds, LONGEST_PAUSE_SECONDS),
-                before_sleep=_log_failure,
-            )
             answer: bytes = await retrying(self._ask, POLL_SECONDS)
             self.last_good = time.monotonic()
             await self._take(answer)

@@ -150,7 +150,7 @@ class RatingHandlers:
         except QuotaReached as error:  # a reaction cannot be answered
             logger.info("a reaction of %d does not count: %s", reaction.user.id, error)
             return
-        if changed:
+        if changed or rating is not None:  # it may have been recorded before a fault
             private = reaction.chat.type == "private"
             if private:
                 await self._consent.ask(context.bot, chat_id, None, reaction.user.id)

@@ -17,6 +17,9 @@ from store.domain import Passage
 MOST_UNITS = 4096
 """Longest text of one message, in UTF-16 units."""
 
+ROOM_FOR_A_LINE = 100
+"""UTF-16 units kept for the last line of a list, which tells how to see the rest."""
+
 MAX_ENTITIES = 100
 """Telegram ignores any further entities of a message."""
 
@@ -77,6 +80,16 @@ def _config() -> RenderConfig:
 def units(text: str) -> int:
     """Return the length of a text as Telegram counts it, in UTF-16 code units."""
     return len(text.encode("utf-16-le")) // 2
+
+
+def lines_that_fit(lines: Sequence[str]) -> int:
+    """Return how many lines one message takes from the first on, with room for one more."""
+    left = MOST_UNITS - ROOM_FOR_A_LINE
+    for number, line in enumerate(lines):
+        left -= units(line) + 1
+        if left < 0:
+            return number
+    return len(lines)
 
 
 def _part(text: str, entities: Sequence[Entity]) -> Part:

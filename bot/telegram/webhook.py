@@ -3,6 +3,7 @@
 import hmac
 import json
 import logging
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -35,7 +36,7 @@ class Webhook:
     async def serve(self, host: str, port: int) -> AsyncIterator[None]:
         """Listen for the length of the block. Raises `OSError`."""
         application = Application(
-            [(self.path, _Posted, {"webhook": self})], log_function=lambda handler: None
+            [(re.escape(self.path), _Posted, {"webhook": self})], log_function=lambda handler: None
         )
         server = HTTPServer(application, max_body_size=10 * MOST_BYTES)
         server.listen(port, host)

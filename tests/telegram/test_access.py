@@ -234,12 +234,17 @@ async def test_everybody_has_a_menu_of_what_they_may_do(bot: RunningBot, api: Bo
     assert api.commands({"type": "chat", "chat_id": ADMIN_ID}) == admins
 
 
+async def ask_for_access(bot: RunningBot, chat: Chat, user: User) -> None:
+    """Be turned away, and tap the button under the answer."""
+    await bot.say(chat, user, "hello")
+    await bot.tap(chat, user, chat.bot_messages[0], "Ask for access")
+
+
 async def test_a_stranger_asks_with_a_button_and_is_told_when_an_admin_lets_them_in(
     start: Start, chat: Chat, ada: User, office: Chat, grace: User
 ) -> None:
     bot = await start(access="allowlist")
-    await bot.say(chat, ada, "hello")
-    await bot.tap(chat, ada, chat.bot_messages[0], "Ask for access")
+    await ask_for_access(bot, chat, ada)
     await bot.tap(chat, ada, chat.bot_messages[0], "Ask for access")
     [request] = office.bot_messages
     assert request.text == f"Ada, {ada.id}, asks for access."
@@ -256,8 +261,7 @@ async def test_who_is_kept_out_cannot_ask_again(
     start: Start, chat: Chat, ada: User, office: Chat, grace: User
 ) -> None:
     bot = await start(access="allowlist")
-    await bot.say(chat, ada, "hello")
-    await bot.tap(chat, ada, chat.bot_messages[0], "Ask for access")
+    await ask_for_access(bot, chat, ada)
     await bot.tap(office, grace, office.bot_messages[0], "Keep out")
     await bot.tap(chat, ada, chat.bot_messages[0], "Ask for access")
 
@@ -318,8 +322,7 @@ async def test_an_old_request_changes_no_later_decision(
     start: Start, chat: Chat, ada: User, office: Chat, grace: User
 ) -> None:
     bot = await start(access="allowlist")
-    await bot.say(chat, ada, "hello")
-    await bot.tap(chat, ada, chat.bot_messages[0], "Ask for access")
+    await ask_for_access(bot, chat, ada)
     request = office.bot_messages[0]
     bot.store.people.decide(ada.id, Access.DENIED)
 
