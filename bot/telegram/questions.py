@@ -9,7 +9,6 @@ from functools import partial
 
 from telegram import Message, Update
 from telegram.ext import ContextTypes
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
 
 from bot.chat import Chat
 from bot.engine.errors import EngineError
@@ -22,11 +21,11 @@ from bot.telegram.error_messages import explain
 from bot.telegram.keyboard import keyboard
 from bot.telegram.notices import Notices
 from bot.telegram.render import Part, render
-from bot.telegram.retries import backoff
+from bot.telegram.sent import record_sent
 from bot.telegram.stream import Pace, ReplyStream
 from store.conversations import Conversations
 from store.domain import FinishReason, SentKind, Turn
-from store.errors import DatabaseUnavailable, StoreError, TurnNotFound
+from store.errors import StoreError, TurnNotFound
 from store.ratings import Ratings
 
 logger = logging.getLogger(__name__)
@@ -36,9 +35,6 @@ CUT = " […]"
 
 TELL_AGAIN_SECONDS = 60.0
 """Pause between two times that somebody is told of a quota."""
-
-REMEMBER_TRIES = 10
-"""Attempts to store which message shows a reply, about fifteen seconds."""
 
 ONLY_TEXT = "I can only read text."
 
@@ -180,17 +176,8 @@ class QuestionHandlers:
         return True
 
     async def _remember(self, turn_id: int, chat_id: int, message_id: int) -> None:
-        record = partial(
-            self._conversations.record_sent, turn_id, chat_id, (message_id,), SentKind.REPLY
-        )
-        retrying = AsyncRetrying(  # the reply stands there: it has to be known to be rated
-            retry=retry_if_exception_type(DatabaseUnavailable),
-            wait=backoff(0.1, 2.0),
-            stop=stop_after_attempt(REMEMBER_TRIES),
-            reraise=True,
-        )
         try:
-            await retrying(asyncio.to_thread, record)
+            await record_sent(self._conversations, turn_id, chat_id, message_id, SentKind.REPLY)
         except TurnNotFound:
             logger.info("turn %d was erased while its reply was sent", turn_id)
 

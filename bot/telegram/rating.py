@@ -35,6 +35,7 @@ from bot.telegram.consent import Consent
 from bot.telegram.keyboard import acknowledge, keyboard
 from bot.telegram.outgoing import NotSent, Urgency, sending
 from bot.telegram.questions import QuestionHandlers
+from bot.telegram.sent import record_sent
 from store.conversations import Conversations
 from store.domain import Rating, RatingSource, SentKind, Turn, TurnState
 from store.errors import StoreError, TurnNotFound
@@ -302,11 +303,11 @@ class RatingHandlers:
                 selective=not private, input_field_placeholder="The better reply"
             ),
         )
-        await asyncio.to_thread(
-            self._conversations.record_sent,
+        await record_sent(
+            self._conversations,
             turn_id,
             reply.chat_id,
-            (sent.message_id,),
+            sent.message_id,
             SentKind.CORRECTION_PROMPT,
         )
 

@@ -165,3 +165,29 @@ async def test_a_full_disk_while_a_turn_begins_loses_no_question(
     assert (await chat.wait_reply(asked)).text == "You said: hello"
     assert time.monotonic() - started < 5
     assert bot.turn(chat.bot_messages[0]).state is TurnState.FINAL
+
+
+async def test_a_reply_whose_number_could_not_be_stored_at_once_can_be_rated(
+    bot: RunningBot, chat: Chat, ada: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conversations = bot.store.conversations
+    monkeypatch.setattr(conversations, "record_sent", failing(3, conversations.record_sent))
+    reply = await bot.ask(chat, ada, "hello")
+    await chat.react(ada, reply.id, ["❤"])
+    await bot.settle()
+    assert len(chat.bot_messages) == 1
+    assert bot.ratings(reply) == {ada.id: Rating.UP}
+
+
+async def test_a_correction_is_asked_for_once_though_the_database_is_away_for_a_moment(
+    bot: RunningBot, chat: Chat, ada: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reply = await bot.ask(chat, ada, "hello")
+    conversations = bot.store.conversations
+    monkeypatch.setattr(conversations, "record_sent", failing(3, conversations.record_sent))
+    await bot.tap(chat, ada, reply, "✏️")
+    [_, question] = chat.bot_messages
+    await chat.send(ada, "Hello, Ada.", reply_to=question.id)
+    await bot.settle()
+    corrections = bot.store.feedback.corrections(bot.turn(reply).id)
+    assert [each.text for each in corrections] == ["Hello, Ada."]
