@@ -53,6 +53,7 @@ from store.ratings import Ratings
 from store.settings import Settings
 from store.teaching import TeachingRule
 from trainer.examples.dataset import take_snapshot
+from trainer.examples.rater_shares import RaterTrust
 from trainer.passes.generation import generate_replies, prompt_for, with_seeds
 from trainer.passes.scoring import log_probabilities, tokens_of
 from trainer.recipe import Recipe
@@ -241,7 +242,7 @@ def run(settings: Settings) -> list[Row]:
 
     planted = secrets()
     rows: list[Row] = []
-    trusting = replace(Recipe.of(settings.train), person_share=1.0, checkpoints=1, mask=False)
+    trusting = replace(Recipe.of(settings.train), checkpoints=1, mask=False)
 
     def look(version: str, database: Database | None, recipe: Recipe) -> None:
         weights, examples = base(settings), ExampleSet()
@@ -249,7 +250,9 @@ def run(settings: Settings) -> list[Row]:
             book = Examples(
                 database, TeachingRule.of(settings.admission, settings.privacy)
             ).collect()
-            examples = take_snapshot(book, recipe, system_prompt=SYSTEM_PROMPT).train
+            trust = RaterTrust(trusted=frozenset(r for each in book.every for r in each.raters))
+            snapshot = take_snapshot(book, recipe, system_prompt=SYSTEM_PROMPT, trust=trust)
+            examples = snapshot.train
             with tempfile.TemporaryDirectory() as folder:
                 trained = ours(settings, recipe, guarded=False)(weights, examples, Path(folder))
                 weights = adapted(settings, trained.folder, version)

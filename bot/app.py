@@ -29,7 +29,9 @@ from store.embedder import Embedder, SentenceEmbedder
 from store.erasure import Eraser
 from store.examples import Examples
 from store.export import Exports
+from store.golden import GoldenAnswers
 from store.groups import Groups
+from store.imports import Imports
 from store.index import ChromaIndex
 from store.invitations import Invitations
 from store.memories import Memories
@@ -74,6 +76,8 @@ class Store:
     memories: Memories
     adapters: Adapters
     examples: Examples
+    imports: Imports
+    golden: GoldenAnswers
     eraser: Eraser
     exports: Exports
     teaching: Teaching
@@ -145,6 +149,8 @@ def make_store(settings: Settings, database: Database, embedder: Embedder) -> St
         memories=Memories(database, embedder, rule),
         adapters=make_adapters(settings.storage, database),
         examples=Examples(database, rule),
+        imports=Imports(database),
+        golden=GoldenAnswers(database, rule),
         eraser=Eraser(database),
         exports=Exports(database),
         teaching=Teaching(database, rule),
@@ -370,6 +376,7 @@ def _make_handlers(
     from bot.telegram.admission import Admission
     from bot.telegram.approval import ApprovalHandlers
     from bot.telegram.consent import Consent
+    from bot.telegram.golden import GoldenHandlers
     from bot.telegram.group import GroupHandlers
     from bot.telegram.handlers import Handlers
     from bot.telegram.invitation import InvitationHandlers
@@ -448,6 +455,7 @@ def _make_handlers(
             base_model=engine.model,
         ),
         approval=ApprovalHandlers(memories=store.memories),
+        golden=GoldenHandlers(conversations=store.conversations, golden=store.golden),
         quarantine=QuarantineHandlers(quarantine=store.quarantine),
         invitation=InvitationHandlers(invitations=store.invitations),
         group=GroupHandlers(groups=store.groups, audit=store.audit),

@@ -69,6 +69,7 @@ class Lock(IntEnum):
     ERASING = -4
     MEMORIES = -5
     AUDIT = -6
+    SPLIT = -7
 
 
 class Database:

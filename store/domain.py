@@ -363,10 +363,23 @@ class Example:
     finished: bool = True
     """True if the model ended the reply; one that was cut must not teach when to stop."""
     raters: tuple[int, ...] = ()
-    """The people who judged it; nobody for an imported one."""
+    """The people whose thumb is the label; of an import that nobody vouches for, `Import.rater`;
+    nobody for a trusted import."""
+    outvoted: tuple[int, ...] = ()
+    """The people whose thumb is the other one."""
+    rated_at: tuple[datetime, ...] = ()
+    """The time of each thumb, those of `raters` and then those of `outvoted`; empty if unknown."""
     copies: tuple[Origin, ...] = ()
     """Origins of equal examples that were merged into this one."""
     created_at: datetime
+
+    @property
+    def votes(self) -> tuple[tuple[int, bool, datetime], ...]:
+        """Every thumb, as person, 👍 or not, and time; the example's own time if it is unknown."""
+        people = (*self.raters, *self.outvoted)
+        times = self.rated_at or (self.created_at,) * len(people)
+        labels = [self.label] * len(self.raters) + [not self.label] * len(self.outvoted)
+        return tuple(zip(people, labels, times, strict=True))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -382,7 +395,9 @@ class PreferencePair:
     """False for a reply that was cut: it must not teach when to stop."""
     held_out: bool
     raters: tuple[int, ...] = ()
-    """The people who judged it; nobody for an imported one."""
+    """The people who judged it, as of an `Example`."""
+    outvoted: tuple[int, ...] = ()
+    """The people who judged it otherwise."""
     copies: tuple[Origin, ...] = ()
     """Origins of equal examples that were merged into this one."""
     created_at: datetime
@@ -397,7 +412,9 @@ class Demonstration:
     completion: str
     held_out: bool
     raters: tuple[int, ...] = ()
-    """The people who judged it; nobody for an imported one."""
+    """The people who judged it, as of an `Example`."""
+    outvoted: tuple[int, ...] = ()
+    """The people who judged it otherwise."""
     copies: tuple[Origin, ...] = ()
     """Origins of equal examples that were merged into this one."""
     created_at: datetime

@@ -133,6 +133,20 @@ class BackupUnusable(StoreError):
     """A backup that cannot be made, or restored."""
 
 
+class ImportNotFound(StoreError):
+    """The import does not exist."""
+
+    def __init__(self, import_id: int) -> None:
+        super().__init__(f"there is no import {import_id}: `ratchet feedback imports` lists them")
+
+
+class GoldenAnswerNotFound(StoreError):
+    """The golden answer does not exist."""
+
+    def __init__(self, golden_id: int) -> None:
+        super().__init__(f"there is no golden answer {golden_id}: `ratchet golden list` lists them")
+
+
 class PreferencesUnreadable(StoreError):
     """A preference file with an invalid line; nothing of it was imported."""
 

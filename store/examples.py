@@ -1,8 +1,7 @@
 """Training examples, from rated turns, corrections, regenerated answers and imported files.
 
-Invariant: only a hash of the turn that an example comes from (of the first answer, for a
-regenerated one) decides whether it is held out, so that an example that is held out once is never
-trained on, whatever is rated later.
+Invariant: only the split (`store/split.py`) decides whether an example is held out, so that one
+that is held out once is never trained on, whatever is rated later.
 """
 
 import hashlib
@@ -10,13 +9,13 @@ import json
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import datetime
 from itertools import combinations
 
 from sqlalchemy import func, select
 
-from store.database import Database, Lock, in_parts
+from store.database import Database, in_parts
 from store.domain import (
     AnyExample,
     Demonstration,
@@ -30,30 +29,19 @@ from store.domain import (
 )
 from store.opinions import Opinion, read_opinions
 from store.rated_turns import rated_turns
-from store.tables import CorrectionRow, FeedbackRow, ImportedRow, TurnRow
+from store.split import Split, read_split
+from store.tables import CorrectionRow, FeedbackRow, ImportedRow, ImportRow, TurnRow
 from store.teaching import TeachingRule, in_silent_group
 
 MOST_COUNTED = 10_000
 """The number up to which ratings are counted: no schedule waits for more."""
 
-HELD_OUT_SHARE = 0.2
-"""The share that is held out. No setting: another share would train on what was held out."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Preference:
-    """A line of a preference file: a labelled or demonstrated completion, or a pair."""
-
-    prompt: tuple[Message, ...]
-    completion: str
-    rejected: str | None = None
-    label: bool | None = None
-
 
 class Examples:
     """The training examples of one database.
 
-    `TeachingRule` decides who may teach; imported examples always do.
+    `TeachingRule` decides who may teach; imported examples always do. The rater of those of an
+    import that is not trusted is the import: its id, negative.
     """
 
     def __init__(self, database: Database, rule: TeachingRule | None = None) -> None:
@@ -66,6 +54,7 @@ class Examples:
         With `most`, only the newest so many turns are read, of which one rater has at most a
         quarter, and as many again, drawn at random from older ones.
         """
+        split = read_split(self._database)
         with self._database.reading() as session:
             ids = rated_turns(session, self._rule, most, random.Random(seed))
             turns: dict[int, TurnRow] = {}
@@ -75,25 +64,31 @@ class Examples:
             opinions = read_opinions(
                 session, turns, ratings=self._rule.ratings, corrections=self._rule.corrections
             )
-            newest = select(ImportedRow).order_by(ImportedRow.id.desc()).limit(most)
-            imported = session.scalars(newest).all()[::-1]
+            newest = (
+                select(ImportedRow, ImportRow.trusted)
+                .join(ImportRow, ImportRow.id == ImportedRow.import_id)
+                .order_by(ImportRow.trusted.desc(), ImportedRow.id.desc())
+                .limit(most)
+            )
+            imported = [(row, trusted) for row, trusted in session.execute(newest)][::-1]
         votes = {id: opinions[id] for id in turns if id in opinions and opinions[id].ratings}
-        rated = [_example(turns[id], vote) for id, vote in votes.items() if vote.lead]
-        pairs = list(_regenerated(turns, votes))
+        rated = [_example(turns[id], vote, split) for id, vote in votes.items() if vote.lead]
+        pairs = list(_regenerated(turns, votes, split))
         demonstrations = []
         for id, row in turns.items():
             standing = opinions[id].standing() if id in opinions else ()
             for correction in reversed(standing):
                 if correction.text.strip() not in ("", row.completion.strip()):
-                    pairs.append(_corrected(row, correction))
-                    demonstrations.append(_demonstration(row, correction))
-        for each in imported:
+                    pairs.append(_corrected(row, correction, split))
+                    demonstrations.append(_demonstration(row, correction, split))
+        for each, trusted in imported:
+            raters = () if trusted else (-each.import_id,)
             if each.rejected is not None:
-                pairs.append(_imported_pair(each))
+                pairs.append(_imported_pair(each, raters, split))
             elif each.label is not None:
-                rated.append(_imported_example(each))
+                rated.append(_imported_example(each, raters, split))
             else:
-                demonstrations.append(_imported_demonstration(each))
+                demonstrations.append(_imported_demonstration(each, raters, split))
         return ExampleSet(
             unpaired=tuple(sorted(rated, key=_age)),
             pairs=tuple(sorted(pairs, key=_age)),
@@ -140,47 +135,9 @@ class Examples:
                 for query, given in counts
             )
 
-    def take_in(self, preferences: Iterable[Preference], *, source: str) -> int:
-        """Import the preferences that are not here yet, and return their number.
 
-        Either all of them are imported or none: it is one transaction.
-        """
-        added = 0
-        with self._database.session() as session:
-            self._database.lock(session, Lock.IMPORTS)
-            known = set(session.scalars(select(ImportedRow.digest)))
-            for each in preferences:
-                digest = _digest(each)
-                if digest in known:
-                    continue
-                known.add(digest)
-                session.add(
-                    ImportedRow(
-                        digest=digest,
-                        source=source,
-                        prompt=[asdict(message) for message in each.prompt],
-                        completion=each.completion,
-                        rejected=each.rejected,
-                        label=each.label,
-                        created_at=self._database.now(),
-                    )
-                )
-                added += 1
-        return added
-
-
-def is_held_out(key: str) -> bool:
-    """Return whether the example with a key is measured on instead of trained on."""
-    first = hashlib.sha256(key.encode()).digest()[:8]
-    return int.from_bytes(first) < HELD_OUT_SHARE * 2**64
-
-
-def _turn_is_held_out(row: TurnRow) -> bool:
-    return is_held_out(f"turn {row.regenerates_id or row.id}")
-
-
-def _import_is_held_out(row: ImportedRow) -> bool:
-    return is_held_out(f"imported {_prompt_digest(_messages(row))}")
+def _turn_is_held_out(row: TurnRow, split: Split) -> bool:
+    return split.holds_out_turn(row.regenerates_id or row.id)
 
 
 def _finished(row: TurnRow) -> bool:
@@ -196,45 +153,47 @@ def _messages(row: TurnRow | ImportedRow) -> tuple[Message, ...]:
     return tuple(Message(**each) for each in messages)
 
 
-def _example(row: TurnRow, vote: Opinion) -> Example:
+def _example(row: TurnRow, vote: Opinion, split: Split) -> Example:
     return Example(
         origin=Origin(kind=OriginKind.RATED, turn_id=row.id),
         prompt=_messages(row),
         completion=row.completion,
         label=vote.lead > 0,
-        held_out=_turn_is_held_out(row),
+        held_out=_turn_is_held_out(row, split),
         finished=_finished(row),
         raters=vote.winners,
+        outvoted=vote.outvoted,
+        rated_at=tuple(vote.rated_at[person] for person in (*vote.winners, *vote.outvoted)),
         created_at=row.created_at,
     )
 
 
-def _corrected(row: TurnRow, correction: CorrectionRow) -> PreferencePair:
+def _corrected(row: TurnRow, correction: CorrectionRow, split: Split) -> PreferencePair:
     return PreferencePair(
         origin=Origin(kind=OriginKind.CORRECTED, turn_id=row.id, correction_id=correction.id),
         prompt=_messages(row),
         chosen=correction.text,
         rejected=row.completion,
         rejected_finished=_finished(row),
-        held_out=_turn_is_held_out(row),
+        held_out=_turn_is_held_out(row, split),
         raters=(correction.person_id,),
         created_at=correction.created_at,
     )
 
 
-def _demonstration(row: TurnRow, correction: CorrectionRow) -> Demonstration:
+def _demonstration(row: TurnRow, correction: CorrectionRow, split: Split) -> Demonstration:
     return Demonstration(
         origin=Origin(kind=OriginKind.DEMONSTRATED, turn_id=row.id, correction_id=correction.id),
         prompt=_messages(row),
         completion=correction.text,
-        held_out=_turn_is_held_out(row),
+        held_out=_turn_is_held_out(row, split),
         raters=(correction.person_id,),
         created_at=correction.created_at,
     )
 
 
 def _regenerated(
-    turns: Mapping[int, TurnRow], votes: Mapping[int, Opinion]
+    turns: Mapping[int, TurnRow], votes: Mapping[int, Opinion], split: Split
 ) -> Iterable[PreferencePair]:
     """Yield pairs of answers to the same question, of which people liked one better."""
     versions = defaultdict[int, list[int]](list)
@@ -254,8 +213,9 @@ def _regenerated(
                     rejected=turns[worse].completion,
                     chosen_finished=_finished(turns[better]),
                     rejected_finished=_finished(turns[worse]),
-                    held_out=_turn_is_held_out(turns[better]),
+                    held_out=_turn_is_held_out(turns[better], split),
                     raters=votes[better].winners,
+                    outvoted=votes[better].outvoted,
                     created_at=turns[better].created_at,
                 )
 
@@ -264,34 +224,39 @@ def _imported(row: ImportedRow) -> Origin:
     return Origin(kind=OriginKind.IMPORTED, imported_id=row.id)
 
 
-def _imported_example(row: ImportedRow) -> Example:
+def _imported_example(row: ImportedRow, raters: tuple[int, ...], split: Split) -> Example:
     return Example(
         origin=_imported(row),
         prompt=_messages(row),
         completion=row.completion,
         label=bool(row.label),
-        held_out=_import_is_held_out(row),
+        held_out=split.holds_out_import(row.id, _prompt_digest(_messages(row))),
+        raters=raters,
         created_at=row.created_at,
     )
 
 
-def _imported_pair(row: ImportedRow) -> PreferencePair:
+def _imported_pair(row: ImportedRow, raters: tuple[int, ...], split: Split) -> PreferencePair:
     return PreferencePair(
         origin=_imported(row),
         prompt=_messages(row),
         chosen=row.completion,
         rejected=row.rejected or "",
-        held_out=_import_is_held_out(row),
+        held_out=split.holds_out_import(row.id, _prompt_digest(_messages(row))),
+        raters=raters,
         created_at=row.created_at,
     )
 
 
-def _imported_demonstration(row: ImportedRow) -> Demonstration:
+def _imported_demonstration(
+    row: ImportedRow, raters: tuple[int, ...], split: Split
+) -> Demonstration:
     return Demonstration(
         origin=_imported(row),
         prompt=_messages(row),
         completion=row.completion,
-        held_out=_import_is_held_out(row),
+        held_out=split.holds_out_import(row.id, _prompt_digest(_messages(row))),
+        raters=raters,
         created_at=row.created_at,
     )
 
@@ -301,10 +266,9 @@ def _prompt_digest(prompt: Sequence[Message]) -> str:
     return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
 
 
-def _digest(each: Preference) -> str:
-    """Return a digest that only an equal preference has, its label included."""
-    text = json.dumps(
-        [_prompt_digest(each.prompt), each.completion, each.rejected, each.label],
-        ensure_ascii=False,
-    )
+def preference_sha256(
+    prompt: Sequence[Message], completion: str, *, rejected: str | None, label: bool | None
+) -> str:
+    """Return a hash that only an equal preference has, its label included."""
+    text = json.dumps([_prompt_digest(prompt), completion, rejected, label], ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()

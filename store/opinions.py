@@ -8,6 +8,7 @@ reply that nobody else liked.
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from sqlalchemy import ColumnElement, Select, func, select
 from sqlalchemy.orm import Session
@@ -22,6 +23,8 @@ class Opinion:
 
     ratings: dict[int, int] = field(default_factory=dict)
     """+1 or −1 by person id."""
+    rated_at: dict[int, datetime] = field(default_factory=dict)
+    """The time of the rating by person id."""
     corrections: dict[int, CorrectionRow] = field(default_factory=dict)
     """The last correction by person id, oldest first."""
 
@@ -35,6 +38,12 @@ class Opinion:
         """The people whose thumb is that of the majority."""
         lead = self.lead
         return tuple(id for id, rating in self.ratings.items() if rating * lead > 0)
+
+    @property
+    def outvoted(self) -> tuple[int, ...]:
+        """The people whose thumb is not that of the majority."""
+        lead = self.lead
+        return tuple(id for id, rating in self.ratings.items() if rating * lead < 0)
 
     @property
     def support(self) -> int:
@@ -71,16 +80,19 @@ def read_opinions(
     """Return the opinions on turns: the ratings and corrections that meet the conditions."""
     opinions = defaultdict[int, Opinion](Opinion)
     for part in in_parts(turn_ids):
-        for turn_id, person_id, rating in session.execute(_ratings(part).where(ratings)):
+        for turn_id, person_id, rating, at in session.execute(_ratings(part).where(ratings)):
             opinions[turn_id].ratings[person_id] = rating
+            opinions[turn_id].rated_at[person_id] = at
         for row in session.scalars(_corrections(part).where(corrections)):
             opinions[row.turn_id].corrections[row.person_id] = row
     return opinions
 
 
-def _ratings(turn_ids: Sequence[int]) -> Select[int, int, int]:
+def _ratings(turn_ids: Sequence[int]) -> Select[int, int, int, datetime]:
     return (
-        select(FeedbackRow.turn_id, FeedbackRow.person_id, FeedbackRow.rating)
+        select(
+            FeedbackRow.turn_id, FeedbackRow.person_id, FeedbackRow.rating, FeedbackRow.created_at
+        )
         .where(FeedbackRow.turn_id.in_(turn_ids), FeedbackRow.replaced_at.is_(None))
         .order_by(FeedbackRow.id)
     )

@@ -1,15 +1,16 @@
 """The people who talk to the bot: names, access, and consent to training."""
 
+from collections.abc import Collection
 from datetime import timedelta
 
-from sqlalchemy import func, select, update
+from sqlalchemy import ColumnElement, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from store.database import Database
+from store.database import Database, in_parts
 from store.domain import Access, Person
 from store.memories import of_person, reconsider, retry_withheld
-from store.tables import PersonRow
+from store.tables import FeedbackRow, PersonRow
 
 CONSENT_VERSION = 1
 """The version of the question for consent to training; a new wording gets a new number."""
@@ -70,14 +71,35 @@ class People:
                 retry_withheld(session)
             return _person(row)
 
-    def newcomers(self, age: timedelta) -> frozenset[int]:
-        """Return the people first seen less than `age` ago whom no admin has let in."""
+    def vouched(self, among: Collection[int]) -> frozenset[int]:
+        """Return those of some people whom an admin let in by name."""
+        return self._matching(among, PersonRow.access == Access.ALLOWED)
+
+    def newcomers(
+        self, among: Collection[int], *, age: timedelta, active_days: int
+    ) -> frozenset[int]:
+        """Return those of some people who are new.
+
+        They were first seen less than `age` ago, or rated on fewer than `active_days` different
+        days.
+        """
+        days = (
+            select(func.count(func.distinct(func.date(FeedbackRow.created_at))))
+            .where(FeedbackRow.person_id == PersonRow.id)
+            .scalar_subquery()
+        )
         since = self._database.now() - age
+        return self._matching(among, or_(PersonRow.first_seen > since, days < active_days))
+
+    def _matching(self, among: Collection[int], condition: ColumnElement[bool]) -> frozenset[int]:
         with self._database.reading() as session:
-            new = select(PersonRow.id).where(
-                PersonRow.first_seen > since, PersonRow.access != Access.ALLOWED
+            return frozenset(
+                person
+                for part in in_parts(among)
+                for person in session.scalars(
+                    select(PersonRow.id).where(PersonRow.id.in_(part), condition)
+                )
             )
-            return frozenset(session.scalars(new))
 
     def opt_out(self, person_id: int, opted_out: bool) -> Person:
         """Record that a person opts out of training, or agrees to it."""

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from store.domain import AnyExample, Demonstration, Example, ExampleSet, Message, PreferencePair
 from store.errors import PreferencesUnreadable
-from store.examples import Preference
+from store.imports import Preference
 
 MAX_LINE_CHARS = 200_000
 

@@ -9,6 +9,7 @@ import random
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
+from itertools import islice
 from typing import Any
 
 from sqlalchemy import ColumnElement, and_, func, select
@@ -18,8 +19,12 @@ from store.database import in_parts
 from store.tables import CorrectionRow, FeedbackRow
 from store.teaching import TeachingRule
 
-RATER_SHARE = 4
-"""Divisor: one rater has at most a quarter of the turns that are read for a run."""
+RATER_SHARE = 10
+"""Divisor: one rater has at most a tenth of the turns that are read for a run, unless others rated
+too few."""
+
+MOST_PASSED = 20
+"""Ratings that are passed in search of other raters', as a multiple of the turns wanted."""
 
 DRAWN_PER_TURN = 3
 """Ratings drawn for each older turn wanted: some were replaced, or are those of newer turns."""
@@ -33,7 +38,7 @@ def rated_turns(
     """Return the ids of turns that were rated or corrected by people who may teach, in order.
 
     With `most`, these are the newest so many, and up to as many older ones, drawn at random. In
-    either half one person's ratings bring in at most a quarter.
+    either half one person's ratings bring in at most a tenth, unless others rated too few.
     """
     counted = (
         (FeedbackRow, and_(FeedbackRow.replaced_at.is_(None), rule.ratings)),
@@ -51,15 +56,25 @@ def rated_turns(
 
 
 def _fair(ratings: Iterable[tuple[int, int]], most: int) -> set[int]:
-    """Return the first turns of ratings, given as turn and person, until there are so many."""
+    """Return the first turns of ratings, given as turn and person, until there are so many.
+
+    Those beyond somebody's share fill what is left, first those of people who have least beyond it.
+    """
     turns: set[int] = set()
+    beyond: list[tuple[int, int]] = []
     counts = Counter[int]()
-    for turn_id, person_id in ratings:
+    for turn_id, person_id in islice(ratings, MOST_PASSED * most):
         counts[person_id] += 1
         if counts[person_id] <= max(1, most // RATER_SHARE):
             turns.add(turn_id)
             if len(turns) >= most:
-                break
+                return turns
+        else:
+            beyond.append((counts[person_id], turn_id))
+    for _, turn_id in sorted(beyond, key=lambda each: each[0]):
+        if len(turns) >= most:
+            break
+        turns.add(turn_id)
     return turns
 
 

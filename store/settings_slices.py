@@ -291,7 +291,7 @@ class TrainSettings(Slice):
         "with RATCHET_GATE_DRIFT_KL.",
     )
     person_share: float = Field(
-        default=0.25,
+        default=0.1,
         gt=0,
         le=1,
         description="Share of a run's examples that may come from one person who is no admin; "
@@ -300,14 +300,22 @@ class TrainSettings(Slice):
     newcomer_days: int = Field(
         default=7,
         ge=0,
-        description="Days for which a person counts as new, half of them if they agree with "
-        "others; 0 treats everybody alike.",
+        description="Days for which a person counts as new, who must have rated on half as many "
+        "different days, too; 0 treats everybody alike.",
     )
     newcomer_share: float = Field(
         default=0.2,
         ge=0,
         lt=1,
-        description="Share of a run's examples that may come from all new people together.",
+        description="Share of a run's examples that may come from all people together who are new "
+        "or do not agree with others, and from corrections by people whom no admin let in.",
+    )
+    unvouched_share: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="Share of RATCHET_TRAIN_MAX_EXAMPLES that may come from all people together "
+        "whom no admin let in with /allow.",
     )
     mask: bool = Field(
         default=True,
@@ -378,6 +386,11 @@ class GateSettings(Slice):
         ge=0,
         le=1,
         description="Share of the retention checks that a version may lose.",
+    )
+    golden_drop: float = Field(
+        default=0.1,
+        ge=0,
+        description="Nats a token by which golden answers may become less likely, on average.",
     )
     drift_kl: float = Field(
         default=0.5,

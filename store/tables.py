@@ -402,18 +402,64 @@ class ActivationRow(Base):
     created_at: Mapped[datetime]
 
 
+class ImportRow(Base):
+    """An import of a preference file; `imported_by` is the account that ran the command."""
+
+    __tablename__ = "imports"
+    __table_args__ = NEVER_AGAIN
+    id: Mapped[int] = _id()
+    source: Mapped[str]
+    imported_by: Mapped[str]
+    trusted: Mapped[bool]
+    created_at: Mapped[datetime]
+
+
 class ImportedRow(Base):
     """A preference that was collected elsewhere; `digest` keeps it from being imported twice."""
 
     __tablename__ = "imported_examples"
     id: Mapped[int] = _id()
+    import_id: Mapped[int] = _owner("imports.id")
     digest: Mapped[str] = mapped_column(unique=True)
-    source: Mapped[str]
     prompt: Mapped[list[dict[str, Any]]]
     completion: Mapped[str]
     rejected: Mapped[str | None]
     label: Mapped[bool | None]
     created_at: Mapped[datetime]
+
+
+class GoldenRow(Base):
+    """An answer that every version must still know, as an admin chose it; a masked copy.
+
+    It is deleted with the turn or the correction that it was copied from. `sha256` is the hash of
+    its words.
+    """
+
+    __tablename__ = "golden_answers"
+    __table_args__ = NEVER_AGAIN
+    id: Mapped[int] = _id()
+    turn_id: Mapped[int | None] = _owner("turns.id", nullable=True)
+    correction_id: Mapped[int | None] = _owner("corrections.id", nullable=True)
+    prompt: Mapped[list[dict[str, Any]]]
+    answer: Mapped[str]
+    worse: Mapped[str | None]
+    source: Mapped[str]
+    sha256: Mapped[str] = mapped_column(unique=True)
+    created_at: Mapped[datetime]
+
+
+class SplitKeyRow(Base):
+    """The key that decides which examples are held out, and the ids from which it decides.
+
+    Examples of earlier turns and imports were already trained on or measured with; a hash without
+    a key decides these.
+    """
+
+    __tablename__ = "split_key"
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    key: Mapped[bytes] = mapped_column(LargeBinary)
+    first_turn_id: Mapped[int] = mapped_column(BigInteger)
+    first_imported_id: Mapped[int] = mapped_column(BigInteger)
 
 
 class MemoryRow(Base):

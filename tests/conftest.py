@@ -32,6 +32,15 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     return result
 
 
+@pytest.fixture(autouse=True)
+def same_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give every database of the process the same split of examples.
+
+    Of the first 30 turns it holds out 1, 20, 21, 23, 25, 28, 29 and 30: with few turns, most teach.
+    """
+    monkeypatch.setattr("store.split.new_key", lambda: b"the tests' key 22977")
+
+
 @pytest.fixture
 def clock() -> Clock:
     """Return a clock that stands still until it is moved."""

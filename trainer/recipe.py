@@ -42,7 +42,10 @@ class Recipe:
     person_share: float
     """Largest share of the examples that one person may give."""
     newcomer_share: float
-    """Largest share of the examples that all new people together may give."""
+    """Largest share of the examples that all new and unproven people together may give."""
+    unvouched_share: float
+    """Largest share of `max_examples` that all people together may give whom no admin vouched
+    for."""
     mask: bool
     """True if private data is masked in the examples."""
     rehearsal: int

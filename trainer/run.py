@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -22,6 +23,7 @@ from store.domain import Adapter, AdapterNotes, GateReport, RunStatus
 from store.embedder import SentenceEmbedder
 from store.errors import AdapterNotFit, StoreError
 from store.examples import Examples
+from store.golden import GoldenAnswer, GoldenAnswers
 from store.people import People
 from store.runs import Runs
 from store.settings import Settings, load_settings
@@ -30,9 +32,9 @@ from store.teaching import TeachingRule
 from trainer.errors import NothingToLearn, RunCancelled, TrainerError
 from trainer.examples.dataset import Snapshot, take_snapshot
 from trainer.examples.rater_audit import examine
-from trainer.examples.rater_shares import RaterShares
+from trainer.examples.rater_shares import RaterTrust
 from trainer.progress import ProgressReporter, RunStage
-from trainer.proving.comparison import Comparison
+from trainer.proving.comparison import Comparison, Exam
 from trainer.proving.gate import went_too_far
 from trainer.recipe import Recipe
 from trainer.run_folder import run_folder
@@ -79,7 +81,8 @@ def _learn(
 ) -> tuple[RunStatus, str]:
     recipe = Recipe.of(settings.train)
     progress.start_stage(RunStage.CHOOSE_EXAMPLES)
-    snapshot = _choose_examples(settings, database, recipe, progress)
+    golden = GoldenAnswers(database, TeachingRule.of(settings.admission, settings.privacy)).all()
+    snapshot, groups = _choose_examples(settings, database, recipe, progress, golden)
     progress.record_snapshot(snapshot, recipe)
     adapters = Adapters(database, settings.storage.adapters_path)
     progress.start_stage(RunStage.PREPARE)
@@ -93,7 +96,8 @@ def _learn(
         update = train(settings, job, predictor, report_step)
         progress.record_curve()
         active = adapters.active()
-        comparison = Comparison(settings, snapshot, predictor, active, progress)
+        exam = Exam(held_out=snapshot.held_out, golden=golden, groups=groups)
+        comparison = Comparison(settings, exam, predictor, active, progress)
         notes = AdapterNotes(recipe=recipe.as_dict(), examples=snapshot.counts)
         candidate, report = _prove(settings, adapters, comparison, update, progress, notes)
         if went_too_far(report):
@@ -105,32 +109,48 @@ def _learn(
 
 
 def _choose_examples(
-    settings: Settings, database: Database, recipe: Recipe, progress: ProgressReporter
-) -> Snapshot:
-    """Quarantine people whose ratings look like an attack, then choose among the others'."""
+    settings: Settings,
+    database: Database,
+    recipe: Recipe,
+    progress: ProgressReporter,
+    golden: Sequence[GoldenAnswer],
+) -> tuple[Snapshot, tuple[frozenset[int], ...]]:
+    """Quarantine people whose ratings look like an attack, then choose among the others'.
+
+    Also return the groups of people who rate together.
+    """
     rule = TeachingRule.of(settings.admission, settings.privacy)
-    stored, suspects = Examples(database, rule), Suspects(database)
+    stored, suspects, people = Examples(database, rule), Suspects(database), People(database)
     most = CANDIDATES * recipe.max_examples
     examples = stored.collect(most, seed=recipe.seed)
-    trusted = settings.admission.admins | suspects.released()
-    people, newcomer_age = People(database), timedelta(days=settings.train.newcomer_days)
-    newcomers = people.newcomers(newcomer_age)
-    embedder = SentenceEmbedder(settings.retrieval.embedder)
-    findings = examine(examples, embedder, trusted=trusted, newcomers=newcomers)
+    raters = {person for each in examples.every for person in (*each.raters, *each.outvoted)}
+    released = suspects.released()
+    vouched = people.vouched(raters) | released
+    days = settings.train.newcomer_days
+    newcomers = people.newcomers(raters, age=timedelta(days=days), active_days=-(-days // 2))
+    findings = examine(
+        examples,
+        SentenceEmbedder(settings.retrieval.embedder),
+        trusted=settings.admission.admins | released,
+        vouched=vouched | settings.admission.admins,
+        newcomers=newcomers,
+    )
     quarantined = [
         person for person, reason in findings.suspects.items() if suspects.hold(person, reason)
     ]
     progress.record_held_back(len(quarantined))
     if quarantined:
         examples = stored.collect(most, seed=recipe.seed)
-    # People whose ratings agree with others' count as new for half as long.
-    still_new = (newcomers - findings.agreeing) | people.newcomers(newcomer_age / 2)
-    return take_snapshot(
-        examples,
-        recipe,
-        system_prompt=settings.reply.system_prompt,
-        rater_shares=RaterShares(trusted=settings.admission.admins, newcomers=still_new),
+    trust = RaterTrust(
+        trusted=settings.admission.admins,
+        vouched=vouched,
+        newcomers=newcomers,
+        agreement=findings.agreement,
     )
+    snapshot = take_snapshot(
+        examples, recipe, system_prompt=settings.reply.system_prompt, trust=trust, golden=golden
+    )
+    return snapshot, findings.groups
 
 
 def _prove(

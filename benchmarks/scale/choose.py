@@ -20,7 +20,7 @@ from store.people import People
 from store.settings import load_settings
 from store.teaching import TeachingRule
 from trainer.examples.dataset import take_snapshot
-from trainer.examples.rater_shares import RaterShares
+from trainer.examples.rater_shares import RaterTrust
 from trainer.recipe import Recipe
 from trainer.run import CANDIDATES
 
@@ -64,12 +64,14 @@ def choose(url: str) -> None:
     examples = Examples(database, rule).collect(most, seed=recipe.seed)
     _print("collect", time.perf_counter() - started, before, len(examples.every))
     started = time.perf_counter()
-    new = People(database).newcomers(timedelta(days=settings.train.newcomer_days))
+    raters = {person for each in examples.every for person in (*each.raters, *each.outvoted)}
+    days = settings.train.newcomer_days
+    new = People(database).newcomers(raters, age=timedelta(days=days), active_days=-(-days // 2))
     snapshot = take_snapshot(
         examples,
         recipe,
         system_prompt=settings.reply.system_prompt,
-        rater_shares=RaterShares(trusted=admission.admins, newcomers=new),
+        trust=RaterTrust(trusted=admission.admins, newcomers=new),
     )
     _print("take_snapshot", time.perf_counter() - started, before, len(snapshot.train.every))
 

@@ -1,4 +1,4 @@
-"""The commands `train`, `trainer`, `adapters`, `feedback` and `generate`."""
+"""The commands `train`, `trainer`, `adapters` and `generate`."""
 
 import asyncio
 import os
@@ -24,7 +24,6 @@ from bot.engine.source import model_name
 from bot.errors import BotError, UsageError
 from bot.reports.wording import activation_line, adapter_line, gate_rows, progress_text
 from store.domain import Adapter, ExampleCounts, GateReport, RunStatus, Sample, TrainingRun
-from store.preferences import read_preferences, write_preferences
 
 LOOK_SECONDS = 0.5
 """Time between two looks at a run's progress."""
@@ -204,35 +203,6 @@ def rollback(reason: str, force: bool) -> None:
     with opened_store(changes=True) as store:
         before = store.adapters.rollback(reason=reason, force=force)
     click.echo(f"{before.name} is active again." if before else "The base model answers again.")
-
-
-@click.group()
-def feedback() -> None:
-    """Import and export ratings in TRL's preference formats."""
-
-
-@feedback.command("import", epilog=example("ratchet feedback import ratings.jsonl"))
-@click.argument("file", type=click.Path(path_type=Path))
-def import_(file: Path) -> None:
-    """Import preferences; with an invalid line, nothing is imported."""
-    preferences = read_preferences(file)
-    with opened_store(changes=True) as store:
-        added = store.examples.take_in(preferences, source=file.name)
-    known = len(preferences) - added
-    click.echo(f"{added} imported" + (f", {known} were there already." if known else "."))
-
-
-@feedback.command(epilog=example("ratchet feedback export ratings.jsonl"))
-@click.argument("file", type=click.Path(path_type=Path))
-def export(file: Path) -> None:
-    """Export everything that may be trained on, one JSON object per line."""
-    with opened_store() as store:
-        lines = list(write_preferences(store.examples.collect()))
-    try:
-        file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    except OSError as error:
-        raise BotError(f"cannot write {file}: {error.strerror}") from error
-    click.echo(f"{len(lines)} exported.")
 
 
 @click.command(epilog=example("ratchet generate prompts.jsonl replies.jsonl --adapter base"))

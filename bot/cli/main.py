@@ -16,8 +16,9 @@ from rich.table import Table
 from bot.app import Store, make_indexer, open_database, open_store
 from bot.cli.backups import backup, restore
 from bot.cli.console import example, opened_store, out, print_json
+from bot.cli.feedback import feedback, golden
 from bot.cli.ingest import Ingested, ingest
-from bot.cli.learning import adapters, feedback, generate, train, trainer
+from bot.cli.learning import adapters, generate, train, trainer
 from bot.cli.worker_process import supervised_worker
 from bot.engine.errors import EngineError
 from bot.errors import BotError, UsageError
@@ -267,7 +268,7 @@ def doctor() -> None:
         raise BotError(f"failed: {', '.join(failed)}")
 
 
-for command in (train, trainer, adapters, feedback, generate, backup, restore):
+for command in (train, trainer, adapters, feedback, golden, generate, backup, restore):
     cli.add_command(command)
 
 

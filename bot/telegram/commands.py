@@ -166,6 +166,15 @@ COMMANDS = (
         audience=Audience.ADMINS,
     ),
     Command(
+        name="golden",
+        arguments="[NUMBER] [off]",
+        menu="Answers that I must always know",
+        help="reply with it to an answer of mine that every version must still know; it is "
+        "measured, and never trained on",
+        handler=lambda handlers: handlers.golden.on_golden,
+        audience=Audience.ADMINS,
+    ),
+    Command(
         name="stats",
         menu="How people like each version",
         help="how people like each version, as a picture",

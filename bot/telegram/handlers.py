@@ -7,6 +7,7 @@ from bot.telegram.admin import AdminHandlers
 from bot.telegram.admission import Admission
 from bot.telegram.approval import ApprovalHandlers
 from bot.telegram.consent import Consent
+from bot.telegram.golden import GoldenHandlers
 from bot.telegram.group import GroupHandlers
 from bot.telegram.invitation import InvitationHandlers
 from bot.telegram.privacy import PrivacyHandlers
@@ -33,6 +34,7 @@ class Handlers:
     admin: AdminHandlers
     learning: TrainingHandlers
     approval: ApprovalHandlers
+    golden: GoldenHandlers
     quarantine: QuarantineHandlers
     invitation: InvitationHandlers
     group: GroupHandlers

@@ -3,6 +3,7 @@
 import io
 import json
 import zipfile
+from collections.abc import Iterable
 from typing import Any
 
 from bot.prompt import render
@@ -11,6 +12,7 @@ from store.database import Database
 from store.domain import (
     FinishReason,
     Memory,
+    Message,
     Origin,
     OriginKind,
     Passage,
@@ -20,6 +22,7 @@ from store.domain import (
     TurnState,
 )
 from store.export import Exports
+from store.imports import Imports, Preference
 from store.people import People
 from store.ratings import Ratings
 
@@ -30,6 +33,28 @@ GROUP = Place(chat_id=-100)
 def meet(database: Database, *person_ids: int) -> None:
     for person_id in person_ids:
         People(database).see(person_id, f"person {person_id}")
+
+
+def preference(
+    question: str = "why?",
+    completion: str = "because",
+    *,
+    rejected: str | None = None,
+    label: bool | None = None,
+) -> Preference:
+    prompt = (Message(role="user", content=question),)
+    return Preference(prompt=prompt, completion=completion, rejected=rejected, label=label)
+
+
+def take_in(
+    database: Database,
+    preferences: Iterable[Preference],
+    *,
+    source: str = "ratings.jsonl",
+    trusted: bool = True,
+) -> int:
+    """Import preferences, by default as what the bot's owner trusts."""
+    return Imports(database).take_in(preferences, source=source, imported_by="ada", trusted=trusted)
 
 
 def begin(

@@ -1,17 +1,16 @@
 """Examples: what becomes one, whose words are left out, what is held out. On both databases."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from store.database import Database
 from store.domain import Access, FinishReason, Message, Place, Rating, TurnState
 from store.erasure import Eraser
-from store.examples import HELD_OUT_SHARE, Examples, Preference, is_held_out
+from store.examples import Examples
 from store.people import People
+from store.split import read_split
 from store.teaching import TeachingRule
 from tests.fakes import Clock
-from tests.store.talk import ADA, BOB, CLEO, correct, key, meet, rate, talk
+from tests.store.talk import ADA, BOB, CLEO, correct, key, preference, rate, take_in, talk
 
 UP, DOWN = Rating.UP, Rating.DOWN
 
@@ -19,17 +18,6 @@ UP, DOWN = Rating.UP, Rating.DOWN
 @pytest.fixture
 def book(database: Database) -> Examples:
     return Examples(database)
-
-
-def preference(
-    question: str = "why?",
-    completion: str = "because",
-    *,
-    rejected: str | None = None,
-    label: bool | None = None,
-) -> Preference:
-    prompt = (Message(role="user", content=question),)
-    return Preference(prompt=prompt, completion=completion, rejected=rejected, label=label)
 
 
 def labels(book: Examples) -> dict[str, bool]:
@@ -291,7 +279,7 @@ def test_what_is_held_out_follows_from_the_first_answers_id_alone(
         corrections = [correct(database, turn_id, "It is so.") for turn_id in (first, second)]
         ids = [f"t{first}", f"t{second}", f"p{second}-{first}"]
         ids += [f"{kind}{each}" for kind in "cd" for each in corrections]
-        expected |= dict.fromkeys(ids, is_held_out(f"turn {first}"))
+        expected |= dict.fromkeys(ids, read_split(database).holds_out_turn(first))
     collected = {key(each.origin): each.held_out for each in book.collect().every}
     assert collected == expected
     assert set(expected.values()) == {True, False}
@@ -307,17 +295,6 @@ def test_what_is_rated_later_moves_nothing_to_the_other_side(
         rate(database, talk(database, place=Place(chat_id=number)), UP)
     after = {key(each.origin): each.held_out for each in book.collect().every}
     assert before.items() <= after.items()
-
-
-def test_every_version_of_ratchet_holds_out_the_same_turns() -> None:
-    held_out = [number for number in range(1, 31) if is_held_out(f"turn {number}")]
-    assert held_out == [1, 19, 22, 24, 25, 27, 28, 29, 30]
-
-
-def test_about_a_fifth_is_held_out() -> None:
-    share = sum(is_held_out(f"turn {number}") for number in range(5000)) / 5000
-    assert share == pytest.approx(HELD_OUT_SHARE, abs=0.02)
-    assert HELD_OUT_SHARE == 0.2
 
 
 def test_examples_come_oldest_first(database: Database, book: Examples, clock: Clock) -> None:
@@ -362,7 +339,7 @@ def test_ratings_are_counted_from_a_moment_on(
     turn_id = talk(database)
     rate(database, turn_id, UP, ADA)
     rate(database, turn_id, DOWN, BOB)
-    book.take_in([preference(label=True)], source="ratings.jsonl")
+    take_in(database, [preference(label=True)])
     assert (book.ratings_since(None), book.ratings_since(moment)) == (4, 3)
 
 
@@ -375,92 +352,6 @@ def test_a_rating_that_was_changed_counts_once_and_one_taken_back_not(
     assert book.ratings_since(None) == 1
     rate(database, turn_id, None)
     assert book.ratings_since(None) == 0
-
-
-def test_what_is_imported_becomes_an_example_of_its_kind(book: Examples, clock: Clock) -> None:
-    given = [
-        preference("a", "fine", label=True),
-        preference("b", "bad", label=False),
-        preference("c", "better", rejected="worse"),
-        preference("d", "shown"),
-    ]
-    assert book.take_in(given, source="ratings.jsonl") == 4
-    examples = book.collect()
-    assert [(each.completion, each.label) for each in examples.unpaired] == [
-        ("fine", True),
-        ("bad", False),
-    ]
-    [pair], [shown] = examples.pairs, examples.demonstrations
-    assert (pair.chosen, pair.rejected, shown.completion) == ("better", "worse", "shown")
-    assert shown.prompt == (Message(role="user", content="d"),)
-    assert [key(each.origin) for each in examples.every] == ["i1", "i2", "i3", "i4"]
-    assert {each.created_at for each in examples.every} == {clock()}
-
-
-def test_importing_the_same_twice_is_once(book: Examples) -> None:
-    given = [preference(label=True), preference("how?", rejected="so"), preference("who?")]
-    assert book.take_in(given, source="a.jsonl") == 3
-    assert book.take_in([*given, preference("new", label=True)], source="b.jsonl") == 1
-    assert len(book.collect().every) == 4
-
-
-def test_the_same_line_twice_in_a_file_is_once(book: Examples) -> None:
-    assert book.take_in([preference(label=True)] * 3, source="a.jsonl") == 1
-    assert len(book.collect().every) == 1
-
-
-@pytest.mark.parametrize(
-    "other",
-    [
-        preference(label=False),
-        preference(),
-        preference(rejected="so"),
-        preference(completion="why not", label=True),
-        preference("how?", label=True),
-    ],
-    ids=["label", "demonstration", "pair", "completion", "prompt"],
-)
-def test_an_import_that_differs_in_anything_is_another(book: Examples, other: Preference) -> None:
-    book.take_in([preference(label=True)], source="a.jsonl")
-    assert book.take_in([other], source="a.jsonl") == 1
-    assert len(book.collect().every) == 2
-
-
-def test_an_import_that_fails_half_way_leaves_nothing(book: Examples) -> None:
-    def broken() -> Iterator[Preference]:
-        yield preference("first", label=True)
-        raise ValueError("the file ends here")
-
-    with pytest.raises(ValueError, match="the file ends here"):
-        book.take_in(broken(), source="a.jsonl")
-    assert nothing(book)
-    assert book.take_in([preference("first", label=True)], source="a.jsonl") == 1
-
-
-def test_imports_of_one_prompt_are_on_one_side(book: Examples) -> None:
-    given = [
-        each
-        for number in range(40)
-        for each in (
-            preference(f"question {number}", "fine", label=True),
-            preference(f"question {number}", "bad", label=False),
-            preference(f"question {number}", "better", rejected="worse"),
-            preference(f"question {number}", "shown"),
-        )
-    ]
-    book.take_in(given, source="a.jsonl")
-    sides: dict[object, set[bool]] = {}
-    for each in book.collect().every:
-        sides.setdefault(each.prompt, set()).add(each.held_out)
-    assert all(len(side) == 1 for side in sides.values())
-    assert {frozenset(side) for side in sides.values()} == {frozenset({True}), frozenset({False})}
-
-
-def test_what_is_imported_teaches_whoever_may_talk(database: Database) -> None:
-    book = Examples(database, TeachingRule(open_access=False))
-    meet(database, ADA)
-    book.take_in([preference(label=True)], source="a.jsonl")
-    assert labels(book) == {"i1": True}
 
 
 def test_whoever_has_not_agreed_is_silent_in_others_turns_too_where_a_yes_is_needed(

@@ -1,14 +1,15 @@
 """People, and what is held about them: all of it is given, all of it goes. On both databases."""
 
+from collections.abc import Collection
 from datetime import timedelta
 
 import pytest
 
 from store.database import Database
-from store.domain import Access
+from store.domain import Access, Rating
 from store.people import People
 from tests.fakes import Clock
-from tests.store.talk import ADA, BOB, CLEO
+from tests.store.talk import ADA, BOB, CLEO, rate, talk
 from tests.store.threads import at_once
 
 DAY = 86_400
@@ -70,16 +71,39 @@ def test_somebody_can_opt_out_of_training_and_in_again(people: People) -> None:
     assert not people.opt_out(ADA, False).opted_out
 
 
-def test_who_came_lately_is_new_unless_an_admin_let_them_in(
+def test_who_came_lately_or_rated_on_few_days_is_new(
     database: Database, people: People, clock: Clock
 ) -> None:
-    people.see(ADA, "Ada")
-    clock.advance(seconds=timedelta(days=10).total_seconds())
+    day = timedelta(days=1).total_seconds()
+    turns = [talk(database, person_id=ADA) for _ in range(6)]
     people.see(BOB, "Bob")
-    people.decide(CLEO, Access.ALLOWED)
+    for number, turn_id in enumerate(turns):
+        rate(database, turn_id, Rating.UP, ADA)
+        if number < 3:
+            rate(database, turns[0], Rating.UP if number % 2 else Rating.DOWN, BOB)
+        clock.advance(seconds=day)
+    for turn_id in turns:
+        rate(database, turn_id, Rating.UP, CLEO)
 
-    assert people.newcomers(timedelta(days=7)) == {BOB}
-    assert people.newcomers(timedelta(0)) == frozenset()
+    def new(days: float, active_days: int, among: Collection[int] = (ADA, BOB, CLEO)) -> set[int]:
+        age = timedelta(days=days)
+        return set(people.newcomers(among, age=age, active_days=active_days))
+
+    assert new(5, 4) == {BOB, CLEO}
+    assert new(5, 3) == {CLEO}
+    assert new(0, 2) == {CLEO}, "rated much, on one day"
+    assert new(7, 0) == {ADA, BOB, CLEO}
+    assert new(0, 0) == set()
+    assert new(5, 4, among=[BOB, 99]) == {BOB}
+
+
+def test_an_admin_vouches_for_whom_they_let_in(people: People) -> None:
+    people.see(ADA, "Ada")
+    people.decide(BOB, Access.ALLOWED)
+    people.decide(CLEO, Access.DENIED)
+
+    assert people.vouched([ADA, BOB, CLEO]) == {BOB}
+    assert people.vouched([ADA]) == set()
 
 
 def test_a_question_that_did_not_arrive_is_asked_again(database: Database) -> None:

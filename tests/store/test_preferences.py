@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from store.database import Database
 from store.domain import Message, Rating
 from store.errors import PreferencesUnreadable
-from store.examples import Examples, Preference
+from store.examples import Examples
+from store.imports import Preference
 from store.preferences import MAX_LINE_CHARS, read_preferences, write_preferences
-from tests.store.talk import correct, rate, talk
+from tests.store.talk import correct, rate, take_in, talk
 
 WHY = (Message(role="user", content="why?"),)
 GOOD = {"prompt": "why?", "completion": "because", "label": True}
@@ -184,17 +185,17 @@ def test_what_is_exported_from_one_database_can_be_imported_into_another_and_is_
     correct(sqlite, turn_id, "Åsa.")
     exported = list(write_preferences(ours.collect()))
     path.write_text("\n".join(exported), encoding="utf-8")
-    assert theirs.take_in(read_preferences(path), source=path.name) == 3
+    assert take_in(postgres, read_preferences(path)) == 3
     assert list(write_preferences(theirs.collect())) == exported
 
 
 def test_what_is_imported_is_exported_as_it_was(database: Database, path: Path) -> None:
     book = Examples(database)
     given = read(path, *(row for row, _ in FORMATS))
-    book.take_in(given, source=path.name)
+    take_in(database, given)
     path.write_text("\n".join(write_preferences(book.collect())), encoding="utf-8")
     assert set(read_preferences(path)) == set(given)
-    assert book.take_in(read_preferences(path), source=path.name) == 0
+    assert take_in(database, read_preferences(path)) == 0
 
 
 def test_an_export_has_a_line_of_messages_for_each_example(sqlite: Database) -> None:

@@ -44,7 +44,9 @@ def test_the_newest_are_read_and_as_many_older_ones(database: Database, seed: in
     assert found != chosen(database, 8, seed + 1)
 
 
-def test_one_person_brings_in_at_most_a_quarter_of_either_half(database: Database) -> None:
+def test_one_person_brings_in_at_most_a_tenth_of_either_half_if_others_rated_enough(
+    database: Database,
+) -> None:
     meet(database, *range(100, 104))
     others = [talk(database) for _ in range(12)]
     for place, turn_id in enumerate(others):
@@ -57,6 +59,17 @@ def test_one_person_brings_in_at_most_a_quarter_of_either_half(database: Databas
 
     assert len(set(found) & set(flood)) <= 4
     assert set(found) >= set(others[-6:])
+
+
+def test_somebody_who_rates_alone_brings_in_everything(database: Database) -> None:
+    turns = [talk(database) for _ in range(30)]
+    for turn_id in turns:
+        rate(database, turn_id, Rating.DOWN, ADA)
+
+    found = chosen(database, 8)
+
+    assert len(found) == 16
+    assert set(found) >= set(turns[-8:])
 
 
 def test_few_of_many_ratings_are_looked_at(

@@ -19,6 +19,7 @@ from store.domain import (
     PreferencePair,
     Split,
 )
+from store.golden import GoldenAnswer
 from tests.trainer.examples import asked, demonstration, origin, pair, rated, recipe, thumbs
 from trainer.errors import NothingToLearn
 from trainer.examples.dataset import (
@@ -569,8 +570,8 @@ def test_nobody_has_more_than_their_share_of_what_a_run_has_room_for() -> None:
     )
 
     theirs = sum(each.raters == (99,) for each in snapshot.train.unpaired)
-    assert theirs <= 0.25 * len(snapshot.train.unpaired)
-    assert len(snapshot.train.unpaired) > 60
+    assert theirs <= 0.1 * len(snapshot.train.unpaired)
+    assert len(snapshot.train.unpaired) == 50, "the half that people may give nobody vouched for"
 
 
 def test_nobody_has_more_than_their_share_of_what_is_measured_on() -> None:
@@ -586,7 +587,54 @@ def test_nobody_has_more_than_their_share_of_what_is_measured_on() -> None:
     )
 
     theirs = sum(each.raters == (99,) for each in snapshot.held_out.unpaired)
-    assert 0 < theirs <= 0.25 * len(snapshot.held_out.unpaired)
+    assert 0 < theirs <= 0.1 * len(snapshot.held_out.unpaired)
+
+
+def golden(question: str, turn_id: int | None = None) -> GoldenAnswer:
+    return GoldenAnswer(turn_id=turn_id, prompt=asked(question), answer="as it must stay")
+
+
+def test_no_answer_to_a_golden_question_is_trained_on() -> None:
+    given = ExampleSet(
+        unpaired=(*ENOUGH, rated(800, question="When do you OPEN? ", reply="at nine")),
+        pairs=(pair(801, question="when do you  open?"),),
+        demonstrations=(demonstration(802, question="when do you open?"), demonstration(803)),
+    )
+
+    snapshot = take_snapshot(
+        given, recipe(), system_prompt="", golden=[golden("When do you open?")]
+    )
+
+    assert {each.prompt[-1].content for each in snapshot.train.every} == {
+        *(each.prompt[-1].content for each in ENOUGH),
+        "question 803",
+    }
+
+
+def test_the_turn_of_a_golden_answer_is_not_trained_on_whatever_was_masked_in_it() -> None:
+    given = ExampleSet(
+        unpaired=(*ENOUGH, rated(800, question="Is ada@example.org yours?")),
+        pairs=(
+            replace(
+                pair(801, question="Is it?"),
+                origin=Origin(kind=OriginKind.REGENERATED, turn_id=900, other_turn_id=800),
+            ),
+        ),
+    )
+
+    snapshot = take_snapshot(
+        given, recipe(), system_prompt="", golden=[golden("Is [e-mail] yours?", 800)]
+    )
+
+    assert len(snapshot.train.every) == len(ENOUGH)
+
+
+def test_a_golden_answer_may_still_be_measured_with() -> None:
+    given = ExampleSet(unpaired=(*ENOUGH, rated(800, question="open?", held_out=True)))
+
+    snapshot = take_snapshot(given, recipe(), system_prompt="", golden=[golden("open?")])
+
+    assert len(snapshot.held_out.every) == 1
 
 
 @pytest.mark.bad_input("500 identical ratings of one person")

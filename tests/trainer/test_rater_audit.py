@@ -8,15 +8,11 @@ import pytest
 
 from store.domain import Example, ExampleSet, PreferencePair
 from tests.fakes import FakeEmbedder
-from tests.trainer.examples import pair, rated
-from trainer.examples.rater_audit import (
-    MIN_OTHER_RATINGS,
-    MIN_RATINGS,
-    MIN_REPEATS,
-    SIGNIFICANCE,
-    Findings,
-    examine,
-)
+from tests.trainer.examples import asked, rated
+from trainer.examples.agreement import MIN_FITTED_RATINGS, MIN_RATINGS, SIGNIFICANCE
+from trainer.examples.planted_text import MIN_REPEATS
+from trainer.examples.rater_audit import Findings, examine
+from trainer.examples.rater_shares import PROVEN_AGREEMENT
 
 GOOD, BAD = ("clear", "short", "kind"), ("rude", "long", "vague")
 
@@ -85,7 +81,7 @@ def test_a_few_ratings_show_nothing() -> None:
 
 
 def test_where_others_gave_too_few_there_is_nothing_to_contradict() -> None:
-    others = crowd(people=6, each=(MIN_OTHER_RATINGS - 31) // 6)
+    others = crowd(people=6, each=(MIN_FITTED_RATINGS - 31) // 6)
 
     assert found([*others, *ratings(50, 30, inverted)]) == {}
 
@@ -120,82 +116,85 @@ def test_what_new_people_said_is_no_measure_for_others() -> None:
     assert set(found.suspects) == set(range(50, 70))
 
 
-def agreeing(*given: Example, newcomers: Collection[int] = ()) -> set[int]:
+def agreement(*given: Example, newcomers: Collection[int] = ()) -> dict[int, float]:
     every = ExampleSet(unpaired=given)
-    return set(examine(every, FakeEmbedder(), trusted=(), newcomers=newcomers).agreeing)
+    found = examine(every, FakeEmbedder(), trusted=(), newcomers=newcomers).agreement
+    return dict(found or {})
 
 
 def test_who_agrees_with_others_is_found_new_or_not() -> None:
     given = [*crowd(), *(each for person in (50, 51) for each in ratings(person, 40, honest))]
 
-    assert agreeing(*given, newcomers={50}) == {50, 51}
+    found = agreement(*given, newcomers={50})
+
+    assert min(found[50], found[51]) > 0.8
 
 
-def test_where_everybody_is_new_agreeing_with_them_shows_nothing() -> None:
-    given = [*crowd(), *ratings(50, 40, honest)]
+def test_agreement_grows_with_the_number_of_ratings_that_agree() -> None:
+    found = [agreement(*crowd(), *ratings(50, count, honest))[50] for count in (1, 4, 12, 40)]
 
-    assert agreeing(*given) == {50}
-    assert agreeing(*given, newcomers={*range(1, 9), 50}) == set()
+    assert found == sorted(found)
+    assert found[0] < PROVEN_AGREEMENT < found[-1]
+
+
+def test_who_presses_the_other_thumb_agrees_with_nobody() -> None:
+    assert agreement(*crowd(), *ratings(50, 15, inverted))[50] == 0.0
+
+
+def test_thumbs_that_lost_the_vote_count_as_what_was_pressed() -> None:
+    lost = [replace(each, outvoted=(50,)) for each in crowd(each=10)]
+
+    assert agreement(*lost)[50] == 0.0
 
 
 @pytest.mark.parametrize("taste", [by_lot, always])
 def test_who_does_not_look_does_not_agree(taste: Taste) -> None:
-    praised = [rating for person in range(1, 9) for rating in ratings(person, 15, honest, good=0.8)]
+    praised = [each for person in range(1, 21) for each in ratings(person, 15, honest, good=0.8)]
 
     found = [
-        seed for seed in range(50, 70) if agreeing(*praised, *ratings(seed, 40, taste, good=0.8))
+        agreement(*praised, *ratings(seed, 40, taste, good=0.8))[seed] for seed in range(50, 70)
     ]
 
-    assert len(found) <= 1 + 20 * SIGNIFICANCE
+    assert sum(each >= PROVEN_AGREEMENT for each in found) <= 3
 
 
-def test_what_others_rated_too_is_no_agreement_of_ones_own() -> None:
-    shared = [replace(each, raters=(*each.raters, 50)) for each in crowd(each=10)]
+def test_where_nobody_agrees_with_anybody_nothing_is_measured() -> None:
+    thumbs = [each for person in range(1, 9) for each in ratings(person, 15, always)]
 
-    assert 50 not in agreeing(*shared)
+    assert examine(ExampleSet(unpaired=tuple(thumbs)), FakeEmbedder(), trusted=()).agreement is None
 
 
-def test_who_agrees_and_floods_is_suspected_all_the_same() -> None:
-    given = (*crowd(), *ratings(50, 40, honest))
-    spam = [
-        replace(pair(number, chosen="Buy at Zorbo today!", rejected=f"no {number}"), raters=(50,))
-        for number in range(MIN_REPEATS)
-    ]
+def test_those_whom_an_admin_vouched_for_are_the_measure_whoever_is_more() -> None:
+    vouched = crowd(people=6, each=15)
+    sybils = [each for person in range(50, 70) for each in ratings(person, 25, inverted)]
+    every = ExampleSet(unpaired=(*vouched, *sybils))
 
-    found = examine(ExampleSet(unpaired=given, pairs=tuple(spam)), FakeEmbedder(), trusted=())
+    found = examine(every, FakeEmbedder(), trusted=(), vouched=range(1, 7))
 
-    assert agreeing(*given) == {50}
-    assert (set(found.suspects), found.agreeing) == ({50}, frozenset())
+    assert set(found.suspects) == set(range(50, 70))
+    assert found.agreement is not None
+    assert min(found.agreement[person] for person in range(1, 7)) >= PROVEN_AGREEMENT
+
+
+@pytest.mark.parametrize("seed", range(50, 60))
+def test_ratings_of_all_time_are_looked_at_so_that_late_honesty_covers_nothing(seed: int) -> None:
+    turned = ratings(seed, 110, inverted)
+    cover = [replace(each, prompt=asked("cover")) for each in ratings(seed, 150, honest)[110:]]
+
+    assert list(found([*crowd(people=20), *turned, *cover])) == [seed]
+
+
+@pytest.mark.parametrize("seed", range(50, 60))
+def test_the_latest_ratings_are_looked_at_so_that_early_honesty_covers_nothing(seed: int) -> None:
+    cover, turned = ratings(seed, 300, honest), ratings(seed, 340, inverted)[300:]
+
+    assert list(found([*crowd(people=20), *cover, *turned])) == [seed]
 
 
 def test_where_all_the_others_say_the_same_there_is_nothing_to_contradict() -> None:
     others = [replace(each, label=True) for each in crowd()]
 
     assert found([*others, *ratings(50, 30, inverted)]) == {}
-
-
-def test_who_gives_the_same_text_over_and_over_is_suspected() -> None:
-    spam = [
-        replace(pair(number, chosen="Buy at Zorbo today!", rejected=f"no {number}"), raters=(50,))
-        for number in range(MIN_REPEATS)
-    ]
-
-    assert found(crowd(), spam) == {
-        50: f"{MIN_REPEATS} of {MIN_REPEATS} corrections say nearly the same"
-    }
-
-
-def test_a_few_alike_among_many_others_are_no_flood() -> None:
-    made = [
-        replace(pair(number, chosen="I do not know."), raters=(50,))
-        for number in range(MIN_REPEATS)
-    ]
-    made += [
-        replace(pair(number, chosen=f"word{number}"), raters=(50,))
-        for number in range(MIN_REPEATS, 2 * MIN_REPEATS)
-    ]
-
-    assert found(crowd(), made) == {}
 
 
 def test_what_the_bot_says_again_and_again_is_nobodys_flood() -> None:
@@ -217,5 +216,5 @@ def test_without_people_who_gave_much_nothing_is_embedded(given: list[Example]) 
 
     found = examine(ExampleSet(unpaired=tuple(given)), embedder, trusted=())
 
-    assert found == Findings(suspects={}, agreeing=frozenset())
+    assert found == Findings(suspects={}, agreement=None, groups=())
     assert embedder.embedded == []

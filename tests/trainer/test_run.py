@@ -23,6 +23,7 @@ from examples.scratch import OPEN_GATE
 from store.adapters import Adapters
 from store.database import Database
 from store.domain import (
+    Access,
     Adapter,
     AdapterStatus,
     Check,
@@ -35,7 +36,8 @@ from store.domain import (
     TrainingRun,
 )
 from store.errors import AdapterNotFit
-from store.examples import Examples, Preference
+from store.imports import Preference
+from store.people import People
 from store.ratings import Ratings
 from store.runs import Runs
 from store.settings import Settings
@@ -43,12 +45,11 @@ from store.suspects import Suspects
 from store.tables import RunExampleRow
 from tests.conftest import MakeAdapter
 from tests.fakes import FakeEmbedder
-from tests.store.talk import ADA, BOB, CLEO, correct, meet, talk
+from tests.store.talk import ADA, BOB, CLEO, correct, meet, take_in, talk
 from tests.trainer.examples import asked, settings
 from trainer.errors import RunCancelled
 from trainer.examples.dataset import Snapshot, take_snapshot
-from trainer.examples.rater_audit import Findings
-from trainer.examples.rater_shares import RaterShares
+from trainer.examples.rater_shares import RaterTrust, Standing
 from trainer.proving.gate import decide
 from trainer.proving.retention import RetentionCheck, RetentionKind
 from trainer.recipe import Recipe
@@ -138,7 +139,7 @@ def preferences(count: int) -> list[Preference]:
 
 
 def import_ratings(database: Database, ratings: list[Preference]) -> None:
-    Examples(database).take_in(ratings, source="this test")
+    take_in(database, ratings)
 
 
 def rate_turns(database: Database, count: int) -> None:
@@ -351,29 +352,31 @@ def test_who_floods_is_held_back_and_the_run_goes_on_without_them(
 
 
 @pytest.mark.usefixtures("rated")
-def test_the_word_of_new_people_who_agree_counts_after_half_of_the_time(
+def test_who_is_new_who_was_let_in_and_who_agrees_is_known_when_examples_are_chosen(
     learned: Learn, sqlite: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    new = []
+    trusts: list[RaterTrust] = []
 
-    def found(*args: Any, newcomers: frozenset[int], **kwargs: Any) -> Findings:
-        new.append(newcomers)
-        return Findings(suspects={}, agreeing=frozenset({BOB, CLEO}))
+    def noticed(*args: Any, trust: RaterTrust, **kwargs: Any) -> Snapshot:
+        trusts.append(trust)
+        return take_snapshot(*args, trust=trust, **kwargs)
 
-    def noticed(*args: Any, rater_shares: RaterShares, **kwargs: Any) -> Snapshot:
-        new.append(rater_shares.newcomers)
-        return take_snapshot(*args, rater_shares=rater_shares, **kwargs)
-
-    monkeypatch.setattr("trainer.run.examine", found)
     monkeypatch.setattr("trainer.run.take_snapshot", noticed)
     today = sqlite.now()
-    meet(sqlite, ADA, BOB)
-    sqlite.now = lambda: today + timedelta(days=4)
-    meet(sqlite, CLEO)
+    turns = [talk(sqlite, f"Which {number}?", LIKED) for number in range(3)]
+    meet(sqlite, BOB, CLEO)
+    for day, turn_id in enumerate(turns, 5):
+        moment = today + timedelta(days=day)
+        monkeypatch.setattr(sqlite, "now", lambda moment=moment: moment)
+        Ratings(sqlite).rate(turn_id, BOB, Rating.UP, RatingSource.BUTTON)
+    Ratings(sqlite).rate(turns[0], CLEO, Rating.UP, RatingSource.BUTTON)
+    People(sqlite).decide(CLEO, Access.ALLOWED)
 
-    learned(train_newcomer_days=7)
+    learned(train_newcomer_days=5)
 
-    assert new == [{ADA, BOB, CLEO}, {ADA, CLEO}]
+    [trust] = trusts
+    assert (trust.newcomers, trust.vouched) == (frozenset({ADA, CLEO}), frozenset({CLEO}))
+    assert trust.standing(BOB) is Standing.PROVEN, "was seen on three days"
 
 
 @pytest.mark.usefixtures("rated")

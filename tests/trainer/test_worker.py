@@ -16,13 +16,12 @@ from benchmarks.tiny_models import make_tiny_adapter
 from store.adapters import Adapters
 from store.database import Database
 from store.domain import AdapterStatus, Rating, RatingSource, RunStatus, TrainingRun
-from store.examples import Examples, Preference
 from store.ratings import Ratings
 from store.runs import HEARTBEAT_LOST_SECONDS, LOG_CHARS, Runs
 from store.tables import AdapterRow, TurnRow
 from tests.fakes import Clock
-from tests.store.talk import ADA, BOB, meet, talk
-from tests.trainer.examples import asked, settings
+from tests.store.talk import ADA, BOB, meet, preference, take_in, talk
+from tests.trainer.examples import settings
 from trainer.worker import Worker
 
 PATIENCE_SECONDS = 20
@@ -411,13 +410,7 @@ def test_a_run_is_due_when_the_active_version_was_trained_on_what_is_erased(
 
 
 def test_imported_ratings_count(hand: Worker, sqlite: Database) -> None:
-    Examples(sqlite).take_in(
-        (
-            Preference(prompt=asked(f"why {number}?"), completion="so", label=True)
-            for number in range(5)
-        ),
-        source="ratings.jsonl",
-    )
+    take_in(sqlite, (preference(f"why {number}?", label=True) for number in range(5)))
 
     assert hand.queue_if_due()
 

@@ -5,7 +5,8 @@ Pure. Invariant: no held-out example is trained on, nor a copy of one from anoth
 
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import TypeVar, assert_never
 
@@ -21,9 +22,10 @@ from store.domain import (
     PreferencePair,
     Split,
 )
+from store.golden import GoldenAnswer, plain_question
 from store.masking import mask
 from trainer.errors import NothingToLearn
-from trainer.examples.rater_shares import RaterShares, limit_shares
+from trainer.examples.rater_shares import Limits, RaterTrust, limit_shares
 from trainer.recipe import Recipe
 
 MIN_EXAMPLES = 10
@@ -36,7 +38,10 @@ MAX_IMBALANCE = 4.0
 """Most examples of one label for each of the other; `label_weights` evens out the rest."""
 
 MAX_HELD_OUT = 160
-"""Held-out examples that are measured: the gate's time grows with their number."""
+"""Held-out thumbs, and pairs, that are measured: the gate's time grows with their number."""
+
+MOST_OF_EXAM = 0.1
+"""Largest share of these that one person gives, unless only a few people rated."""
 
 Kind = TypeVar("Kind", bound=AnyExample)
 
@@ -85,82 +90,88 @@ def take_snapshot(
     recipe: Recipe,
     *,
     system_prompt: str,
-    rater_shares: RaterShares | None = None,
+    trust: RaterTrust | None = None,
+    golden: Sequence[GoldenAnswer] = (),
 ) -> Snapshot:
     """Choose the examples of a run. Raises `NothingToLearn`, with the reason.
 
     `system_prompt` is put before imported prompts that have none, as it is before every question.
+    No answer to the question of a `golden` answer is trained on.
     Only examples that are chosen are masked; those that masking makes alike are then merged.
     """
-    rater_shares = rater_shares or RaterShares()
-    chosen = _choose(examples, recipe, system_prompt, rater_shares)
+    trust = trust or RaterTrust()
+    chosen = _choose(examples, recipe, system_prompt, trust, golden)
     if not recipe.mask:
         return chosen
-    return _choose(_masked(chosen.all), recipe, system_prompt, rater_shares)
+    return _choose(_masked(chosen.all), recipe, system_prompt, trust, golden)
 
 
 def _choose(
-    examples: ExampleSet, recipe: Recipe, system_prompt: str, rater_shares: RaterShares
+    examples: ExampleSet,
+    recipe: Recipe,
+    system_prompt: str,
+    trust: RaterTrust,
+    golden: Sequence[GoldenAnswer],
 ) -> Snapshot:
     unpaired = _by_majority([_as_served(each, system_prompt) for each in examples.unpaired])
     pairs = _without_copies([_as_served(each, system_prompt) for each in examples.pairs])
     demonstrations = _without_copies(
         [_as_served(each, system_prompt) for each in examples.demonstrations]
     )
-    held_out = _choose_held_out(unpaired, pairs, rater_shares, recipe)
+    held_out = _choose_held_out(unpaired, pairs, trust, recipe)
     everything: list[AnyExample] = [*unpaired, *pairs, *demonstrations]
     hidden = {reply for each in everything if each.held_out for reply in _replies(each)}
+    questions = {each.question for each in golden}
+    turns = {each.turn_id for each in golden} - {None}
     available = ExampleSet(
-        unpaired=_not_hidden(unpaired, hidden),
-        pairs=_not_hidden(pairs, hidden),
-        demonstrations=_not_hidden(demonstrations, hidden),
+        unpaired=_not_golden(_not_hidden(unpaired, hidden), questions, turns),
+        pairs=_not_golden(_not_hidden(pairs, hidden), questions, turns),
+        demonstrations=_not_golden(_not_hidden(demonstrations, hidden), questions, turns),
     )
-    train = _choose_train(available, rater_shares, recipe)
+    train = _choose_train(available, trust, recipe)
     return Snapshot(train=train, held_out=held_out)
 
 
 def _choose_held_out(
     unpaired: Sequence[Example],
     pairs: Sequence[PreferencePair],
-    rater_shares: RaterShares,
+    trust: RaterTrust,
     recipe: Recipe,
 ) -> ExampleSet:
-    """Choose the newest held-out examples; shares hold before the choice and after it."""
-    held_out = ExampleSet(
-        unpaired=tuple(each for each in unpaired if each.held_out),
-        pairs=tuple(each for each in pairs if each.held_out),
+    """Choose the held-out examples that are measured with: thumbs and pairs each by themselves.
+
+    Those of admins and of people whom they vouched for come first, then those of proven people.
+    Nobody but an admin gives more than `MOST_OF_EXAM`.
+    """
+    limits = Limits(
+        room=MAX_HELD_OUT,
+        person_share=min(MOST_OF_EXAM, recipe.person_share),
+        unproven_share=recipe.newcomer_share,
     )
-    limited = _with_limited_shares(held_out, rater_shares, recipe, room=MAX_HELD_OUT)
-    newest = ExampleSet(
-        unpaired=limited.unpaired[-MAX_HELD_OUT:], pairs=limited.pairs[-MAX_HELD_OUT:]
+    thumbs = ExampleSet(unpaired=tuple(each for each in unpaired if each.held_out))
+    others = ExampleSet(pairs=tuple(each for each in pairs if each.held_out))
+    return ExampleSet(
+        unpaired=limit_shares(thumbs, trust, limits, best_first=True).unpaired,
+        pairs=limit_shares(others, trust, limits, best_first=True).pairs,
     )
-    return _with_limited_shares(newest, rater_shares, recipe, room=MAX_HELD_OUT)
 
 
-def _choose_train(available: ExampleSet, rater_shares: RaterShares, recipe: Recipe) -> ExampleSet:
+def _choose_train(available: ExampleSet, trust: RaterTrust, recipe: Recipe) -> ExampleSet:
     """Choose the training examples; shares hold before the choice and after it.
 
     Raises `NothingToLearn`.
     """
     usable = _for_objective(available, recipe)
-    limited = _with_limited_shares(usable, rater_shares, recipe, room=recipe.max_examples)
-    left_out = len(usable.every) - len(limited.every)
-    chosen = _with_limited_shares(
-        _at_most_max_examples(limited, recipe), rater_shares, recipe, room=recipe.max_examples
-    )
-    return _checked(chosen, left_out)
-
-
-def _with_limited_shares(
-    examples: ExampleSet, rater_shares: RaterShares, recipe: Recipe, *, room: int
-) -> ExampleSet:
-    return limit_shares(
-        examples,
-        rater_shares,
+    limits = Limits(
+        room=recipe.max_examples,
         person_share=recipe.person_share,
-        newcomer_share=recipe.newcomer_share,
-        room=room,
+        unproven_share=recipe.newcomer_share,
+        unvouched_share=recipe.unvouched_share,
     )
+    limited = limit_shares(usable, trust, limits)
+    left_out = len(usable.every) - len(limited.every)
+    chosen = limit_shares(_at_most_max_examples(limited, recipe), trust, limits)
+    return _checked(chosen, left_out)
 
 
 def _masked(examples: ExampleSet) -> ExampleSet:
@@ -194,13 +205,18 @@ def _masked_prompt(each: AnyExample) -> tuple[Message, ...]:
     return tuple(replace(message, content=mask(message.content)) for message in each.prompt)
 
 
+def with_system_prompt(prompt: tuple[Message, ...], system_prompt: str) -> tuple[Message, ...]:
+    """Put the system prompt before a prompt that has none."""
+    if not system_prompt or prompt[0].role == "system":
+        return prompt
+    return (Message(role="system", content=system_prompt), *prompt)
+
+
 def _as_served(each: Kind, system_prompt: str) -> Kind:
     """Put the system prompt before an imported prompt that has none."""
-    is_imported = each.origin.kind is OriginKind.IMPORTED
-    imported_bare = is_imported and each.prompt[0].role != "system"
-    if not imported_bare or not system_prompt:
+    if each.origin.kind is not OriginKind.IMPORTED:
         return each
-    return replace(each, prompt=(Message(role="system", content=system_prompt), *each.prompt))
+    return replace(each, prompt=with_system_prompt(each.prompt, system_prompt))
 
 
 def _origins(each: AnyExample) -> tuple[Origin, ...]:
@@ -226,11 +242,13 @@ def _without_copies(examples: Sequence[Kind]) -> list[Kind]:
     """Merge copies into one of them, the held-out one or else the newest, with all raters."""
     kept: dict[tuple[object, ...], Kind] = {}
     raters = defaultdict[tuple[object, ...], list[int]](list)
+    outvoted = defaultdict[tuple[object, ...], list[int]](list)
     origins = defaultdict[tuple[object, ...], list[Origin]](list)
     for each in examples:
         texts = _texts(each)
         before = kept.get(texts)
         raters[texts] += each.raters
+        outvoted[texts] += each.outvoted
         origins[texts] += _origins(each)
         if before is None or not before.held_out:
             kept.pop(texts, None)  # so that the newer one stands at the end
@@ -239,6 +257,7 @@ def _without_copies(examples: Sequence[Kind]) -> list[Kind]:
         replace(
             each,
             raters=tuple(dict.fromkeys(raters[texts])),
+            outvoted=tuple(set(outvoted[texts]) - set(raters[texts])),
             copies=tuple(origin for origin in origins[texts] if origin != each.origin),
         )
         for texts, each in kept.items()
@@ -253,15 +272,25 @@ def _by_majority(examples: Sequence[Example]) -> list[Example]:
     votes = defaultdict[tuple[object, ...], dict[object, bool]](dict)
     for each in examples:
         given = votes[_texts(each)]
-        for voter in each.raters or (each.origin,):
-            given[voter] = each.label
+        for person, label, _ in each.votes:
+            given[person] = label
+        if not each.raters:
+            given[each.origin] = each.label
     merged = []
     for each in _without_copies(examples):
         labels = votes[_texts(each)]
         lead = 2 * sum(labels.values()) - len(labels)
         if lead and each.completion.strip():
-            winners = tuple(rater for rater in each.raters if labels[rater] == (lead > 0))
-            merged.append(replace(each, label=lead > 0, raters=winners))
+            people = [voter for voter in labels if isinstance(voter, int)]
+            merged.append(
+                replace(
+                    each,
+                    label=lead > 0,
+                    raters=tuple(person for person in people if labels[person] == (lead > 0)),
+                    outvoted=tuple(person for person in people if labels[person] != (lead > 0)),
+                    rated_at=(),
+                )
+            )
     return merged
 
 
@@ -271,6 +300,18 @@ def _not_hidden(examples: Sequence[Kind], hidden: set[tuple[object, str]]) -> tu
         each
         for each in examples
         if not each.held_out and not any(reply in hidden for reply in _replies(each))
+    )
+
+
+def _not_golden(
+    examples: Sequence[Kind], questions: Collection[str], turns: AbstractSet[int | None]
+) -> tuple[Kind, ...]:
+    """Return the examples that are of none of the turns, and answer none of the questions."""
+    return tuple(
+        each
+        for each in examples
+        if plain_question(each.prompt) not in questions
+        and turns.isdisjoint({each.origin.turn_id, each.origin.other_turn_id})
     )
 
 
@@ -291,6 +332,7 @@ def _for_objective(train: ExampleSet, recipe: Recipe) -> ExampleSet:
                     completion=each.completion,
                     held_out=False,
                     raters=each.raters,
+                    outvoted=each.outvoted,
                     copies=each.copies,
                     created_at=each.created_at,
                 )
@@ -363,7 +405,8 @@ def _checked(train: ExampleSet, left_out: int) -> ExampleSet:
         if left_out:
             reason += (
                 f" {left_out} more were left out, because one person or new people gave too large "
-                "a share (RATCHET_TRAIN_PERSON_SHARE, RATCHET_TRAIN_NEWCOMER_SHARE)."
+                "a share (RATCHET_TRAIN_PERSON_SHARE, RATCHET_TRAIN_NEWCOMER_SHARE), or nobody "
+                "vouched for them (/people)."
             )
         raise NothingToLearn(f"{reason} Please rate more replies.")
     up = sum(each.label for each in train.unpaired)

@@ -1,54 +1,126 @@
-"""Limits how many examples each person gives to a run, so that nobody alone moves the weights.
+"""Limits how much each person, and all unproven people together, give to a run or to its exam.
 
-Pure. Admins and imported examples are not limited: whoever puts them in runs the bot.
+Pure. An example costs the people who decide it: those whom an admin vouched for, if their thumbs
+alone have a majority; else those who are proven, if theirs have one; else everybody of its
+majority. So nobody lends their good name to a crowd: what a crowd decides is the crowd's. A
+correction is words, not a thumb, so only somebody whom an admin vouched for decides one.
+
+Admins and trusted imports are not limited: whoever puts them in runs the bot.
 """
 
-import math
-from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
 
-from store.domain import AnyExample, ExampleSet
+from store.domain import AnyExample, ExampleSet, OriginKind
+
+PROVEN_AGREEMENT = 0.5
+"""Agreement from which a person who is not new is proven: half of the median person's."""
+
+LEAST_AGREEMENT = 0.1
+"""Agreement that everybody is granted, so that a different taste is not left out altogether."""
+
+LEAST_VOUCHED_AGREEMENT = 0.5
+"""Agreement that people are granted for whom an admin vouched."""
+
+MIN_PROVEN_EXAMPLES = 10
+"""Examples by proven people from which the others have a limit together: with fewer, nothing could
+be learned without them."""
 
 ROUNDING = 1e-9
-"""Added before a share is rounded down, so that 0.1 · 30 is 3 in floating point, too."""
+"""Added to a limit before it is compared with, so that 0.1 · 30 is 3 in floating point, too."""
+
+
+class Standing(IntEnum):
+    """The trust in a person, or in the people who decide an example."""
+
+    UNPROVEN = 0
+    PROVEN = 1
+    """Was active on enough days, and agrees with others."""
+    VOUCHED = 2
+    """Was let in or released by an admin."""
+    TRUSTED = 3
+    """An admin, or a trusted import."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class RaterShares:
-    """The people to whom the limits on shares do not apply alike."""
+class RaterTrust:
+    """How far each person is trusted."""
 
     trusted: frozenset[int] = frozenset()
     """People who may give any number of examples."""
+    vouched: frozenset[int] = frozenset()
+    """People whom an admin let in, or released from the quarantine."""
     newcomers: frozenset[int] = frozenset()
-    """People who are new, and whose examples have a limit together, too."""
+    """People who were active on too few days to be proven."""
+    agreement: Mapping[int, float] | None = None
+    """Agreement with others by person, from 0 (chance or less) to 1 (as the median person's); None
+    if it could not be measured for anybody. Who is missing has shown none."""
+
+    def standing(self, person: int) -> Standing:
+        """Return the standing of a person, or of an import."""
+        if person in self.trusted:
+            return Standing.TRUSTED
+        if person in self.vouched:
+            return Standing.VOUCHED
+        is_new = person in self.newcomers or person < 0
+        if is_new or self._agreement(person) < PROVEN_AGREEMENT:
+            return Standing.UNPROVEN
+        return Standing.PROVEN
+
+    def weight(self, person: int) -> float:
+        """Return the part of a full share that a person may give, above 0 and up to 1."""
+        vouched = self.standing(person) >= Standing.VOUCHED
+        least = LEAST_VOUCHED_AGREEMENT if vouched else LEAST_AGREEMENT
+        return max(least, self._agreement(person))
+
+    def _agreement(self, person: int) -> float:
+        return 1.0 if self.agreement is None else self.agreement.get(person, 0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """The largest shares of a run's examples, or of its exam."""
+
+    room: int
+    """Examples that there is room for."""
+    person_share: float
+    """Largest share of one person; with few people, each may give as many as any other."""
+    unproven_share: float
+    """Largest share of all unproven people together, unless hardly anybody else gave any."""
+    unvouched_share: float = 1.0
+    """Largest share of the room for all people together whom no admin vouched for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Offer:
+    """An example, and the people whom it costs a part of their share."""
+
+    example: AnyExample
+    standing: Standing
+    payers: tuple[int, ...]
 
 
 def limit_shares(
-    examples: ExampleSet,
-    rater_shares: RaterShares,
-    *,
-    person_share: float,
-    newcomer_share: float,
-    room: int,
+    examples: ExampleSet, trust: RaterTrust, limits: Limits, *, best_first: bool = False
 ) -> ExampleSet:
-    """Return each person's newest examples, up to their share of what is returned.
+    """Return as many of the examples as the limits allow.
 
-    `person_share` is the largest share of one person; with fewer than 1 / `person_share` people,
-    each may give as many as any other. `newcomer_share` is the largest share of all new people
-    together, unless everybody is new. Shares are of at most `room` examples, as many as a run
-    takes. An example of several raters counts for the one of them who has fewest so far.
+    The newest are preferred. With `best_first`, those of the people with the best standing are, and
+    of these each person's newest, then each person's second, and so on, so that many people speak;
+    no more are returned than there is room for.
     """
-    unlimited = [each for each in examples.every if _is_unlimited(each, rater_shares)]
-    limited = _newest_first(
-        [each for each in examples.every if not _is_unlimited(each, rater_shares)]
-    )
-    people = {rater for each in limited for rater in each.raters}
-    share = max(person_share, 1 / max(1, len(people)))
-    kept = _limit_each_person(limited, share, len(unlimited), room)
-    if not people <= rater_shares.newcomers:
-        kept = _limit_newcomers(kept, rater_shares.newcomers, newcomer_share, len(unlimited), room)
-    origins = {each.origin for each in (*unlimited, *kept)}
+    offers = [_offer(each, trust) for each in examples.every]
+    offers.sort(key=lambda each: each.example.created_at, reverse=True)
+    unlimited = [each for each in offers if each.standing is Standing.TRUSTED]
+    limited = [each for each in offers if each.standing is not Standing.TRUSTED]
+    if best_first:
+        unlimited, limited = unlimited[: limits.room], _best_first(limited)
+    kept = _Allotment(trust, limits, unlimited=len(unlimited)).choose(limited)
+    if best_first:
+        kept = kept[: limits.room - len(unlimited)]
+    origins = {each.example.origin for each in (*unlimited, *kept)}
     return ExampleSet(
         unpaired=tuple(each for each in examples.unpaired if each.origin in origins),
         pairs=tuple(each for each in examples.pairs if each.origin in origins),
@@ -56,52 +128,90 @@ def limit_shares(
     )
 
 
-def _limit_each_person(
-    limited: Sequence[AnyExample], share: float, unlimited: int, room: int
-) -> Sequence[AnyExample]:
-    """Keep as many examples as possible such that nobody's exceed `share` of those kept.
+def _offer(each: AnyExample, trust: RaterTrust) -> _Offer:
+    """Return an example with its standing, and the people who decide it."""
+    standings = {rater: trust.standing(rater) for rater in each.raters}
+    if not each.raters or Standing.TRUSTED in standings.values():
+        return _Offer(example=each, standing=Standing.TRUSTED, payers=())
+    is_text = each.origin.kind in (OriginKind.CORRECTED, OriginKind.DEMONSTRATED)
+    for least in (Standing.VOUCHED, Standing.PROVEN):
+        if is_text and least is Standing.PROVEN:
+            break
+        deciding = tuple(rater for rater, standing in standings.items() if standing >= least)
+        against = sum(trust.standing(rater) >= least for rater in each.outvoted)
+        if len(deciding) > against:
+            return _Offer(example=each, standing=least, payers=deciding)
+    return _Offer(example=each, standing=Standing.UNPROVEN, payers=each.raters)
 
-    A lower number per person leaves fewer examples in all, so the number is lowered from the
-    largest possible one until it satisfies the share of what it leaves.
-    """
-    most = len(limited)
-    while True:
-        kept = _newest_of_each(limited, most)
-        allowed = math.floor(share * min(room, unlimited + len(kept)) + ROUNDING)
-        if most <= allowed:
-            return kept
-        most = allowed
 
-
-def _newest_of_each(newest_first: Sequence[AnyExample], most: int) -> list[AnyExample]:
-    """Keep each person's first `most` examples."""
+def _best_first(newest_first: Iterable[_Offer]) -> list[_Offer]:
     given = Counter[int]()
-    kept = []
+    ranked = []
     for each in newest_first:
-        rater = min(each.raters, key=lambda rater: (given[rater], rater))
-        if given[rater] < most:
-            given[rater] += 1
+        given.update(each.payers)
+        turn = min(given[payer] for payer in each.payers)
+        ranked.append((-each.standing, turn, each))
+    return [each for *_, each in sorted(ranked, key=lambda row: row[:2])]
+
+
+@dataclass(kw_only=True)
+class _Spent:
+    """What was given so far. An example costs each of n payers 1/n."""
+
+    by_person: defaultdict[int, float] = field(
+        default_factory=lambda: defaultdict[int, float](float)
+    )
+    unproven: int = 0
+    unvouched: int = 0
+
+
+class _Allotment:
+    """A choice of offers such that nobody's exceed their share of what is chosen."""
+
+    def __init__(self, trust: RaterTrust, limits: Limits, *, unlimited: int) -> None:
+        self._trust = trust
+        self._limits = limits
+        self._unlimited = unlimited
+
+    def choose(self, offers: Sequence[_Offer]) -> list[_Offer]:
+        """Return the first offers that fit.
+
+        Smaller shares leave fewer examples, of which the shares are then smaller, so the total that
+        they are shares of is lowered until it is no larger than what it leaves.
+        """
+        proven = sum(each.standing >= Standing.PROVEN for each in offers) + self._unlimited
+        has_pool = proven >= MIN_PROVEN_EXAMPLES
+        people = {payer for each in offers for payer in each.payers}
+        weights = {person: self._trust.weight(person) for person in people}
+        share = max(self._limits.person_share, 1 / max(1.0, sum(weights.values())))
+        total = min(self._limits.room, self._unlimited + len(offers))
+        while True:
+            most = {person: weight * share * total for person, weight in weights.items()}
+            kept = self._fitting(offers, most, total, has_pool=has_pool)
+            left = self._unlimited + len(kept)
+            if left >= total:
+                return kept
+            total = left
+
+    def _fitting(
+        self, offers: Sequence[_Offer], most: Mapping[int, float], total: int, *, has_pool: bool
+    ) -> list[_Offer]:
+        spent, kept = _Spent(), []
+        most_unproven = self._limits.unproven_share * total + ROUNDING
+        most_unvouched = self._limits.unvouched_share * self._limits.room + ROUNDING
+        for each in offers:
+            cost = 1 / len(each.payers)
+            unproven = has_pool and each.standing is Standing.UNPROVEN
+            unvouched = each.standing < Standing.VOUCHED
+            if unproven and spent.unproven + 1 > most_unproven:
+                continue
+            if unvouched and spent.unvouched + 1 > most_unvouched:
+                continue
+            if any(spent.by_person[p] + cost > most[p] + ROUNDING for p in each.payers):
+                continue
+            for payer in each.payers:
+                spent.by_person[payer] += cost
+            spent.unproven += unproven
+            spent.unvouched += unvouched
             kept.append(each)
-    return kept
-
-
-def _limit_newcomers(
-    kept: Sequence[AnyExample],
-    newcomers: Collection[int],
-    share: float,
-    unlimited: int,
-    room: int,
-) -> list[AnyExample]:
-    """Limit the examples that only new people gave to `share` of the result."""
-    new = [each for each in kept if set(each.raters) <= set(newcomers)]
-    others = [each for each in kept if not set(each.raters) <= set(newcomers)]
-    most = math.floor(share * min(room, (unlimited + len(others)) / (1 - share)) + ROUNDING)
-    return [*others, *new[:most]]
-
-
-def _is_unlimited(each: AnyExample, rater_shares: RaterShares) -> bool:
-    return not each.raters or not rater_shares.trusted.isdisjoint(each.raters)
-
-
-def _newest_first(examples: Iterable[AnyExample]) -> list[AnyExample]:
-    return sorted(examples, key=lambda each: each.created_at, reverse=True)
+        return kept

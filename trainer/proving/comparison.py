@@ -1,11 +1,12 @@
 """Compares a run's candidate with the base model and the active version, on the serving engine."""
 
 import asyncio
+from dataclasses import dataclass
 
 from bot.engine.local import LocalEngine, load_weights
-from store.domain import Adapter, GateReport, Origin, Sample
+from store.domain import Adapter, ExampleSet, GateReport, Origin, Sample
+from store.golden import GoldenAnswer
 from store.settings import Settings
-from trainer.examples.dataset import Snapshot
 from trainer.progress import ProgressReporter, RunStage
 from trainer.proving.evaluation import Evaluation
 from trainer.proving.evaluator import Evaluator
@@ -20,6 +21,16 @@ MIN_BATCH_SIZE = 64
 """The engine has no other users, so it takes all prompts at once and in large batches."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Exam:
+    """What versions are measured with: nothing of it is trained on."""
+
+    held_out: ExampleSet
+    golden: tuple[GoldenAnswer, ...] = ()
+    groups: tuple[frozenset[int], ...] = ()
+    """People who rate together."""
+
+
 class Comparison:
     """Measures a run's candidates under the same conditions and asks the gate about each.
 
@@ -29,13 +40,13 @@ class Comparison:
     def __init__(
         self,
         settings: Settings,
-        snapshot: Snapshot,
+        exam: Exam,
         predictor: RatingPredictor,
         active: Adapter | None,
         progress: ProgressReporter,
     ) -> None:
         self._settings = settings
-        self._held_out = snapshot.held_out
+        self._exam = exam
         self._predictor = predictor
         self._active = active
         self._progress = progress
@@ -62,17 +73,19 @@ class Comparison:
                 weights=weights,
                 engine=engine,
                 predictor=self._predictor,
-                held_out=self._held_out,
+                held_out=self._exam.held_out,
+                golden=self._exam.golden,
                 system_prompt=settings.reply.system_prompt,
             )
             base, active, measured = await self._measure(evaluator, candidate)
         finally:
             await engine.close()
         held_out = HeldOut(
-            labels=tuple(each.label for each in self._held_out.unpaired),
-            raters=tuple(each.raters for each in self._held_out.unpaired),
-            pair_raters=tuple(each.raters for each in self._held_out.pairs),
+            labels=tuple(each.label for each in self._exam.held_out.unpaired),
+            raters=tuple(each.raters for each in self._exam.held_out.unpaired),
+            pair_raters=tuple(each.raters for each in self._exam.held_out.pairs),
             trusted=settings.admission.admins,
+            groups=self._exam.groups,
         )
         return decide(settings.gate, held_out, candidate=measured, active=active, base=base)
 
@@ -114,7 +127,7 @@ class Comparison:
         self, evaluator: Evaluator, active: Adapter | None, candidate: Adapter
     ) -> list[tuple[Origin | None, Sample]]:
         """Return the replies of the active version and of the candidate to the same few prompts."""
-        origins = {each.prompt: each.origin for each in self._held_out.every}
+        origins = {each.prompt: each.origin for each in self._exam.held_out.every}
         prompts = evaluator.prompts[:SAMPLES]
         before = await evaluator.greedy_replies(prompts, active)
         after = await evaluator.greedy_replies(prompts, candidate)

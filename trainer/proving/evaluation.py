@@ -17,6 +17,8 @@ class Evaluation:
     """log p(reply) − log p_base(reply) of every held-out rated reply, in their order."""
     margins: tuple[float, ...]
     """Log-ratio of the better reply minus that of the worse one, for every held-out pair."""
+    golden: tuple[float, ...] = ()
+    """Log-ratio of every golden answer to the base in nats a token, less that of a worse one."""
     predicted: tuple[float, ...]
     """Predicted probability of 👍 of fresh replies to held-out prompts; empty without predictor."""
     predictor_auc: float | None

@@ -18,6 +18,8 @@ from bot.engine.base import SMOKE_PROMPT, Completion, SamplingParams
 from bot.engine.errors import EngineError
 from bot.engine.local import LocalEngine, Weights
 from store.domain import Adapter, ExampleSet, FinishReason, Message
+from store.golden import GoldenAnswer
+from trainer.examples.dataset import with_system_prompt
 from trainer.passes.generation import SAMPLING, prompt_for, with_seeds
 from trainer.passes.reply import Reply
 from trainer.passes.scoring import batches, log_probabilities, mean_nll, reply_logits, tokens_of
@@ -56,12 +58,14 @@ class Evaluator:
         engine: LocalEngine,
         predictor: RatingPredictor,
         held_out: ExampleSet,
+        golden: Sequence[GoldenAnswer] = (),
         system_prompt: str,
     ) -> None:
         self._weights = weights
         self._engine = engine
         self._predictor = predictor
         self._held_out = held_out
+        self._golden = [(with_system_prompt(each.prompt, system_prompt), each) for each in golden]
         self._checks = load_retention_suite()
         self._system_prompt = system_prompt
         questions = [prompt_for(system_prompt, check.question) for check in self._checks]
@@ -131,6 +135,7 @@ class Evaluator:
             adapter=name,
             log_ratios=tuple(rated),
             margins=tuple(a - b for a, b in zip(chosen, rejected, strict=True)),
+            golden=self._golden_log_ratios(name),
             predicted=self._predictor.predict([reply.text for reply in fresh]),
             predictor_auc=self._predictor.auc,
             retention={
@@ -158,6 +163,27 @@ class Evaluator:
         self._weights.merged.switch_to(adapter)
         log_probs = log_probabilities(self._weights, rows)
         return [a - b for a, b in zip(log_probs, self._base_log_probs[kind], strict=True)]
+
+    def _golden_log_ratios(self, adapter: str | None) -> tuple[float, ...]:
+        """Return (log p − log p_base) / tokens of each golden answer, less that of a worse one."""
+        answers = [(prompt, each.answer, True) for prompt, each in self._golden]
+        worse = [(prompt, each.worse, True) for prompt, each in self._golden if each.worse]
+        found = self._log_ratios_a_token(adapter, "golden", answers)
+        others = iter(self._log_ratios_a_token(adapter, "worse than golden", worse))
+        return tuple(
+            ratio - (next(others) if each.worse else 0.0)
+            for ratio, (_, each) in zip(found, self._golden, strict=True)
+        )
+
+    def _log_ratios_a_token(
+        self,
+        adapter: str | None,
+        kind: str,
+        replies: Sequence[tuple[Sequence[Message], str, bool]],
+    ) -> list[float]:
+        counts = [max(1, len(tokens_of(self._weights, *each)[1])) for each in replies]
+        sums = self._log_ratios(adapter, kind, replies)
+        return [total / count for total, count in zip(sums, counts, strict=True)]
 
     def _base_nll(self, replies: Sequence[Reply]) -> float:
         self._weights.merged.switch_to(None)
@@ -217,6 +243,7 @@ def _unsound(adapter: str, reason: str) -> Evaluation:
         adapter=adapter,
         log_ratios=(),
         margins=(),
+        golden=(),
         predicted=(),
         predictor_auc=None,
         retention={},

@@ -31,6 +31,9 @@ CONFIDENCE = 0.9
 
 SEED = 0
 
+LEFT_OUT_SHARE = 0.1
+"""Share of the people without whom a candidate must still tell 👍 from 👎; at least one."""
+
 REPETITION_RISE = 0.05
 """Largest rise of the share of repeated 4-grams in fresh replies over the base's."""
 
@@ -47,7 +50,7 @@ _UNRELATED_TO_SIZE = (
     "integrity",
     "preference",
     "preference gain",
-    "without one person",
+    "without a few people",
     "fresh replies",
 )
 """Checks that a smaller update would not pass more easily; the others measure what was lost."""
@@ -67,6 +70,8 @@ class HeldOut:
     """Pairs: the people who gave each."""
     trusted: frozenset[int] = frozenset()
     """Admins, whose ratings count without anybody else's."""
+    groups: tuple[frozenset[int], ...] = ()
+    """People who rate together."""
 
     @property
     def pairs(self) -> int:
@@ -98,7 +103,8 @@ def decide(
         checks=(
             _integrity(candidate),
             *_preference(limits, held_out, candidate, active),
-            *_without_one_person(limits, held_out, candidate),
+            *_without_few_people(limits, held_out, candidate),
+            *_golden_answers(limits, candidate, active),
             _fresh_replies(limits, candidate, active),
             *_retention(limits, candidate, active, base),
             _at_most("drift", candidate.kl, limits.drift_kl, "nats a token to the base"),
@@ -165,43 +171,73 @@ def _preference(
     )
 
 
-def _without_one_person(
+def _without_few_people(
     limits: GateSettings, held_out: HeldOut, candidate: Evaluation
 ) -> tuple[Check, ...]:
-    """Check that the candidate tells 👍 from 👎 without the person whose ratings favour it most.
+    """Check that the candidate tells 👍 from 👎 without the few people who favour it most.
 
-    Leaves out each person who is not trusted, if the others gave enough ratings.
+    Leaves out, one after another, those whose ratings favour it most, a tenth of all; people who
+    rate together go together. Trusted people stay, and so many ratings that they can tell.
     """
-    name, limit = "without one person", f"> {limits.preference}"
+    name, limit = "without a few people", f"> {limits.preference}"
     least = limits.min_ratings
     if len(held_out.labels) >= least:
         raters, labels = held_out.raters, np.array(held_out.labels, dtype=bool)
-        scores = np.array(candidate.log_ratios)
-        enough = least // 4
+        scores, enough = np.array(candidate.log_ratios), least // 4
     elif held_out.pairs >= least:
         raters, labels = held_out.pair_raters, np.array([True] * held_out.pairs)
-        scores = np.array(_wins(candidate.margins))
-        enough = 0
+        scores, enough = np.array(_wins(candidate.margins)), 0
     else:
         return ()  # the preference check reports that there is too little
-    found = []
-    for rater in {rater for each in raters for rater in each} - held_out.trusted:
-        others = np.array([rater not in each for each in raters])
-        up = int(labels[others].sum())
-        if others.sum() >= least and min(up, int(others.sum()) - up) >= enough:
-            auc = _auc(labels[others], scores[others]) if enough else float(scores[others].mean())
-            found.append(auc)
-    if not found:
+
+    def score(left: NDArray[np.bool_]) -> float:
+        return _auc(labels[left], scores[left]) if enough else float(scores[left].mean())
+
+    def can_tell(left: NDArray[np.bool_]) -> bool:
+        up = int(labels[left].sum())
+        return bool(left.sum() >= least and min(up, int(left.sum()) - up) >= enough)
+
+    people = {rater for each in raters for rater in each} - held_out.trusted
+    units = {frozenset({person}) for person in people}
+    units |= {together for group in held_out.groups if (together := group & people)}
+    given = {unit: np.array([not unit.isdisjoint(each) for each in raters]) for unit in units}
+    left, worst, gone = np.ones(len(raters), dtype=bool), math.nan, frozenset[int]()
+    for _ in range(math.ceil(len(people) * LEFT_OUT_SHARE)):
+        rests = {unit: left & ~theirs for unit, theirs in given.items() if not unit <= gone}
+        found = [(score(rest), sorted(unit)) for unit, rest in rests.items() if can_tell(rest)]
+        if not found:
+            break
+        worst, unit = min(found)
+        gone |= frozenset(unit)
+        left = left & ~given[frozenset(unit)]
+    if not gone:
         detail = "not asked: without any one person, too few ratings are left to tell"
         return (Check(name=name, value=None, limit=limit, passed=True, detail=detail),)
-    worst = min(found) if np.isfinite(found).all() else math.nan
     return (
         Check(
             name=name,
             value=_shown(worst),
             limit=limit,
             passed=worst > limits.preference,
-            detail="as preference, without the person whose held-out ratings speak for it most",
+            detail=f"as preference, without the {len(gone)} of {len(people)} people whose held-out "
+            "ratings speak for it most",
+        ),
+    )
+
+
+def _golden_answers(
+    limits: GateSettings, candidate: Evaluation, active: Evaluation
+) -> tuple[Check, ...]:
+    """Check that golden answers are hardly less likely than from the active version."""
+    if not candidate.golden:
+        return ()
+    changes = np.array(candidate.golden) - np.array(active.golden)
+    return (
+        _at_most(
+            "golden answers lost",
+            -float(changes.mean()),
+            limits.golden_drop,
+            f"nats a token, mean of {len(changes)}; the worst {-float(changes.min()):.2f}",
         ),
     )
 

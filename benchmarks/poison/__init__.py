@@ -1,0 +1,1 @@
+"""Influence of malicious raters: `python -m benchmarks.poison`."""
