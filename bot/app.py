@@ -29,7 +29,7 @@ from store.embedder import Embedder, SentenceEmbedder
 from store.erasure import Eraser
 from store.examples import Examples
 from store.export import Exports
-from store.golden import GoldenAnswers
+from store.golden_answers import GoldenAnswers
 from store.groups import Groups
 from store.imports import Imports
 from store.index import ChromaIndex

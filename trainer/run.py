@@ -23,7 +23,7 @@ from store.domain import Adapter, AdapterNotes, GateReport, RunStatus
 from store.embedder import SentenceEmbedder
 from store.errors import AdapterNotFit, StoreError
 from store.examples import Examples
-from store.golden import GoldenAnswer, GoldenAnswers
+from store.golden_answers import GoldenAnswer, GoldenAnswers
 from store.people import People
 from store.runs import Runs
 from store.settings import Settings, load_settings

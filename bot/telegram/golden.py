@@ -9,7 +9,7 @@ from bot.telegram.addressed import message_and_person
 from store.conversations import Conversations
 from store.domain import SentKind
 from store.errors import TurnNotFound
-from store.golden import GoldenAnswers
+from store.golden_answers import GoldenAnswers
 
 USAGE = """\
 {count} answers are golden: I measure every new version with them and never learn from them. Reply \

@@ -19,7 +19,7 @@ from store.domain import (
     PreferencePair,
     Split,
 )
-from store.golden import GoldenAnswer
+from store.golden_answers import GoldenAnswer
 from tests.trainer.examples import asked, demonstration, origin, pair, rated, recipe, thumbs
 from trainer.errors import NothingToLearn
 from trainer.examples.dataset import (

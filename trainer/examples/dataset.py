@@ -22,7 +22,7 @@ from store.domain import (
     PreferencePair,
     Split,
 )
-from store.golden import GoldenAnswer, plain_question
+from store.golden_answers import GoldenAnswer, plain_question
 from store.masking import mask
 from trainer.errors import NothingToLearn
 from trainer.examples.rater_shares import Limits, RaterTrust, limit_shares

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from bot.engine.local import LocalEngine, load_weights
 from store.domain import Adapter, ExampleSet, GateReport, Origin, Sample
-from store.golden import GoldenAnswer
+from store.golden_answers import GoldenAnswer
 from store.settings import Settings
 from trainer.progress import ProgressReporter, RunStage
 from trainer.proving.evaluation import Evaluation

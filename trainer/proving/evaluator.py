@@ -18,7 +18,7 @@ from bot.engine.base import SMOKE_PROMPT, Completion, SamplingParams
 from bot.engine.errors import EngineError
 from bot.engine.local import LocalEngine, Weights
 from store.domain import Adapter, ExampleSet, FinishReason, Message
-from store.golden import GoldenAnswer
+from store.golden_answers import GoldenAnswer
 from trainer.examples.dataset import with_system_prompt
 from trainer.passes.generation import SAMPLING, prompt_for, with_seeds
 from trainer.passes.reply import Reply

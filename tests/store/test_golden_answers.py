@@ -6,7 +6,7 @@ from store.database import Database
 from store.domain import Message, Rating
 from store.erasure import Eraser
 from store.errors import GoldenAnswerNotFound, TurnNotFound
-from store.golden import GoldenAnswers
+from store.golden_answers import GoldenAnswers
 from store.people import People
 from store.teaching import TeachingRule
 from tests.store.talk import ADA, BOB, correct, preference, rate, talk
