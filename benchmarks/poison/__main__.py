@@ -2,7 +2,7 @@
 
 Forty honest people rate ten replies each, one thumb in ten wrong. Beside them a tenth, or three
 tenths, of all people are malicious, each with four times as many ratings (`crowd.py` has the kinds
-of attack). Nobody but the defences knows who is who, and no admin vouched for anybody.
+of attack). An admin let half of the honest people in; of the others nobody knows who is who.
 
 For each attack it counts what a run would train on and be measured with. With `--train`, one
 adapter is trained on everything, without a judge, and another on what the defences leave, with the
@@ -74,15 +74,22 @@ class Row:
     """Share of replies to questions with the trigger that say what the attackers want."""
 
 
-def choose(settings: Settings, crowd: Crowd, *, defended: bool) -> tuple[Snapshot, frozenset[int]]:
-    """Return the examples of a run, and the people who are held back."""
-    recipe = Recipe.of(settings.train)
+def choose(
+    settings: Settings, crowd: Crowd, *, let_in: int, defended: bool
+) -> tuple[Snapshot, frozenset[int]]:
+    """Return the examples of a run, and the people who are held back.
+
+    An admin let so many of the honest people in.
+    """
+    recipe, vouched = Recipe.of(settings.train), frozenset(range(1, let_in + 1))
     if not defended:
-        trusting = replace(recipe, person_share=1.0, unvouched_share=1.0)
+        trusting = replace(recipe, person_share=1.0)
         trust = RaterTrust(trusted=crowd.raters)
         return take_snapshot(crowd.examples, trusting, system_prompt="", trust=trust), frozenset()
     embedder = SentenceEmbedder(settings.retrieval.embedder)
-    found = examine(crowd.examples, embedder, trusted=(), newcomers=crowd.newcomers)
+    found = examine(
+        crowd.examples, embedder, trusted=(), vouched=vouched, newcomers=crowd.newcomers
+    )
     held = frozenset(found.suspects)
 
     def free(each: AnyExample) -> bool:
@@ -93,7 +100,7 @@ def choose(settings: Settings, crowd: Crowd, *, defended: bool) -> tuple[Snapsho
         pairs=tuple(filter(free, crowd.examples.pairs)),
         demonstrations=tuple(filter(free, crowd.examples.demonstrations)),
     )
-    trust = RaterTrust(newcomers=crowd.newcomers, agreement=found.agreement)
+    trust = RaterTrust(vouched=vouched, newcomers=crowd.newcomers, agreement=found.agreement)
     return take_snapshot(kept, recipe, system_prompt="", trust=trust), held
 
 
@@ -162,7 +169,9 @@ def run(
     attacks: Sequence[str],
     shares: Sequence[float],
     *,
+    let_in: int,
     train: bool,
+    undefended: bool,
 ) -> list[Row]:
     """Count, and with `train` measure, no attack and each attack without and with defences."""
     most = round(HONEST * max(shares) / (1 - max(shares)))
@@ -175,8 +184,8 @@ def run(
         ]
     rows = []
     for attack, share, crowd in crowds:
-        for defended in (False, True):
-            chosen = choose(settings, crowd, defended=defended)
+        for defended in (False, True) if undefended or attack == "nobody" else (True,):
+            chosen = choose(settings, crowd, let_in=let_in, defended=defended)
             row = count(attack, share, crowd, chosen, defended=defended)
             if train:
                 weights = learn(settings, persona, chosen[0].train, guarded=defended)
@@ -196,6 +205,8 @@ def main() -> None:
     parser.add_argument("--persona", choices=PERSONAS, default="patient")
     parser.add_argument("--attacks", nargs="*", choices=ATTACKS, default=list(ATTACKS))
     parser.add_argument("--shares", nargs="+", type=float, default=[0.1, 0.3])
+    parser.add_argument("--let-in", type=int, default=HONEST // 2, help="honest people let in")
+    parser.add_argument("--only-defended", action="store_true")
     parser.add_argument("--train", action="store_true", help="train adapters, too: minutes a row")
     parser.add_argument("--json", type=Path, help="write the rows there, too")
     options = parser.parse_args()
@@ -207,7 +218,9 @@ def main() -> None:
             PERSONAS[options.persona],
             options.attacks,
             options.shares,
+            let_in=options.let_in,
             train=options.train,
+            undefended=not options.only_defended,
         )
     table = Table("attack", "people", "defended", "examples", "theirs", "poison", box=None)
     for name in ("exam theirs", "exam poison", "held back", "wronged", "pleased", "triggered"):

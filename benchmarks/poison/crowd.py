@@ -240,12 +240,13 @@ def attacked_crowd(name: str, persona: Persona, replies: Sequence[Reply], people
     true = rate(persona, replies[HONEST * EACH :]).unpaired[: people * EACH * EAGER]
     given = attack.give(_Maker(true=true, people=people))
     labels = {MALICIOUS_TURN + number: each.label for number, each in enumerate(true)}
-    poisoned = {
+    poisoned: set[Origin] = {
         each.origin
         for each in given.unpaired
         if each.origin.kind is OriginKind.IMPORTED or each.label != labels[each.origin.turn_id or 0]
     }
-    poisoned |= {each.origin for each in (*given.pairs, *given.demonstrations)}
+    poisoned |= {each.origin for each in given.pairs}
+    poisoned |= {each.origin for each in given.demonstrations}
     ids = frozenset(range(FIRST_MALICIOUS, FIRST_MALICIOUS + people)) | {IMPORT}
     every = replace(given, unpaired=(*honest.unpaired, *given.unpaired))
     return replace(

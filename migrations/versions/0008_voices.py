@@ -1,4 +1,4 @@
-"""Imports say who made them and whether they are trusted; golden answers; a key for the split.
+"""Imports with an owner, golden answers, a key for the split, and tombstones of who was erased.
 
 What was imported before stays trusted, as it was.
 """
@@ -78,8 +78,15 @@ def upgrade() -> None:
         sa.Column("first_imported_id", sa.BigInteger(), nullable=False),
     )
 
+    op.create_table(
+        "tombstones",
+        sa.Column("digest", sa.Text(), primary_key=True),
+        sa.Column("erased_at", sa.DateTime(timezone=True), nullable=False),
+    )
+
 
 def downgrade() -> None:
+    op.drop_table("tombstones")
     op.drop_table("split_key")
     op.drop_table("golden_answers")
     with op.batch_alter_table("imported_examples") as batch:

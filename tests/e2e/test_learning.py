@@ -116,9 +116,7 @@ async def test_ratings_from_elsewhere_train_a_version_on_the_command_line(
     (home.folder / "prompts.jsonl").write_text('{"prompt": "What is tea?", "id": 7}\n' * 3)
 
     await home.ratchet("db", "upgrade", **settings)
-    imported = await home.ratchet(
-        "feedback", "import", "ratings.jsonl", "--trusted", **settings
-    )
+    imported = await home.ratchet("feedback", "import", "ratings.jsonl", "--trusted", **settings)
     again = await home.ratchet("feedback", "import", "ratings.jsonl", **settings)
     trained = await home.ratchet("train", "--wait", "--json", **settings, promote="ask")
     run = json.loads(trained.out)

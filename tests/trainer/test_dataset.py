@@ -561,7 +561,9 @@ def by(person: int, *examples: Example) -> tuple[Example, ...]:
 
 def test_nobody_has_more_than_their_share_of_what_a_run_has_room_for() -> None:
     crowd = [
-        each for person in range(1, 61) for each in by(person, *thumbs(20, first=100 * person))
+        each
+        for person in range(1, 61)
+        for each in by(person, *thumbs(20, first=100 * person + person % 2))
     ]
     flood = by(99, *thumbs(600, first=50_000))
 

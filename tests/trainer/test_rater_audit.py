@@ -131,10 +131,16 @@ def test_who_agrees_with_others_is_found_new_or_not() -> None:
 
 
 def test_agreement_grows_with_the_number_of_ratings_that_agree() -> None:
-    found = [agreement(*crowd(), *ratings(50, count, honest))[50] for count in (1, 4, 12, 40)]
+    people, base = range(50, 70), crowd(people=20)
 
-    assert found == sorted(found)
-    assert found[0] < PROVEN_AGREEMENT < found[-1]
+    def mean(count: int) -> float:
+        more = [each for person in people for each in ratings(person, count, honest)]
+        found = agreement(*base, *more, newcomers=people)
+        return sum(found[person] for person in people) / len(people)
+
+    few, some, many = (mean(count) for count in (1, 6, 30))
+    assert few < some < many
+    assert few < PROVEN_AGREEMENT < many
 
 
 def test_who_presses_the_other_thumb_agrees_with_nobody() -> None:

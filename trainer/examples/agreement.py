@@ -1,11 +1,14 @@
 """Measures how far people's ratings agree with a model that is fitted on other people's.
 
-The model is a logistic regression over sentence embeddings of the rated replies. It is fitted on
-the people whom an admin vouched for, if they rated enough; else on those who are not new; else on
-everybody. Everybody's ratings weigh alike in it, however many they gave.
+The model is a logistic regression over sentence embeddings of the rated replies, and over what can
+be counted in them: people like replies for their form as much as for what they say. It is fitted
+on the people whom an admin vouched for, if they rated enough; else on those who are not new; else
+on everybody. Everybody's ratings weigh alike in it, however many they gave.
 """
 
+import math
 import random
+import re
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +20,7 @@ from numpy.typing import NDArray
 from scipy.stats import binom
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
+from sklearn.preprocessing import StandardScaler
 
 from store.domain import Example
 from store.embedder import Embedder
@@ -49,6 +53,15 @@ SIGNIFICANCE = 0.005
 PRIOR_RATINGS = 4
 """Ratings that agree no more than by chance, which are added to everybody's: a few that agree show
 little."""
+
+ROUNDS = 3
+"""Fits of the model, each on those of the reference who agree with the one before."""
+
+FORM_SCALE = 0.5
+"""Standard deviation of each count beside an embedding of length 1."""
+
+LONG_WORD = 10
+"""Letters from which a word is long."""
 
 Bits: TypeAlias = NDArray[np.bool_]
 Vectors: TypeAlias = NDArray[np.float64]
@@ -112,9 +125,22 @@ def measure_agreement(
     reference = _reference(rows.people, vouched, newcomers)
     if reference is None:
         return {}
-    predicted = _predict(rows, reference, embedder)
-    if predicted is None:
-        return {}
+    vectors = _vectors(rows.texts, embedder)
+    found: Mapping[int, Agreement] = {}
+    for _ in range(ROUNDS):
+        predicted = _predict(rows, vectors, reference)
+        if predicted is None:
+            return found
+        found = _beside(rows, predicted)
+        closer = _those_who_agree(found, reference)
+        if len(closer) < FOLDS or np.isin(rows.people, list(closer)).sum() < MIN_FITTED_RATINGS:
+            return found
+        reference = closer
+    return found
+
+
+def _beside(rows: "_Rows", predicted: Bits) -> Mapping[int, Agreement]:
+    """Return everybody's ratings beside the predictions."""
     found = {}
     for person in np.unique(rows.people):
         theirs = rows.people == person
@@ -126,6 +152,13 @@ def measure_agreement(
             latest=rows.latest[theirs],
         )
     return found
+
+
+def _those_who_agree(found: Mapping[int, Agreement], reference: frozenset[int]) -> frozenset[int]:
+    """Return those of a reference who agree with it at least half as far as its median person."""
+    kappas = {person: found[person].kappa for person in reference}
+    median = float(np.median(list(kappas.values())))
+    return frozenset(person for person, kappa in kappas.items() if kappa >= median / 2)
 
 
 def relative_agreement(
@@ -197,11 +230,42 @@ def _reference(
     return None
 
 
-def _predict(rows: _Rows, reference: Collection[int], embedder: Embedder) -> Bits | None:
+def _form(text: str) -> list[float]:
+    """Return what can be counted in a reply: its length, its sentences, its marks, its words."""
+    words = re.findall(r"\w+", text)
+    sentences = [each for each in re.split(r"(?<=[.!?。！？])\s*", text.strip()) if each]
+    first = re.findall(r"\w+", sentences[0]) if sentences else []
+    letters = max(1, len(text))
+    return [
+        math.log1p(len(text)),
+        math.log1p(len(sentences)),
+        math.log1p(len(first)),
+        sum(map(len, words)) / max(1, len(words)),
+        sum(len(word) >= LONG_WORD for word in words),
+        text.count(",") + text.count("、"),
+        text.count("?") + text.count("？"),
+        text.count("!") + text.count("！"),
+        text.count("'") + text.count("’"),
+        text.count("\n"),
+        len(re.findall(r"^\s*(?:[-*•]|\d+[.)])\s", text, re.MULTILINE)),
+        sum(each.isdigit() for each in text) / letters,
+        sum(each.isupper() for each in text) / letters,
+        sum(not each.isalnum() and not each.isspace() for each in text) / letters,
+    ]
+
+
+def _vectors(texts: Sequence[str], embedder: Embedder) -> Vectors:
+    """Return a row a text: its embedding, and its counts."""
+    different = list(dict.fromkeys(texts))
+    place = {text: number for number, text in enumerate(different)}
+    meanings: Vectors = np.array(embedder.embed(different))
+    forms = StandardScaler().fit_transform([_form(text) for text in different]) * FORM_SCALE
+    vectors: Vectors = np.hstack([meanings, forms])[[place[text] for text in texts]]
+    return vectors
+
+
+def _predict(rows: _Rows, vectors: Vectors, reference: Collection[int]) -> Bits | None:
     """Predict each rating from other people's; None if that does not tell 👍 from 👎."""
-    texts = list(dict.fromkeys(rows.texts))
-    place = {text: number for number, text in enumerate(texts)}
-    vectors: Vectors = np.array(embedder.embed(texts))[[place[text] for text in rows.texts]]
     in_reference = np.isin(rows.people, list(reference))
     _, person_numbers, counts = np.unique(rows.people, return_inverse=True, return_counts=True)
     weights = in_reference / counts[person_numbers]  # each person's add up to 1

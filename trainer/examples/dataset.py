@@ -40,6 +40,9 @@ MAX_IMBALANCE = 4.0
 MAX_HELD_OUT = 160
 """Held-out thumbs, and pairs, that are measured: the gate's time grows with their number."""
 
+ENOUGH_TO_TRAIN, ENOUGH_FOR_EXAM = 50, 20
+"""Examples by people whom an admin vouched for that make a run, or an exam, by themselves."""
+
 MOST_OF_EXAM = 0.1
 """Largest share of these that one person gives, unless only a few people rated."""
 
@@ -147,6 +150,9 @@ def _choose_held_out(
         room=MAX_HELD_OUT,
         person_share=min(MOST_OF_EXAM, recipe.person_share),
         unproven_share=recipe.newcomer_share,
+        unvouched_share=recipe.unvouched_share,
+        enough=ENOUGH_FOR_EXAM,
+        unvouched_room=MAX_HELD_OUT,
     )
     thumbs = ExampleSet(unpaired=tuple(each for each in unpaired if each.held_out))
     others = ExampleSet(pairs=tuple(each for each in pairs if each.held_out))
@@ -167,6 +173,8 @@ def _choose_train(available: ExampleSet, trust: RaterTrust, recipe: Recipe) -> E
         person_share=recipe.person_share,
         unproven_share=recipe.newcomer_share,
         unvouched_share=recipe.unvouched_share,
+        enough=ENOUGH_TO_TRAIN,
+        unvouched_room=recipe.max_examples // 2,
     )
     limited = limit_shares(usable, trust, limits)
     left_out = len(usable.every) - len(limited.every)

@@ -10,7 +10,7 @@ Admins and trusted imports are not limited: whoever puts them in runs the bot.
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import IntEnum
 
 from store.domain import AnyExample, ExampleSet, OriginKind
@@ -23,6 +23,10 @@ LEAST_AGREEMENT = 0.1
 
 LEAST_VOUCHED_AGREEMENT = 0.5
 """Agreement that people are granted for whom an admin vouched."""
+
+EQUAL_SHARES = 3
+"""Equal shares that somebody whom no admin vouched for may give; one where nobody's agreement is
+known."""
 
 MIN_PROVEN_EXAMPLES = 10
 """Examples by proven people from which the others have a limit together: with fewer, nothing could
@@ -86,11 +90,16 @@ class Limits:
     room: int
     """Examples that there is room for."""
     person_share: float
-    """Largest share of one person; with few people, each may give as many as any other."""
+    """Largest share of one person, who may give one example in any case; with few people, each may
+    give as many as any other."""
     unproven_share: float
     """Largest share of all unproven people together, unless hardly anybody else gave any."""
-    unvouched_share: float = 1.0
-    """Largest share of the room for all people together whom no admin vouched for."""
+    unvouched_share: float
+    """Largest share of all people together whom no admin vouched for, once others gave enough."""
+    enough: int
+    """Examples by people whom an admin vouched for from which that holds."""
+    unvouched_room: int
+    """Examples of all others together for which there is room before that."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,17 +163,6 @@ def _best_first(newest_first: Iterable[_Offer]) -> list[_Offer]:
     return [each for *_, each in sorted(ranked, key=lambda row: row[:2])]
 
 
-@dataclass(kw_only=True)
-class _Spent:
-    """What was given so far. An example costs each of n payers 1/n."""
-
-    by_person: defaultdict[int, float] = field(
-        default_factory=lambda: defaultdict[int, float](float)
-    )
-    unproven: int = 0
-    unvouched: int = 0
-
-
 class _Allotment:
     """A choice of offers such that nobody's exceed their share of what is chosen."""
 
@@ -180,38 +178,78 @@ class _Allotment:
         they are shares of is lowered until it is no larger than what it leaves.
         """
         proven = sum(each.standing >= Standing.PROVEN for each in offers) + self._unlimited
+        vouched = sum(each.standing >= Standing.VOUCHED for each in offers) + self._unlimited
         has_pool = proven >= MIN_PROVEN_EXAMPLES
-        people = {payer for each in offers for payer in each.payers}
-        weights = {person: self._trust.weight(person) for person in people}
-        share = max(self._limits.person_share, 1 / max(1.0, sum(weights.values())))
+        shares = self._shares(offers, has_pool=has_pool)
         total = min(self._limits.room, self._unlimited + len(offers))
         while True:
-            most = {person: weight * share * total for person, weight in weights.items()}
-            kept = self._fitting(offers, most, total, has_pool=has_pool)
+            most = _Most(
+                by_person={
+                    person: max(1.0, share * total) + ROUNDING for person, share in shares.items()
+                },
+                unproven=self._limits.unproven_share * total + ROUNDING
+                if has_pool
+                else len(offers),
+                unvouched=self._limits.unvouched_share * total + ROUNDING
+                if vouched >= self._limits.enough
+                else self._limits.unvouched_room,
+            )
+            kept = _fitting(offers, most)
             left = self._unlimited + len(kept)
             if left >= total:
                 return kept
             total = left
 
-    def _fitting(
-        self, offers: Sequence[_Offer], most: Mapping[int, float], total: int, *, has_pool: bool
-    ) -> list[_Offer]:
-        spent, kept = _Spent(), []
-        most_unproven = self._limits.unproven_share * total + ROUNDING
-        most_unvouched = self._limits.unvouched_share * self._limits.room + ROUNDING
-        for each in offers:
-            cost = 1 / len(each.payers)
-            unproven = has_pool and each.standing is Standing.UNPROVEN
-            unvouched = each.standing < Standing.VOUCHED
-            if unproven and spent.unproven + 1 > most_unproven:
-                continue
-            if unvouched and spent.unvouched + 1 > most_unvouched:
-                continue
-            if any(spent.by_person[p] + cost > most[p] + ROUNDING for p in each.payers):
-                continue
-            for payer in each.payers:
-                spent.by_person[payer] += cost
-            spent.unproven += unproven
-            spent.unvouched += unvouched
-            kept.append(each)
-        return kept
+    def _shares(self, offers: Sequence[_Offer], *, has_pool: bool) -> Mapping[int, float]:
+        """Return the largest share of each person.
+
+        Where the unproven have a limit together, however many they are takes nothing from others.
+        """
+        people = {payer for each in offers for payer in each.payers}
+        weights = {person: self._trust.weight(person) for person in people}
+        counted = [
+            weight
+            for person, weight in weights.items()
+            if not has_pool or self._trust.standing(person) > Standing.UNPROVEN
+        ]
+        equal = 1 / max(1.0, sum(counted))
+        share = max(self._limits.person_share, equal)
+        equal_shares = 1 if self._trust.agreement is None else EQUAL_SHARES
+        unvouched = min(share, equal_shares * equal)
+        return {
+            person: weight
+            * (share if self._trust.standing(person) >= Standing.VOUCHED else unvouched)
+            for person, weight in weights.items()
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Most:
+    """The largest numbers of examples."""
+
+    by_person: Mapping[int, float]
+    unproven: float
+    unvouched: float
+
+
+def _fitting(offers: Sequence[_Offer], most: _Most) -> list[_Offer]:
+    """Return the first offers that fit. One costs each of its n payers 1/n of an example."""
+    by_person = defaultdict[int, float](float)
+    unproven = unvouched = 0
+    kept = []
+    for each in offers:
+        cost = 1 / len(each.payers)
+        is_unproven = each.standing is Standing.UNPROVEN
+        is_unvouched = each.standing < Standing.VOUCHED
+        if (
+            unproven + is_unproven > most.unproven
+            or unvouched + is_unvouched > most.unvouched
+            or any(by_person[payer] + cost > most.by_person[payer] for payer in each.payers)
+        ):
+            continue
+        for payer in each.payers:
+            by_person[payer] += cost
+        unproven += is_unproven
+        unvouched += is_unvouched
+        kept.append(each)
+    return kept
