@@ -21,9 +21,9 @@ class Rate:
 class Allowance:
     """A token bucket for each key."""
 
-    def __init__(self, rate: Rate, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, rate: Rate, *, clock: Callable[[], float] | None = None) -> None:
         self._rate = rate
-        self._clock = clock
+        self._clock = clock or (lambda: time.monotonic())  # looked up at each call
         self._left: Recent[int, tuple[float, float]] = Recent(REMEMBERED)
         """The rest of a key's allowance, and the time at which it was that much."""
 

@@ -412,6 +412,7 @@ def _make_handlers(
             edit_seconds=timing.edit_seconds,
         ),
         link_hosts=settings.reply.link_hosts,
+        now=store.database.now,
     )
     return Handlers(
         gate=Admission(

@@ -6,7 +6,6 @@ or a webhook answers it with 2xx, so a bot that dies in between is given it agai
 
 import asyncio
 import re
-import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -76,7 +75,7 @@ class Updates:
         self._pending: deque[JsonObject] = deque()
         self._arrived = asyncio.Event()
         # Ids begin at an arbitrary number, so that no bot may count on 0 or 1.
-        self._next_id = 1000 + int(time.time()) % 100_000
+        self._next_id = 1000 + int(clock()) % 100_000
         self._allowed: frozenset[str] = frozenset()
         self._held: asyncio.Future[None] | None = None
         self._webhook: Webhook | None = None

@@ -201,8 +201,13 @@ async def read_params(request: web.Request) -> Params:
         raise bad_request("can't parse JSON object") from None
     except web.HTTPRequestEntityTooLarge:
         raise ApiError(413, "Request Entity Too Large") from None
+    return params_of(values, uploads)
+
+
+def params_of(values: Mapping[str, object], uploads: Mapping[str, Upload] | None = None) -> Params:
+    """Decode parameters that may be encoded as in a form."""
     decoded = {name: _decoded(name, value) for name, value in values.items()}
-    return Params(values=decoded, uploads=uploads)
+    return Params(values=decoded, uploads=uploads or {})
 
 
 class FaultKind(StrEnum):

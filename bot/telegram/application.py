@@ -166,6 +166,7 @@ def _without_handlers(telegram: TelegramSettings, outgoing: Outgoing, request: H
         .base_url(f"{telegram.api_url}/bot")
         .base_file_url(f"{telegram.file_url}/bot")
         .request(request)
+        .get_updates_request(request)  # nobody asks with it: polling.py has its own
         .rate_limiter(outgoing)
         .defaults(
             Defaults(

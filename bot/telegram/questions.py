@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Collection
 from contextlib import aclosing
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import partial
 
 from telegram import Message, Update
@@ -24,6 +24,7 @@ from bot.telegram.render import Part, render
 from bot.telegram.sent import record_sent
 from bot.telegram.stream import Pace, ReplyStream
 from store.conversations import Conversations
+from store.database import Clock, utc_now
 from store.domain import FinishReason, SentKind, Turn
 from store.errors import StoreError, TurnNotFound
 from store.ratings import Ratings
@@ -54,6 +55,7 @@ class QuestionHandlers:
         consent: Consent,
         pace: Pace,
         link_hosts: Collection[str] = (),
+        now: Clock = utc_now,
     ) -> None:
         self._answer_within = answer_within
         self._admins = admins
@@ -65,6 +67,7 @@ class QuestionHandlers:
         self._consent = consent
         self._pace = pace
         self._link_hosts = link_hosts
+        self._now = now
 
     async def on_text(self, update: Update, context: ContextTypes.DEFAULT_TYPE) -> None:
         """Answer a message."""
@@ -75,7 +78,7 @@ class QuestionHandlers:
         if not question:
             await message.reply_text("What would you like to know? Ask me anything.")
             return
-        if datetime.now(UTC) - message.date > self._answer_within:
+        if self._now() - message.date > self._answer_within:
             logger.info("a message of %s was missed and is too old to be answered", message.date)
             return
         asker_id = message.from_user.id
