@@ -33,6 +33,11 @@ class SigningKey:
     @classmethod
     def read(cls, path: Path) -> "SigningKey":
         """Return the key in a file. Raises `BackupUnusable`."""
+        if not path.exists():
+            raise BackupUnusable(
+                f"the key that signed the backup is not in {path}: name the backup.key of the "
+                "installation that made it with --signing-key, or restore it --unsigned"
+            )
         try:
             key = bytes.fromhex(path.read_text(encoding="ascii").strip())
         except (OSError, ValueError) as error:

@@ -73,7 +73,10 @@ async def test_what_is_backed_up_while_people_talk_is_restored_row_by_row(
             taken = await home.ratchet("backup", "backup")
             after = count(live, TurnRow)
             await eventually(lambda: count(live, TurnRow) > after, SECONDS)
-    restored = await home.ratchet("restore", "backup", data_dir=str(elsewhere))
+    key = str(home.folder / "backup.key")
+    restored = await home.ratchet(
+        "restore", "backup", "--signing-key", key, data_dir=str(elsewhere)
+    )
     live.close()
 
     assert (taken.code, restored.code) == (0, 0), taken.err + restored.err

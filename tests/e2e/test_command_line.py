@@ -169,14 +169,17 @@ async def test_what_is_kept_is_backed_up_and_restored_into_another_folder(home: 
 
     made = await home.ratchet("backup", "backup")
     twice = await home.ratchet("backup", "backup")
-    back = await home.ratchet("restore", "backup", data_dir=elsewhere)
-    over = await home.ratchet("restore", "backup", data_dir=elsewhere)
+    keyless = await home.ratchet("restore", "backup", data_dir=elsewhere)
+    signed = ("restore", "backup", "--signing-key", str(home.folder / "backup.key"))
+    back = await home.ratchet(*signed, data_dir=elsewhere)
+    over = await home.ratchet(*signed, data_dir=elsewhere)
     listed = await home.ratchet("knowledge", "list", data_dir=elsewhere)
 
     assert "0 turns, 0 ratings, 1 documents, 0 adapters" in made.out
     assert "1 documents" in back.out
     assert "harbour.md" in listed.out
-    assert [each.code for each in (made, twice, back, over)] == [0, 1, 0, 1]
+    assert [each.code for each in (made, twice, keyless, back, over)] == [0, 1, 1, 0, 1]
+    assert "--signing-key" in keyless.err
     assert "exists already" in twice.err
     assert "has rows already" in over.err
 
