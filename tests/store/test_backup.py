@@ -248,7 +248,9 @@ def test_no_secret_is_in_a_backup(sqlite: Database, tmp_path: Path) -> None:
 
 @pytest.mark.bad_input("a damaged backup")
 @given(data=st.data())
-@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 def test_whatever_byte_of_a_signed_backup_is_changed_it_is_refused(
     sqlite: Database, tmp_path: Path, data: st.DataObject
 ) -> None:

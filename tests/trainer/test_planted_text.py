@@ -82,7 +82,7 @@ def test_honest_corrections_beside_the_planted_ones_cover_little() -> None:
     assert set(found(given)) == {50}
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10**6))
 def test_honest_corrections_are_not_suspected(seed: int) -> None:
     people = [each for person in range(1, 9) for each in corrections(person, 12, None, seed=seed)]
