@@ -1,7 +1,7 @@
 """The split: keyed, kept for ever, about a fifth. On both databases."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import delete
 
@@ -23,6 +23,7 @@ def test_without_a_key_every_version_of_ratchet_holds_out_the_same_turns() -> No
     assert held_out(Split(key=b"")) == [1, 19, 22, 24, 25, 27, 28, 29, 30]
 
 
+@settings(deadline=None)
 @given(keys)
 def test_about_a_fifth_is_held_out_by_any_key(key: bytes) -> None:
     share = len(held_out(Split(key=key), 4000)) / 4000
@@ -31,6 +32,7 @@ def test_about_a_fifth_is_held_out_by_any_key(key: bytes) -> None:
     assert HELD_OUT_SHARE == 0.2
 
 
+@settings(deadline=None)
 @given(keys, keys)
 def test_whoever_does_not_know_the_key_guesses_no_better_than_chance(
     one: bytes, two: bytes
