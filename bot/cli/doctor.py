@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from bot.app import make_adapters, open_database
 from bot.engine.errors import EngineError
-from bot.engine.source import named_source
+from bot.engine.source import hub_id, named_source
 from bot.engine.starter import MODEL_NAME, find_gguf
 from store.adapters import Adapters
 from store.documents.sandbox import cuts_network
@@ -111,8 +111,7 @@ def _model(engine: EngineSettings) -> Finding:
             find_gguf()
             detail = f"{MODEL_NAME} (embedded)"
         else:
-            local = isinstance(named_source(engine.model), Path)
-            detail = f"{engine.model} ({'a folder' if local else 'from the Hugging Face Hub'})"
+            detail = f"{engine.model} ({_place(engine.model)})"
         if engine.device in ("cuda", "mps"):
             from bot.engine.local import choose_device  # brings torch
 
@@ -120,6 +119,14 @@ def _model(engine: EngineSettings) -> Finding:
     except EngineError as error:
         return Finding(name="model", fine=False, detail=str(error))
     return Finding(name="model", fine=True, detail=detail)
+
+
+def _place(model: str) -> str:
+    if isinstance(named_source(model), Path):
+        return "a folder"
+    if hub_id(model)[1] is None:
+        return "from the Hugging Face Hub, whatever is there; NAME@COMMIT names one version"
+    return "from the Hugging Face Hub"
 
 
 def _embedder(embedder: str) -> Finding:

@@ -44,8 +44,9 @@ def load_vocabulary(model: str, *, models_folder: Path) -> Vocabulary:
     Raises `ModelNotFound` or `ModelUnusable`.
     """
     _silence_transformers()
-    name, source = model_name(model), model_source(model, models_folder)
+    name = model_name(model)
     with translate_load_errors(name):
+        source = model_source(model, models_folder, weights=False)
         config = AutoConfig.from_pretrained(source)
         tokenizer = AutoTokenizer.from_pretrained(source)
         template = ChatTemplate(tokenizer, model=name)
@@ -77,7 +78,7 @@ def translate_load_errors(name: str) -> Iterator[None]:
 
 
 def _end_tokens(
-    source: Path | str,
+    source: Path,
     config: PreTrainedConfig,
     tokenizer: PreTrainedTokenizerBase,
     template: ChatTemplate,

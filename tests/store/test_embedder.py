@@ -1,6 +1,7 @@
 """The embedder that Ratchet comes with, and the errors when one cannot be loaded."""
 
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -49,9 +50,33 @@ def test_an_embedder_is_called_after_its_model() -> None:
     assert SentenceEmbedder("BAAI/bge-m3").name == "BAAI/bge-m3"
 
 
-def test_changed_weights_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedder, "STARTER_SHA256", "0" * 64)
-    with pytest.raises(EmbedderNotFound, match=r"model\.safetensors is not .*'s original"):
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "1_Pooling/config.json"])
+def test_any_changed_file_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    package = tmp_path / embedder.STARTER_PACKAGE
+    shutil.copytree(find_starter(), package / "model")
+    (package / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert find_starter() == package / "model"
+
+    content = (package / "model" / name).read_bytes()
+    (package / "model" / name).write_bytes(content[:-1])
+
+    with pytest.raises(EmbedderNotFound, match="is not all-MiniLM-L6-v2's original"):
+        find_starter()
+
+
+def test_a_file_beside_the_originals_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    package = tmp_path / embedder.STARTER_PACKAGE
+    shutil.copytree(find_starter(), package / "model")
+    monkeypatch.syspath_prepend(tmp_path)
+    (package / "__init__.py").touch()
+    (package / "model" / "modeling_custom.py").write_text("raise SystemExit")
+
+    with pytest.raises(EmbedderNotFound, match="is not all-MiniLM-L6-v2's original"):
         find_starter()
 
 

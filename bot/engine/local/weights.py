@@ -52,7 +52,9 @@ def _load(
     options = _nf4_options(target, stored) if four_bits else {}
     with translate_load_errors(vocabulary.name):
         source = model_source(model, models_folder)
-        network = AutoModelForCausalLM.from_pretrained(source, dtype=stored, **options)
+        network = AutoModelForCausalLM.from_pretrained(
+            source, dtype=stored, use_safetensors=True, **options
+        )
     if dtype is None and target.type == "cpu" and _is_faster_in_fp32(network):
         network.to(torch.float32)  # type: ignore[arg-type]  # its wrapper loses the signature
     if not four_bits:  # bitsandbytes has moved it already
