@@ -29,6 +29,7 @@ from store.tables import (
     DocumentRow,
     ErasureRow,
     FeedbackRow,
+    GoldenRow,
     MemoryRow,
     PersonRow,
     QuarantineRow,
@@ -53,7 +54,10 @@ EVERY = timedelta(hours=1)
 SOMEBODY_ELSES = "(the question of somebody else)"
 
 NOT_PERSONAL = frozenset(
-    {"chunks", "evaluations", "group_rules", "imported_examples", "invitations", "sample_messages"}
+    {
+        *("chunks", "evaluations", "group_rules", "imports", "imported_examples", "invitations"),
+        *("sample_messages", "split_key", "tombstones"),
+    }
 )
 """Tables that refer to no person."""
 
@@ -67,7 +71,8 @@ ratings.json           every thumb you gave, also those you took back
 corrections.json       every correction you wrote
 about_your_turns.json  thumbs and corrections by others on replies to you, without their names
 messages.json          the numbers of Telegram messages that show these replies
-learning.json          the runs and versions that learned from these turns, and approved answers
+learning.json          the runs and versions that learned from these turns; approved and golden
+                       answers
 learning_from_opinions.json   those that learned from your thumbs and corrections
 other.json             your commands as an admin, files you added, runs you asked for, and so on
 
@@ -132,7 +137,7 @@ class Exports:
                 yield from _markdown(session, turns, suffix)
                 yield f"about_your_turns{suffix}.json", _json(_by_others(session, part, person_id))
                 yield f"messages{suffix}.json", _json(_messages(session, part))
-                yield f"learning{suffix}.json", _json(_learning_from(session, part))
+                yield f"learning{suffix}.json", _json(_learning_from(session, part, person_id))
         with self._database.reading() as session:
             of_them = FeedbackRow.person_id == person_id
             yield "ratings.json", _json(_rows(session, FeedbackRow, of_them))
@@ -233,7 +238,7 @@ def _messages(session: Session, ids: Sequence[int]) -> dict[str, Any]:
     }
 
 
-def _learning_from(session: Session, ids: Sequence[int]) -> dict[str, Any]:
+def _learning_from(session: Session, ids: Sequence[int], person_id: int) -> dict[str, Any]:
     """Return what was learned from turns, without the words of others that stand beside them."""
     of_them = or_(RunExampleRow.turn_id.in_(ids), RunExampleRow.other_turn_id.in_(ids))
     samples = _rows(session, RunSampleRow, RunSampleRow.turn_id.in_(ids))
@@ -245,6 +250,10 @@ def _learning_from(session: Session, ids: Sequence[int]) -> dict[str, Any]:
             for sample in samples
         ],
         "approved_answers": [_approved(session, row) for row in session.scalars(approved)],
+        "golden_answers": [
+            _golden(session, row, person_id)
+            for row in session.scalars(select(GoldenRow).where(GoldenRow.turn_id.in_(ids)))
+        ],
         "recalled_answers": [
             {"turn": turn_id}
             for turn_id in session.scalars(
@@ -265,6 +274,12 @@ def _learning_from_opinions(session: Session, person_id: int) -> dict[str, Any]:
         "approved_corrections": [
             {"turn": row.turn_id, "answer": row.answer, "at": row.created_at.isoformat()}
             for row in session.scalars(approved)
+        ],
+        "golden_corrections": [
+            {"turn": row.turn_id, "answer": row.answer, "at": row.created_at.isoformat()}
+            for row in session.scalars(
+                select(GoldenRow).where(GoldenRow.correction_id.in_(corrected))
+            )
         ],
     }
 
@@ -288,6 +303,18 @@ def _approved(session: Session, row: ApprovalRow) -> dict[str, Any]:
             shown["answer"] = "(the correction of somebody else)"
     if not _has_own_question(session, turn):
         shown["question"] = SOMEBODY_ELSES
+    return shown
+
+
+def _golden(session: Session, row: GoldenRow, person_id: int) -> dict[str, Any]:
+    """Return a golden answer to a person's question; others' corrections are left out."""
+    shown = _plain(row)
+    if row.correction_id is not None:
+        correction = session.get_one(CorrectionRow, row.correction_id)
+        if correction.person_id != person_id:
+            shown["answer"] = "(the correction of somebody else)"
+    if not _has_own_question(session, session.get_one(TurnRow, row.turn_id)):
+        shown["prompt"] = SOMEBODY_ELSES
     return shown
 
 

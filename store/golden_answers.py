@@ -17,7 +17,7 @@ from store.errors import GoldenAnswerNotFound, TurnNotFound
 from store.imports import Preference
 from store.masking import mask
 from store.opinions import read_opinions
-from store.tables import GoldenRow, TurnRow
+from store.tables import CorrectionRow, GoldenRow, TurnRow
 from store.teaching import TeachingRule
 
 FROM_CHAT = "/golden"
@@ -50,12 +50,16 @@ class GoldenAnswers:
         self._rule = rule
 
     def all(self) -> tuple[GoldenAnswer, ...]:
-        """Return every golden answer whose turn may still teach, oldest first."""
+        """Return every golden answer whose people may still teach, oldest first."""
         usable = select(TurnRow.id).where(self._rule.turns)
+        corrections = select(CorrectionRow.id).where(self._rule.corrections)
         with self._database.reading() as session:
             rows = session.scalars(
                 select(GoldenRow)
-                .where(GoldenRow.turn_id.is_(None) | GoldenRow.turn_id.in_(usable))
+                .where(
+                    GoldenRow.turn_id.is_(None) | GoldenRow.turn_id.in_(usable),
+                    GoldenRow.correction_id.is_(None) | GoldenRow.correction_id.in_(corrections),
+                )
                 .order_by(GoldenRow.id)
             )
             return tuple(_golden(row) for row in rows)

@@ -9,7 +9,7 @@ from store.errors import GoldenAnswerNotFound, TurnNotFound
 from store.golden_answers import GoldenAnswers
 from store.people import People
 from store.teaching import TeachingRule
-from tests.store.talk import ADA, BOB, correct, preference, rate, talk
+from tests.store.talk import ADA, BOB, correct, preference, rate, read_export, talk
 
 
 @pytest.fixture
@@ -86,6 +86,33 @@ def test_a_golden_answer_is_not_measured_with_while_its_person_does_not_teach(
         golden.add(talk(database, person_id=ADA))
     People(database).opt_out(ADA, False)
     assert len(golden.all()) == 1
+
+
+def test_nor_while_whoever_corrected_it_does_not_teach(
+    database: Database, golden: GoldenAnswers
+) -> None:
+    turn_id = talk(database, person_id=BOB)
+    correct(database, turn_id, "It is so.", ADA)
+    golden.add(turn_id)
+
+    People(database).opt_out(ADA, True)
+
+    assert golden.all() == ()
+
+
+def test_a_person_is_given_the_golden_answers_that_are_theirs(
+    sqlite: Database,
+) -> None:
+    golden = GoldenAnswers(sqlite, TeachingRule())
+    mine = talk(sqlite, "adas question", "adas answer", person_id=ADA)
+    correct(sqlite, mine, "bobs correction", BOB)
+    golden.add(mine)
+
+    adas, bobs = str(read_export(sqlite, ADA)), str(read_export(sqlite, BOB))
+
+    assert "golden_answers" in adas
+    assert "bobs correction" not in adas
+    assert "bobs correction" in bobs
 
 
 def test_a_turn_that_is_not_there_is_named(golden: GoldenAnswers) -> None:

@@ -430,7 +430,7 @@ def test_an_export_is_complete_and_holds_no_words_but_theirs(
         *("people", "turns", "feedback", "corrections", "conversations", "sent_messages"),
         *("turn_parts", "run_examples", "run_samples", "adapters", "approvals", "memories"),
         *("quarantine", "updates", "audit", "documents", "training_runs", "activations"),
-        *("spent", "erasures"),
+        *("spent", "erasures", "golden_answers"),
     }
     assert exported | NOT_PERSONAL == set(Base.metadata.tables)
 
