@@ -13,7 +13,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from bot.chat import Chat
-from store.domain import Place, Rating, RatingSource, Turn
+from store.domain import Access, Place, Rating, RatingSource, Turn
 from store.people import People
 from store.ratings import Ratings
 
@@ -221,6 +221,7 @@ class Audience:
             async with room:
                 person_id = next(self._places)
                 await asyncio.to_thread(self._people.see, person_id, f"visitor {person_id}")
+                await asyncio.to_thread(self._people.decide, person_id, Access.ALLOWED)
                 place = Place(chat_id=person_id)
                 await self._chat.start_new(place)
                 turn = await last_turn(self._chat, place, person_id, question)

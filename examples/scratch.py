@@ -11,6 +11,7 @@ from unittest.mock import patch
 from store.database import Database
 from store.people import People
 from store.settings import PREFIX, Settings, load_settings, variable_of
+from store.tables import SplitKeyRow
 from trainer.worker import RUN_ENVIRONMENT
 
 OPEN_GATE = {
@@ -52,8 +53,15 @@ def scratch_settings(**overrides: object) -> Iterator[Settings]:
             settings = load_settings()
             database = Database(settings.storage.database)
             database.upgrade()
+            _split_as_always(database)
             database.close()
             yield settings
+
+
+def _split_as_always(database: Database) -> None:
+    """Hold out the same turns in every scratch store, so that what is measured there compares."""
+    with database.session() as session:
+        session.add(SplitKeyRow(id=1, key=b"", first_turn_id=0, first_imported_id=0))
 
 
 def let_teach(url: str, people: Iterable[int]) -> None:
