@@ -37,7 +37,17 @@ COMMANDS = (
     *("/start", "/help", "/new", "/why", "/group", "/privacy", "/export", "/forget", "/optout"),
     *("/optin", "/people", "/allow @ada"),
     *("/status", "/allow 1", "/deny x", "/audit", "/train", "/runs", "/adapters", "/promote a1"),
-    *("/rollback", "/approve 1", "/stats", "/quarantine", "/documents", "/remove 1", "/invite 1 1"),
+    *(
+        "/golden 1",
+        "/golden off",
+        "/rollback",
+        "/approve 1",
+        "/stats",
+        "/quarantine",
+        "/documents",
+        "/remove 1",
+        "/invite 1 1",
+    ),
 )
 BUTTONS = (
     *("up:1", "down:1", "clear:1", "again:1", "fix:1", "forget:yes:1", "consent:no:1"),

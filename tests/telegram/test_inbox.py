@@ -1,6 +1,5 @@
 """The inbox: a message is answered once, through crashes, database outages and repeats."""
 
-import time
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +12,7 @@ from store.domain import Place, Rating, TurnState
 from store.errors import DatabaseUnavailable
 from store.tables import TurnRow, UpdateRow
 from store.updates import ReceivedUpdate, Updates
-from tests.fakes import FakeEngine
+from tests.fakes import Clock, FakeEngine
 from tests.telegram.conftest import Start
 from tests.telegram.running import HURRIED, RunningBot, eventually
 
@@ -30,7 +29,7 @@ def left(chat: Chat, user: User, update_id: int, text: str, *, age: float = 0) -
     """Return a message as it lies in the inbox."""
     sender = {"id": user.id, "is_bot": False, "first_name": user.first_name}
     place = {"id": chat.id, "type": "private", "first_name": user.first_name}
-    message = {"message_id": update_id, "date": int(time.time() - age), "chat": place}
+    message = {"message_id": update_id, "date": int(Clock()().timestamp() - age), "chat": place}
     return {"update_id": update_id, "message": {**message, "from": sender, "text": text}}
 
 
