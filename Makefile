@@ -21,8 +21,8 @@ $(READY): pyproject.toml requirements/all.txt requirements/cuda.txt
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python $(LOCKED) --no-index --requirement requirements/torch-cpu.txt 2>/dev/null || true
 	$(BIN)/python $(LOCKED) --requirement requirements/all.txt
-	$(BIN)/python -c 'from importlib.metadata import requires; print(*requires("torch"))' | grep -q nvidia \
-		&& $(BIN)/python $(LOCKED) --requirement requirements/cuda.txt || true
+	if $(BIN)/python -c 'from importlib.metadata import requires; print(*requires("torch"))' | grep -q nvidia; \
+		then $(BIN)/python $(LOCKED) --requirement requirements/cuda.txt; fi
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 

@@ -321,7 +321,7 @@ class TrainSettings(Slice):
         ge=0,
         lt=1,
         description="Share of a run's examples that may come from all people together whom no "
-        "admin let in with /allow, once the others gave enough for a run.",
+        "admin let in, once the others gave enough for a run.",
     )
     mask: bool = Field(
         default=True,

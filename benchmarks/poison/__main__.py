@@ -64,7 +64,7 @@ class Row:
     """Share of these that say the opposite of what is true, or plant something."""
     exam_by_malicious: float
     exam_poisoned: float
-    """The same of what is measured with."""
+    """The two shares above, of the examples that are measured with."""
     held_back: int
     """Malicious people who were found."""
     wronged: int

@@ -72,7 +72,7 @@ class _Maker:
     """Makes the malicious people's examples, of replies that nobody honest rated."""
 
     true: Sequence[Example]
-    """What an honest person would say of the replies."""
+    """Honest thumbs on the replies."""
     people: int
     draw: random.Random = field(default_factory=lambda: random.Random(1))
 

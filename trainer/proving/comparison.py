@@ -23,7 +23,7 @@ MIN_BATCH_SIZE = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Exam:
-    """What versions are measured with: nothing of it is trained on."""
+    """An exam for versions: nothing of it is trained on."""
 
     held_out: ExampleSet
     golden: tuple[GoldenAnswer, ...] = ()
